@@ -1,0 +1,179 @@
+"""The pilot protocol, version 1: what pilots and the API say to each other.
+
+A pilot enrols once with a batch-scoped secret and gets a token of its own. Then it offers its slots
+(and may wait for jobs), confirms what it starts, heart-beats with all that it holds, reports ends.
+Every call may be repeated: the answer is computed from the rows, not remembered.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from schemas.campaign import Model
+from schemas.requirements import Names
+
+PROTOCOL = 1
+Adler32 = Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
+
+
+class AttemptRef(Model):
+    """One attempt at one job: the fence that every word about it carries."""
+
+    job_id: PositiveInt
+    attempt: PositiveInt
+
+
+class Node(Model):
+    """What the pilot measured of its node."""
+
+    host: str
+    cores: PositiveInt
+    memory: PositiveInt = Field(description="MiB")
+    disk: NonNegativeInt = Field(description="free scratch space, MiB")
+    system: str = ""
+    glibc: str = ""
+    microarchitecture: str = ""
+    gpus: NonNegativeInt = 0
+    containers: Names = ()
+    python: str = ""
+
+
+class EnrolRequest(Model):
+    """POST /v1/pilots/enrol, without a token."""
+
+    protocol: PositiveInt
+    secret: str
+    tag: str = Field(description="the row id that the submission carried")
+    version: str = Field(default="", description="the pilot's own version")
+    node: Node
+
+
+class EnrolReply(Model):
+    pilot_id: PositiveInt
+    token: str
+    heartbeat_interval: NonNegativeFloat = Field(description="seconds")
+    lifetime: NonNegativeFloat = Field(description="seconds until the pilot must have ended")
+    idle_limit: NonNegativeFloat = Field(description="seconds without a job until the pilot ends itself")
+    max_failures: PositiveInt = Field(description="jobs failed in a row by this node until the pilot ends itself")
+
+
+class OfferRequest(Model):
+    """POST /v1/pilots/self/offer: the totals, never what is free; the server computes that."""
+
+    cores: PositiveInt
+    memory: PositiveInt = Field(description="MiB")
+    disk: NonNegativeInt = Field(description="MiB")
+    time_left: NonNegativeFloat = Field(description="seconds until the pilot must end")
+    jobs: tuple[AttemptRef, ...] = Field(default=(), description="every attempt that it knows and has not confirmed ended")
+    wait: Annotated[float, Field(ge=0, le=60)] = Field(default=0, description="seconds to wait for a job")
+
+
+class InputFile(Model):
+    lfn: str
+    name: str = Field(description="file name in the working directory")
+    size: NonNegativeInt
+    adler32: Adler32
+    urls: tuple[str, ...] = Field(description="replicas, the site's own first")
+
+
+class OutputTarget(Model):
+    name: str
+    url: str = Field(description="where this attempt may write it")
+
+
+class Assignment(AttemptRef):
+    """One attempt to run, with all that it needs. memory, disk: MiB; wall_time: seconds."""
+
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    sandbox: str | None = Field(description="sha256 of a tar.gz at /v1/pilots/self/sandboxes/{sha256}")
+    inputs: tuple[InputFile, ...]
+    outputs: tuple[OutputTarget, ...]
+    archive: tuple[str, ...] = Field(description="globs of small files to add to the archive")
+    cores: PositiveInt
+    memory: PositiveInt
+    disk: PositiveInt
+    wall_time: PositiveInt
+
+
+class OfferReply(Model):
+    assignments: tuple[Assignment, ...] = ()
+    drain: bool = Field(default=False, description="take no more jobs, end when those at hand have ended")
+
+
+class StartRequest(Model):
+    """POST /v1/pilots/self/start: these attempts are about to run; a refused one must not."""
+
+    jobs: Annotated[tuple[AttemptRef, ...], Field(min_length=1)]
+
+
+class Refusal(AttemptRef):
+    reason: str
+
+
+class Verdict(Model):
+    """Answer to start and report: a refused attempt is not the pilot's (any more): stop it, forget it."""
+
+    accepted: tuple[AttemptRef, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+
+
+class HeldJob(AttemptRef):
+    """One attempt at hand, as the heartbeat lists it."""
+
+    phase: Literal["assigned", "staging", "running", "uploading", "ended"]
+    wall_time: NonNegativeFloat = 0
+    cpu_time: NonNegativeFloat = 0
+    memory: NonNegativeInt = Field(default=0, description="MiB resident, highest so far")
+    tail: str = Field(default="", max_length=16_384, description="last lines of its output")
+
+
+class HeartbeatRequest(Model):
+    """POST /v1/pilots/self/heartbeat: every attempt that the pilot holds; what it leaves out twice is lost."""
+
+    jobs: tuple[HeldJob, ...] = ()
+
+
+class Stop(AttemptRef):
+    """A command, derived from the rows and repeated until the pilot no longer lists the attempt."""
+
+    why: Literal["kill", "superseded"]
+
+
+class HeartbeatReply(Model):
+    stop: tuple[Stop, ...] = ()
+    drain: bool = False
+    heartbeat_interval: NonNegativeFloat
+
+
+class ReportedOutput(Model):
+    name: str
+    url: str
+    size: NonNegativeInt
+    adler32: Adler32
+
+
+class Report(AttemptRef):
+    """The end of one attempt. cpu_time and wall_time in seconds, memory in MiB."""
+
+    outcome: Literal["succeeded", "payload_failed", "infrastructure_failed", "killed"]
+    exit_code: int | None = None
+    reason: Annotated[str, Field(max_length=1000)] = ""
+    wall_time: NonNegativeFloat = 0
+    cpu_time: NonNegativeFloat = 0
+    memory: NonNegativeInt = 0
+    outputs: tuple[ReportedOutput, ...] = ()
+
+
+class ReportRequest(Model):
+    """POST /v1/pilots/self/report. The archive goes before it: PUT /v1/pilots/self/archives/{job_id}/{attempt}."""
+
+    reports: Annotated[tuple[Report, ...], Field(min_length=1)]
+
+
+class EndRequest(Model):
+    """POST /v1/pilots/self/end: the last word of a pilot."""
+
+    reason: str

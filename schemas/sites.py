@@ -1,0 +1,79 @@
+"""The sites file: sites, their storages and site queues, applied as a whole."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from schemas.campaign import Model
+from schemas.requirements import Name, Names, Resource
+
+
+class StorageEntry(Model):
+    """A storage: `kind` names an entry point of `penstock.storages`, `url` its root."""
+
+    name: Name
+    kind: Name = "file"
+    url: str = Field(description="root URL; ${DATA_DIR} stands for the data directory of the applying process")
+
+
+class SiteQueueEntry(Model):
+    """A queue of a site's batch system and what a pilot there has. memory, disk: MiB; wall_time: seconds."""
+
+    name: Name
+    batch_system: Name = Field(default="local", description="an entry point of penstock.batch_systems")
+    options: dict[str, Any] = Field(default={}, description="what that batch system wants to know")
+    vos: Annotated[Names, Field(min_length=1)] = ("default",)
+    cores: PositiveInt = 1
+    memory: PositiveInt = 2048
+    disk: PositiveInt = 10240
+    wall_time: PositiveInt = Field(default=86_400, description="the batch system's limit; pilots live a margin less")
+    tags: Names = ()
+    max_pilots: NonNegativeInt = Field(default=1, description="pilots in any live state")
+    max_pending_pilots: NonNegativeInt = Field(default=1, description="pilots that do not run yet")
+
+
+class SiteEntry(Model):
+    """A site; its first storage takes the outputs of jobs that name none."""
+
+    name: Name
+    storages: Annotated[Names, Field(min_length=1)]
+    max_running_jobs: PositiveInt | None = Field(default=None, description="exact limit over all of its queues")
+    queues: Annotated[tuple[SiteQueueEntry, ...], Field(min_length=1)]
+
+    def resource(self, queue: SiteQueueEntry) -> Resource:
+        """What a fresh pilot of `queue` offers."""
+        return Resource(
+            site=self.name,
+            cores=queue.cores,
+            memory=queue.memory,
+            disk=queue.disk,
+            wall_time=queue.wall_time,
+            tags=queue.tags,
+        )
+
+
+class SitesFile(Model):
+    """What `penstock sites apply` takes: the whole truth about sites and storages."""
+
+    storages: tuple[StorageEntry, ...]
+    sites: tuple[SiteEntry, ...]
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        storages = [storage.name for storage in self.storages]
+        _unique(storages, "storages")
+        _unique([site.name for site in self.sites], "sites")
+        for site in self.sites:
+            _unique([queue.name for queue in site.queues], f"queues of site {site.name}")
+            for name in site.storages:
+                if name not in storages:
+                    raise ValueError(f"site {site.name} names the storage {name}, which is not declared")
+        return self
+
+
+def _unique(names: list[str], what: str) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two {what} are named {name}")
