@@ -1,0 +1,66 @@
+"""What a consumer module declares, and what its executor is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+
+from pipeline.errors import BadSettings
+from pipeline.settings import Settings
+from pipeline.store.database import Database
+from schemas.messages import Body, Message
+from schemas.outcomes import Backoff, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What an executor works with, in the pool's process."""
+
+    settings: Settings
+    database: Database
+    instance: str
+    """The consumer's instance id, for leases and logs."""
+
+
+Execute = Callable[[Context, Sequence[Message]], Sequence[Outcome]]
+"""Deals with a batch: one outcome per message, in order. It commits its own state, in one transaction
+where it can, so that a batch which dies half way has changed nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSpec:
+    """Which executor serves a queue, and with what limits."""
+
+    queue: str
+    bodies: tuple[type[Body], ...]
+    execute: Execute
+    batch: int = 20
+    """Messages per round at the most."""
+    deadline: float = 60.0
+    """Seconds that a batch may take; its worker is killed then."""
+    memory: int = 1024
+    """MiB of data (RLIMIT_DATA) that a worker may take."""
+    recycle_after: int = 1000
+    """Batches after which a worker is replaced."""
+    backoff: Backoff = field(default_factory=Backoff)
+    preload: tuple[str, ...] = ()
+    """Modules that the pool's fork server imports once, ahead of its workers."""
+
+    def catalogue(self) -> Mapping[str, type[Body]]:
+        """The bodies by type name, as `decode` wants them."""
+        return {body.type_name(): body for body in self.bodies}
+
+
+def find_consumers() -> Mapping[str, ConsumerSpec]:
+    """Every declared consumer, by queue."""
+    specs: list[ConsumerSpec] = [entry.load() for entry in entry_points(group="penstock.consumers")]
+    return {spec.queue: spec for spec in specs}
+
+
+def find_consumer(queue: str) -> ConsumerSpec:
+    """The consumer of `queue`. Raises BadSettings when there is none."""
+    specs = find_consumers()
+    if queue not in specs:
+        raise BadSettings(f"no consumer serves the queue {queue!r}; there are {', '.join(sorted(specs))}")
+    return specs[queue]
