@@ -1,18 +1,18 @@
 """Every error that Penstock raises on purpose. Messages say what is wrong, with which input, and what to do.
 
-    PenstockError
-    ├── BadInput                 the caller's fault: exit code 2, HTTP 4xx
-    │   ├── BadSettings          a setting is missing or wrong
-    │   ├── NotFound             nothing of that name or id is visible to the caller
-    │   ├── Forbidden            the token's role or VO does not allow it
-    │   ├── Unauthorized         no valid token
-    │   └── Conflict             the state does not allow it
-    ├── SchemaMismatch           the database's schema is not the one of this release: exit code 2
-    ├── BrokerUnavailable        the broker can't be reached, or refused: exit code 1
-    ├── DatabaseUnavailable      the database can't be reached, or went on refusing: exit code 1
-    ├── ApiUnavailable           the API can't be reached, or failed: exit code 1
-    ├── StorageUnavailable       a storage can't be reached now
-    └── BatchSystemUnavailable   a batch system can't be reached now
+PenstockError
+├── BadInput                 the caller's fault: exit code 2, HTTP 4xx
+│   ├── BadSettings          a setting is missing or wrong
+│   ├── NotFound             nothing of that name or id is visible to the caller
+│   ├── Forbidden            the token's role or VO does not allow it
+│   ├── Unauthorized         no valid token
+│   └── Conflict             the state does not allow it
+├── SchemaMismatch           the database's schema is not the one of this release: exit code 2
+├── BrokerUnavailable        the broker can't be reached, or refused: exit code 1
+├── DatabaseUnavailable      the database can't be reached, or went on refusing: exit code 1
+├── ApiUnavailable           the API can't be reached, or failed: exit code 1
+├── StorageUnavailable       a storage can't be reached now
+└── BatchSystemUnavailable   a batch system can't be reached now
 """
 
 from __future__ import annotations

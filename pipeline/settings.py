@@ -28,13 +28,15 @@ class Settings(BaseSettings):
         default="", description="mysql://USER:PASSWORD@HOST:PORT/NAME, or sqlite:///PATH; empty: SQLite in `data_dir`"
     )
     broker_url: str = Field(
-        default="", description="redis://, rediss:// or unix://; empty: a private Redis in `data_dir`, run by `penstock up`"
+        default="",
+        description="redis://, rediss:// or unix://; empty: a private Redis in `data_dir`, run by `penstock up`",
     )
     sandbox_url: str = Field(
         default="", description="fsspec URL for sandboxes, logs and small outputs; empty: a folder in `data_dir`"
     )
     api_url: str = Field(
-        default="", description="where clients and pilots reach the API; empty: what `penstock api` wrote into `data_dir`"
+        default="",
+        description="where clients and pilots reach the API; empty: what `penstock api` wrote into `data_dir`",
     )
     token: str = Field(default="", description="the client's token; empty: the file `token` in `data_dir`")
 
@@ -45,7 +47,9 @@ class Settings(BaseSettings):
     health_host: str = Field(default="127.0.0.1", description="address of /livez, /readyz, /metrics of other processes")
     health_port: Annotated[int, Field(ge=0, le=65535)] = Field(default=0, description="its port; 0: any free one")
 
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="least level that is logged")
+    log_level: str = Field(
+        default="info", pattern="^(debug|info|warning|error)$", description="least level that is logged"
+    )
     sandbox_limit: PositiveInt = Field(default=10, description="largest sandbox or archive, MiB")
 
     optimisers: tuple[str, ...] = Field(
@@ -55,12 +59,16 @@ class Settings(BaseSettings):
         default={}, description="cron expressions (seconds as a sixth field) by trigger, over the declared ones"
     )
     consumer_slots: PositiveInt = Field(default=1, description="worker processes per queue of a consumer")
-    drain_deadline: Seconds = Field(default=30.0, description="how long a stopping consumer may finish what is in flight")
+    drain_deadline: Seconds = Field(
+        default=30.0, description="how long a stopping consumer may finish what is in flight"
+    )
     message_attempts: PositiveInt = Field(default=5, description="attempts until a message becomes a dead letter")
     outside_age: Seconds = Field(
         default=86_400.0, description="age until a message that waits on something outside becomes a dead letter"
     )
-    executor_deadline: PositiveFloat | None = Field(default=None, description="deadline of a batch over the consumers' own")
+    executor_deadline: PositiveFloat | None = Field(
+        default=None, description="deadline of a batch over the consumers' own"
+    )
     campaign_window: PositiveInt = Field(default=4, description="messages of one campaign in a queue at a time")
 
     wake_after: Seconds = Field(default=30.0, description="least time until reconcile looks at a published row again")
@@ -76,8 +84,12 @@ class Settings(BaseSettings):
     cool_off_cap: Seconds = Field(default=3_600.0, description="longest wait of a job that failed")
     pilot_idle_limit: Seconds = Field(default=1_200.0, description="a pilot without jobs for so long ends itself")
     pilot_margin: Seconds = Field(default=300.0, description="a pilot ends so long before its wall time")
-    pilot_max_failures: PositiveInt = Field(default=5, description="jobs failed in a row by its node until a pilot ends")
-    retention_days: PositiveFloat = Field(default=30.0, description="finished campaigns, events and messages are kept so long")
+    pilot_max_failures: PositiveInt = Field(
+        default=5, description="jobs failed in a row by its node until a pilot ends"
+    )
+    retention_days: PositiveFloat = Field(
+        default=30.0, description="finished campaigns, events and messages are kept so long"
+    )
 
     def resolved_data_dir(self) -> Path:
         """`data_dir` as an absolute path."""

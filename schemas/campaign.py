@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -55,8 +56,8 @@ class Range(Model):
             raise ValueError(f"the range {list(self.range)} is empty")
         return self
 
-    def values(self) -> range:
-        return range(*self.range)
+    def values(self) -> Sequence[int]:
+        return builtins.range(*self.range)
 
 
 class Axes(Model):
@@ -93,7 +94,9 @@ class StepInput(Model):
     name: str | None = Field(default=None, description="only files of this name")
 
 
-LogicalName = Annotated[str, Field(pattern=r"^/[^\x00]*[^/\x00]$", description="logical file name, may hold {parameters}")]
+LogicalName = Annotated[
+    str, Field(pattern=r"^/[^\x00]*[^/\x00]$", description="logical file name, may hold {parameters}")
+]
 FileName = Annotated[str, Field(pattern=r"^[^/\x00]+$", description="a file in the job's working directory")]
 
 

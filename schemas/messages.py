@@ -42,7 +42,7 @@ class Body(BaseModel):
 
     def with_ids(self, ids: Sequence[int]) -> Self:
         """The same body about other ids."""
-        raise ValueError(f"{self.type_name()} names no ids")
+        raise ValueError(f"{self.type_name()} names no ids, so it can't be about {len(ids)}")
 
 
 class IdsBody(Body):

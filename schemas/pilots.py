@@ -66,7 +66,9 @@ class OfferRequest(Model):
     memory: PositiveInt = Field(description="MiB")
     disk: NonNegativeInt = Field(description="MiB")
     time_left: NonNegativeFloat = Field(description="seconds until the pilot must end")
-    jobs: tuple[AttemptRef, ...] = Field(default=(), description="every attempt that it knows and has not confirmed ended")
+    jobs: tuple[AttemptRef, ...] = Field(
+        default=(), description="every attempt that it knows and has not confirmed ended"
+    )
     wait: Annotated[float, Field(ge=0, le=60)] = Field(default=0, description="seconds to wait for a job")
 
 

@@ -1,0 +1,559 @@
+"""The schema, common to MySQL 8, MariaDB 10.6+ and SQLite. Migrations bring databases to it.
+
+Times are UTC and come from the database's own clock. A row that somebody must act on carries
+`wake_at` (reconcile looks at it then) and `dead_letter_id` (reconcile leaves it alone).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Id = BigInteger().with_variant(Integer, "sqlite")
+LongText = Text().with_variant(mysql.LONGTEXT, "mysql", "mariadb")
+Word = String(16)
+Exact = String(500).with_variant(mysql.VARCHAR(500, collation="utf8mb4_bin"), "mysql", "mariadb")
+"""A name compared byte by byte: MySQL's usual collation would take A for a."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware datetimes outside, UTC with microseconds inside."""
+
+    impl = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        del dialect
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        del dialect
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+def _id() -> Column[int]:
+    return Column("id", Id, primary_key=True, autoincrement=True)
+
+
+def _ref(name: str, target: str, *, nullable: bool = False) -> Column[int]:
+    return Column(name, Id, ForeignKey(f"{target}.id"), nullable=nullable)
+
+
+def _at(name: str, *, nullable: bool = False) -> Column[datetime]:
+    return Column(name, UtcDateTime, nullable=nullable)
+
+
+def _wake() -> list[Column[Any]]:
+    return [_at("wake_at", nullable=True), Column("dead_letter_id", Id)]
+
+
+vos = Table("vos", metadata, _id(), Column("name", String(63), nullable=False, unique=True))
+
+groups = Table(
+    "groups",
+    metadata,
+    _id(),
+    _ref("vo_id", "vos"),
+    Column("name", String(63), nullable=False),
+    UniqueConstraint("vo_id", "name"),
+)
+
+identities = Table(
+    "identities",
+    metadata,
+    _id(),
+    _ref("vo_id", "vos"),
+    _ref("group_id", "groups"),
+    Column("issuer", String(200), nullable=False),
+    Column("subject", String(200), nullable=False),
+    UniqueConstraint("vo_id", "issuer", "subject"),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    _id(),
+    _ref("identity_id", "identities"),
+    _ref("vo_id", "vos"),
+    Column("role", Word, nullable=False),
+    Column("name", String(63), nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    _at("created_at"),
+    _at("expires_at", nullable=True),
+    _at("revoked_at", nullable=True),
+)
+
+sandboxes = Table(
+    "sandboxes",
+    metadata,
+    Column("vo_id", Id, ForeignKey("vos.id"), primary_key=True),
+    Column("digest", String(64), primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    _at("created_at"),
+)
+
+campaigns = Table(
+    "campaigns",
+    metadata,
+    _id(),
+    _ref("vo_id", "vos"),
+    _ref("owner_id", "identities"),
+    Column("name", String(200), nullable=False),
+    Column("state", Word, nullable=False),
+    _at("created_at"),
+    _at("ended_at", nullable=True),
+    Index("ix_campaigns_vo_id_state", "vo_id", "state"),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("owner_id", Id, ForeignKey("identities.id"), primary_key=True),
+    Column("idempotency_key", String(200), primary_key=True),
+    Column("request_digest", String(64), nullable=False),
+    Column("campaign_id", Id, ForeignKey("campaigns.id"), nullable=True),
+    _at("created_at"),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    _id(),
+    _ref("campaign_id", "campaigns"),
+    Column("name", String(63), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("state", Word, nullable=False),
+    Column("after", JSON, nullable=False),
+    Column("min_success", Float, nullable=False),
+    Column("verify", Word, nullable=False),
+    *_wake(),
+    _at("ended_at", nullable=True),
+    UniqueConstraint("campaign_id", "name", "version"),
+    Index("ix_steps_state", "state"),
+)
+
+job_specs = Table(
+    "job_specs",
+    metadata,
+    _id(),
+    _ref("step_id", "steps"),
+    Column("template", LongText, nullable=False),
+    Column("sandbox", String(64)),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    _id(),
+    Column("vo_id", Id, nullable=False),
+    Column("campaign_id", Id, nullable=False),
+    Column("step_id", Id, nullable=False),
+    Column("spec_id", Id, nullable=False),
+    Column("array_index", Integer, nullable=False),
+    Column("state", Word, nullable=False),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("pilot_id", Id),
+    Column("site_id", Id),
+    Column("autocluster_id", Id),
+    Column("kill_requested", Boolean, nullable=False, server_default="0"),
+    Column("absences", SmallInteger, nullable=False, server_default="0"),
+    Column("infrastructure_losses", SmallInteger, nullable=False, server_default="0"),
+    Column("payload_failures", SmallInteger, nullable=False, server_default="0"),
+    Column("exit_code", Integer),
+    Column("reason", String(500)),
+    _at("created_at"),
+    _at("changed_at"),
+    *_wake(),
+    Index("ix_jobs_step_id_state_wake_at", "step_id", "state", "wake_at"),
+    Index("ix_jobs_wake_at", "wake_at"),
+    Index("ix_jobs_pilot_id_state", "pilot_id", "state"),
+)
+"""Narrow, and without foreign keys on the hot path; the template is in job_specs."""
+
+job_events = Table(
+    "job_events",
+    metadata,
+    _id(),
+    Column("job_id", Id, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("from_state", Word),
+    Column("to_state", Word, nullable=False),
+    Column("pilot_id", Id),
+    Column("reason", String(500)),
+    _at("at"),
+    Index("ix_job_events_job_id", "job_id"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_id", Id, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("pilot_id", Id),
+    Column("outcome", String(32), nullable=False),
+    Column("exit_code", Integer),
+    Column("reason", String(1000)),
+    Column("wall_time", Float, nullable=False),
+    Column("cpu_time", Float, nullable=False),
+    Column("memory", Integer, nullable=False),
+    _at("ended_at"),
+)
+"""What a pilot reported of an attempt that ended; refused reports leave no row."""
+
+peeks = Table(
+    "peeks",
+    metadata,
+    Column("job_id", Id, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("wall_time", Float, nullable=False),
+    Column("cpu_time", Float, nullable=False),
+    Column("memory", Integer, nullable=False),
+    Column("tail", LongText, nullable=False),
+    _at("at"),
+)
+"""The last lines of running jobs, from heartbeats."""
+
+requirements = Table(
+    "requirements",
+    metadata,
+    _id(),
+    Column("signature", String(64), nullable=False, unique=True),
+    Column("body", LongText, nullable=False),
+)
+
+autoclusters = Table(
+    "autoclusters",
+    metadata,
+    _id(),
+    _ref("requirement_id", "requirements"),
+    Column("vo_id", Id, nullable=False),
+    Column("group_id", Id, nullable=False),
+    Column("owner_id", Id, nullable=False),
+    Column("job_type", String(63), nullable=False),
+    *_wake(),
+    UniqueConstraint("requirement_id", "vo_id", "group_id", "owner_id", "job_type"),
+    Index("ix_autoclusters_wake_at", "wake_at"),
+)
+
+waiting_jobs = Table(
+    "waiting_jobs",
+    metadata,
+    Column("autocluster_id", Id, primary_key=True, autoincrement=False),
+    Column("descent", Integer, primary_key=True, autoincrement=False),
+    Column("job_id", Id, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+"""Clustered so that a pop is a range read; `descent` is the negated priority, so that high ones come first."""
+
+sites = Table(
+    "sites",
+    metadata,
+    _id(),
+    Column("name", String(63), nullable=False, unique=True),
+    Column("declared", Boolean, nullable=False),
+)
+
+storages = Table(
+    "storages",
+    metadata,
+    _id(),
+    Column("name", String(63), nullable=False, unique=True),
+    Column("kind", String(63), nullable=False),
+    Column("url", String(1000), nullable=False),
+    Column("declared", Boolean, nullable=False),
+)
+
+site_storages = Table(
+    "site_storages",
+    metadata,
+    Column("site_id", Id, ForeignKey("sites.id"), primary_key=True),
+    Column("storage_id", Id, ForeignKey("storages.id"), primary_key=True),
+    Column("position", Integer, nullable=False),
+)
+
+site_queues = Table(
+    "site_queues",
+    metadata,
+    _id(),
+    _ref("site_id", "sites"),
+    Column("name", String(63), nullable=False),
+    Column("entry", LongText, nullable=False),
+    Column("declared", Boolean, nullable=False),
+    Column("lease_owner", String(64)),
+    _at("lease_until", nullable=True),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    _at("backoff_until", nullable=True),
+    Column("reason", String(500)),
+    *_wake(),
+    UniqueConstraint("site_id", "name"),
+)
+
+bans = Table(
+    "bans",
+    metadata,
+    _id(),
+    _ref("site_id", "sites"),
+    _ref("site_queue_id", "site_queues", nullable=True),
+    _ref("vo_id", "vos", nullable=True),
+    Column("banned_by", String(200), nullable=False),
+    Column("why", String(500), nullable=False),
+    _at("created_at"),
+    _at("until", nullable=True),
+    _at("lifted_at", nullable=True),
+    Column("lifted_by", String(200)),
+)
+"""Never overwritten by `sites apply`; in force until `until`, or until lifted."""
+
+enrolments = Table(
+    "enrolments",
+    metadata,
+    _id(),
+    Column("digest", String(64), nullable=False, unique=True),
+    _ref("site_queue_id", "site_queues"),
+    _ref("vo_id", "vos"),
+    Column("uses_left", Integer, nullable=False),
+    _at("expires_at"),
+)
+
+pilots = Table(
+    "pilots",
+    metadata,
+    _id(),
+    Column("tag", String(36), nullable=False, unique=True),
+    _ref("site_queue_id", "site_queues"),
+    _ref("site_id", "sites"),
+    _ref("vo_id", "vos"),
+    Column("state", Word, nullable=False),
+    Column("batch_id", String(200)),
+    Column("token_digest", String(64), unique=True),
+    Column("cores", Integer, nullable=False),
+    Column("remove_requested", Boolean, nullable=False, server_default="0"),
+    Column("drain_requested", Boolean, nullable=False, server_default="0"),
+    Column("failures_in_row", Integer, nullable=False, server_default="0"),
+    Column("node", LongText),
+    Column("reason", String(500)),
+    _at("requested_at"),
+    _at("submitted_at", nullable=True),
+    _at("started_at", nullable=True),
+    _at("last_seen", nullable=True),
+    _at("ends_at", nullable=True),
+    _at("ended_at", nullable=True),
+    Index("ix_pilots_site_queue_id_state", "site_queue_id", "state"),
+    Index("ix_pilots_state_last_seen", "state", "last_seen"),
+)
+
+slots = Table(
+    "slots",
+    metadata,
+    Column("pilot_id", Id, ForeignKey("pilots.id"), primary_key=True, autoincrement=False),
+    Column("vo_id", Id, nullable=False),
+    Column("state", Word, nullable=False),
+    Column("cores", Integer, nullable=False),
+    Column("memory", Integer, nullable=False),
+    Column("disk", Integer, nullable=False),
+    _at("ends_at"),
+    _at("offered_at"),
+    *_wake(),
+    Index("ix_slots_state", "state"),
+    Index("ix_slots_wake_at", "wake_at"),
+)
+"""One row per pilot that asked for jobs: offered (matching shall look), parked (nothing fitted yet, or room is
+left), served (jobs wait for the pilot to fetch them). Its lock is the pilot's lock."""
+
+limits = Table(
+    "limits",
+    metadata,
+    _id(),
+    Column("kind", Word, nullable=False),
+    Column("subject_id", Id, nullable=False),
+    Column("maximum", Integer),
+    Column("running", Integer, nullable=False, server_default="0"),
+    UniqueConstraint("kind", "subject_id"),
+)
+
+datasets = Table(
+    "datasets",
+    metadata,
+    _id(),
+    _ref("vo_id", "vos"),
+    _ref("step_id", "steps", nullable=True),
+    Column("name", String(300), nullable=False),
+    Column("state", Word, nullable=False),
+    UniqueConstraint("step_id"),
+)
+
+files = Table(
+    "files",
+    metadata,
+    _id(),
+    _ref("vo_id", "vos"),
+    Column("lfn", Exact, nullable=False),
+    _ref("dataset_id", "datasets", nullable=True),
+    Column("job_id", Id),
+    Column("attempt", Integer),
+    Column("name", String(255), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("adler32", String(8), nullable=False),
+    _at("created_at"),
+    *_wake(),
+    UniqueConstraint("vo_id", "lfn"),
+    Index("ix_files_dataset_id", "dataset_id"),
+    Index("ix_files_job_id", "job_id"),
+    Index("ix_files_wake_at", "wake_at"),
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("file_id", Id, ForeignKey("files.id"), primary_key=True),
+    Column("storage_id", Id, ForeignKey("storages.id"), primary_key=True),
+    Column("path", String(1000), nullable=False),
+    Column("state", Word, nullable=False),
+    _at("checked_at", nullable=True),
+)
+"""`path` is relative to the storage's root; state: new (not compared yet), usable, lost."""
+
+reported_outputs = Table(
+    "reported_outputs",
+    metadata,
+    Column("job_id", Id, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("name", String(255), primary_key=True),
+    Column("storage_id", Id, nullable=False),
+    Column("path", String(1000), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("adler32", String(8), nullable=False),
+)
+"""What a pilot says it wrote; becomes a file with a replica when the storage agrees."""
+
+deletions = Table(
+    "deletions",
+    metadata,
+    _id(),
+    Column("storage_id", Id, nullable=False),
+    Column("path", String(1000), nullable=False),
+    _at("due_at"),
+    Index("ix_deletions_due_at", "due_at"),
+)
+"""Folders of losing attempts, to be deleted by upkeep."""
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("kind", Word, nullable=False),
+    Column("queues", String(500), nullable=False),
+    Column("version", String(63), nullable=False),
+    Column("host", String(200), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("health_url", String(200)),
+    Column("in_flight", Integer, nullable=False),
+    Column("oldest_age", Float),
+    Column("state", Word, nullable=False),
+    Column("wish", Word),
+    _at("started_at"),
+    _at("last_seen"),
+    Index("ix_instances_last_seen", "last_seen"),
+)
+
+queue_controls = Table(
+    "queue_controls",
+    metadata,
+    Column("queue", String(63), primary_key=True),
+    Column("wish", Word, nullable=False),
+    Column("wished_by", String(200), nullable=False),
+    _at("wished_at"),
+)
+
+trigger_runs = Table(
+    "trigger_runs",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("scheduled_for", UtcDateTime, primary_key=True),
+    Column("claimed_by", String(64), nullable=False),
+    _at("claimed_at"),
+    _at("published_at", nullable=True),
+    _at("executed_at", nullable=True),
+    Column("skipped", Boolean, nullable=False, server_default="0"),
+    Index("ix_trigger_runs_published_at", "published_at"),
+)
+
+deferred_messages = Table(
+    "deferred_messages",
+    metadata,
+    _id(),
+    Column("message_id", String(36), nullable=False),
+    Column("queue", String(63), nullable=False),
+    Column("payload", LongText, nullable=False),
+    Column("reason", String(1000), nullable=False),
+    _at("due_at"),
+    Index("ix_deferred_messages_due_at", "due_at"),
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    _id(),
+    Column("message_id", String(64), nullable=False),
+    Column("queue", String(63), nullable=False),
+    Column("type", String(63), nullable=False),
+    Column("payload", LargeBinary().with_variant(mysql.MEDIUMBLOB, "mysql", "mariadb"), nullable=False),
+    Column("reason", String(1000), nullable=False),
+    Column("traceback", LongText),
+    Column("attempts", Integer, nullable=False),
+    _at("created_at"),
+    Index("ix_dead_letters_queue_created_at", "queue", "created_at"),
+)
+
+redeliveries = Table(
+    "redeliveries",
+    metadata,
+    Column("message_id", String(64), primary_key=True),
+    Column("deliveries", Integer, nullable=False),
+    _at("at"),
+)
+"""How often a message came again after it was received; counted before it runs."""
+
+controls = Table(
+    "controls",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("value", BigInteger, nullable=False, server_default="0"),
+    Column("note", String(500)),
+    _at("since"),
+    _at("at"),
+)
+"""Single facts of the whole system: the provisioning cycle, since when the API serves heartbeats, pauses."""
