@@ -32,6 +32,10 @@ CHUNK = 1_000
 _log = get_logger("database")
 
 
+class Contended(Exception):
+    """The rows are not as this transaction read them: run it again from its read."""
+
+
 @dataclass(slots=True)
 class Transaction:
     """One transaction. `now` is the database's clock when it began; nothing of the domain asks another one."""
