@@ -103,7 +103,7 @@ CAMPAIGN_TRANSITIONS = _table(
     {
         CampaignState.ARRIVING: "running",
         CampaignState.RUNNING: "paused blocked done cancelled",
-        CampaignState.PAUSED: "running cancelled",
+        CampaignState.PAUSED: "running done cancelled",
         CampaignState.BLOCKED: "running paused done cancelled",
         CampaignState.DONE: "running",
     },

@@ -1,0 +1,290 @@
+"""Campaigns: taken in whole or not at all, paused, resumed, cancelled, retried, accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from sqlalchemy import delete, func, insert, literal, select
+
+from pipeline.errors import BadInput, Conflict
+from pipeline.store import jobs, steps
+from pipeline.store.database import Database, Transaction
+from pipeline.store.steps import StepRow, Window
+from pipeline.store.tables import campaigns, datasets, idempotency_keys, job_events, job_specs, sandboxes
+from pipeline.store.tables import jobs as jobs_table
+from pipeline.store.tables import steps as steps_table
+from schemas.campaign import Campaign, Step
+from schemas.messages import Message
+from schemas.states import CampaignState, JobState, StepState
+
+JOBS_PER_TRANSACTION = 20_000
+ARRIVAL_TIMEOUT = 60
+"""Seconds after which a submission that did not finish may be begun again with its key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What is submitted, by whom."""
+
+    vo_id: int
+    owner_id: int
+    description: Campaign
+    sandboxes: Mapping[str, str]
+    """sha256 of the uploaded sandbox, by step, for steps that send files."""
+    idempotency_key: str | None
+    request_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The answer; `messages` are to be published, and are empty when the submission was a repeated one."""
+
+    campaign_id: int
+    jobs: int
+    messages: Sequence[Message]
+
+
+def submit(database: Database, submission: Submission, *, window: int, wake_after: float) -> Submitted:
+    """Store a campaign. Until its last transaction nobody sees it.
+
+    Raises BadInput for a sandbox that was not uploaded, Conflict for a key that belongs to another request or
+    to one that is still arriving.
+    """
+    total = sum(step.size() for step in submission.description.steps)
+    campaign_id, known = database.transact(lambda tx: _begin(tx, submission))
+    if known:
+        return Submitted(campaign_id, total, ())
+    for step_id, spec_id, template in database.transact(lambda tx: _templates(tx, campaign_id)):
+        for start in range(0, template.size(), JOBS_PER_TRANSACTION):
+            stop = min(start + JOBS_PER_TRANSACTION, template.size())
+            array = _Array(submission.vo_id, campaign_id, step_id, spec_id, template.priority)
+            database.transact(partial(_add_jobs, array=array, start=start, stop=stop))
+
+    def finish(tx: Transaction) -> list[Message]:
+        steps.set_campaign_state(tx, campaign_id, CampaignState.ARRIVING, CampaignState.RUNNING)
+        return steps.settle(tx, campaign_id, Window(window, tx.after(wake_after)))
+
+    return Submitted(campaign_id, total, database.transact(finish))
+
+
+def resume(database: Database, campaign_id: int, *, window: int, wake_after: float) -> list[Message]:
+    """Let a paused campaign go on; the messages to publish. Raises Conflict when it is not paused."""
+
+    def work(tx: Transaction) -> list[Message]:
+        state, latest = steps.lock_campaign(tx, campaign_id)
+        _require(state, {CampaignState.PAUSED}, campaign_id, "resumed")
+        steps.set_campaign_state(tx, campaign_id, state, CampaignState.RUNNING)
+        opening = Window(window, tx.after(wake_after))
+        messages = steps.settle(tx, campaign_id, opening)
+        for step in latest:
+            if step.state is StepState.RUNNING:
+                messages += steps.next_window(tx, step.id, opening)
+        return messages
+
+    return database.transact(work)
+
+
+def pause(database: Database, campaign_id: int) -> None:
+    """Let nothing more of it be matched; what runs goes on. Raises Conflict when it is over or paused."""
+
+    def work(tx: Transaction) -> list[StepRow]:
+        state, latest = steps.lock_campaign(tx, campaign_id)
+        _require(state, {CampaignState.RUNNING, CampaignState.BLOCKED}, campaign_id, "paused")
+        steps.set_campaign_state(tx, campaign_id, state, CampaignState.PAUSED)
+        return latest
+
+    for step in database.transact(work):
+        while database.transact(partial(_withdraw, step_id=step.id)):
+            pass
+
+
+def cancel(database: Database, campaign_id: int) -> None:
+    """End a campaign and its steps; the caller kills its jobs. Raises Conflict when it is over."""
+
+    def work(tx: Transaction) -> None:
+        state, latest = steps.lock_campaign(tx, campaign_id)
+        live = {CampaignState.RUNNING, CampaignState.PAUSED, CampaignState.BLOCKED}
+        _require(state, live, campaign_id, "cancelled")
+        for step in latest:
+            if step.state is not StepState.CLOSED:
+                steps.set_state(tx, step, StepState.CANCELLED)
+        steps.set_campaign_state(tx, campaign_id, state, CampaignState.CANCELLED)
+
+    database.transact(work)
+
+
+def accept(database: Database, campaign_id: int, step: str, *, window: int, wake_after: float) -> list[Message]:
+    """Close a blocked step as it is; the messages of steps that it releases. Raises Conflict, BadInput."""
+
+    def work(tx: Transaction) -> list[Message]:
+        _, latest = steps.lock_campaign(tx, campaign_id)
+        found = [row for row in latest if row.name == step]
+        if not found:
+            raise BadInput(f"campaign {campaign_id} has no step {step!r}; it has {', '.join(r.name for r in latest)}")
+        if found[0].state is not StepState.BLOCKED:
+            raise Conflict(f"step {step} is {found[0].state}; only a blocked step can be accepted")
+        steps.close(tx, found[0])
+        return steps.settle(tx, campaign_id, Window(window, tx.after(wake_after)))
+
+    return database.transact(work)
+
+
+def remove_unfinished_arrival(tx: Transaction, campaign_id: int) -> None:
+    """Take back what a submission that died had stored so far."""
+    step_ids = select(steps_table.c.id).where(steps_table.c.campaign_id == campaign_id)
+    job_ids = select(jobs_table.c.id).where(jobs_table.c.step_id.in_(step_ids))
+    tx.run(delete(job_events).where(job_events.c.job_id.in_(job_ids)))
+    tx.run(delete(jobs_table).where(jobs_table.c.step_id.in_(step_ids)))
+    tx.run(delete(job_specs).where(job_specs.c.step_id.in_(step_ids)))
+    tx.run(delete(datasets).where(datasets.c.step_id.in_(step_ids)))
+    tx.run(delete(steps_table).where(steps_table.c.campaign_id == campaign_id))
+    tx.run(delete(idempotency_keys).where(idempotency_keys.c.campaign_id == campaign_id))
+    tx.run(delete(campaigns).where(campaigns.c.id == campaign_id))
+
+
+@dataclass(frozen=True, slots=True)
+class _Array:
+    vo_id: int
+    campaign_id: int
+    step_id: int
+    spec_id: int
+    priority: int
+
+
+def _begin(tx: Transaction, submission: Submission) -> tuple[int, bool]:
+    known = _repeated(tx, submission)
+    if known is not None:
+        return known, True
+    _check_sandboxes(tx, submission)
+    description = submission.description
+    campaign_id = tx.add(
+        campaigns,
+        vo_id=submission.vo_id,
+        owner_id=submission.owner_id,
+        name=description.campaign,
+        state=CampaignState.ARRIVING,
+        created_at=tx.now,
+    )
+    for position, template in enumerate(description.steps):
+        _add_step(tx, submission, campaign_id, position, template)
+    if submission.idempotency_key is not None:
+        tx.add(
+            idempotency_keys,
+            owner_id=submission.owner_id,
+            idempotency_key=submission.idempotency_key,
+            request_digest=submission.request_digest,
+            campaign_id=campaign_id,
+            created_at=tx.now,
+        )
+    return campaign_id, False
+
+
+def _repeated(tx: Transaction, submission: Submission) -> int | None:
+    rows = tx.lock(
+        select(idempotency_keys.c.request_digest, idempotency_keys.c.created_at, campaigns.c.id, campaigns.c.state)
+        .join(campaigns, campaigns.c.id == idempotency_keys.c.campaign_id)
+        .where(
+            idempotency_keys.c.owner_id == submission.owner_id,
+            idempotency_keys.c.idempotency_key == submission.idempotency_key,
+        )
+    )
+    if submission.idempotency_key is None or not rows:
+        return None
+    (row,) = rows
+    if row.request_digest != submission.request_digest:
+        raise Conflict(f"the Idempotency-Key {submission.idempotency_key!r} belongs to another request; use a new one")
+    if row.state != CampaignState.ARRIVING:
+        return int(row.id)
+    if (tx.now - row.created_at).total_seconds() < ARRIVAL_TIMEOUT:
+        raise Conflict(f"campaign {row.id} of this Idempotency-Key is still arriving; ask again in a minute")
+    remove_unfinished_arrival(tx, row.id)
+    return None
+
+
+def _check_sandboxes(tx: Transaction, submission: Submission) -> None:
+    named = {step.name for step in submission.description.steps if step.sandbox}
+    if named != set(submission.sandboxes):
+        raise BadInput(f"sandboxes are given for {sorted(submission.sandboxes)}, wanted for {sorted(named)}")
+    query = select(sandboxes.c.digest).where(
+        sandboxes.c.vo_id == submission.vo_id, sandboxes.c.digest.in_(submission.sandboxes.values())
+    )
+    there = {row.digest for row in tx.rows(query)}
+    for step, digest in submission.sandboxes.items():
+        if digest not in there:
+            raise BadInput(f"step {step}: its sandbox {digest} was not uploaded", field=f"sandboxes.{step}")
+
+
+def _add_step(tx: Transaction, submission: Submission, campaign_id: int, position: int, template: Step) -> None:
+    step_id = tx.add(
+        steps_table,
+        campaign_id=campaign_id,
+        name=template.name,
+        version=1,
+        position=position,
+        state=StepState.OPEN,
+        after=list(template.after),
+        min_success=template.min_success,
+        verify=template.verify,
+    )
+    sandbox = submission.sandboxes.get(template.name)
+    tx.add(job_specs, step_id=step_id, template=template.model_dump_json(), sandbox=sandbox)
+    add_dataset(tx, submission.vo_id, step_id, f"{campaign_id}/{template.name}/v1")
+
+
+def vo_of(tx: Transaction, campaign_id: int) -> int:
+    """The VO that a campaign belongs to."""
+    return int(tx.scalar(select(campaigns.c.vo_id).where(campaigns.c.id == campaign_id)))
+
+
+def add_dataset(tx: Transaction, vo_id: int, step_id: int, name: str) -> None:
+    """The dataset that will hold the registered outputs of one version of a step."""
+    tx.add(datasets, vo_id=vo_id, step_id=step_id, name=name, state="open")
+
+
+def _templates(tx: Transaction, campaign_id: int) -> list[tuple[int, int, Step]]:
+    query = (
+        select(steps_table.c.id, job_specs.c.id.label("spec_id"), job_specs.c.template)
+        .join(job_specs, job_specs.c.step_id == steps_table.c.id)
+        .where(steps_table.c.campaign_id == campaign_id)
+        .order_by(steps_table.c.position)
+    )
+    return [(row.id, row.spec_id, Step.model_validate_json(row.template)) for row in tx.rows(query)]
+
+
+def _add_jobs(tx: Transaction, array: _Array, start: int, stop: int) -> None:
+    of_step = (jobs_table.c.step_id == array.step_id, jobs_table.c.state == JobState.RECEIVED)
+    unpublished = (*of_step, jobs_table.c.wake_at.is_(None))
+    last = tx.scalar(select(func.max(jobs_table.c.id)).where(*unpublished)) or 0
+    row = {
+        "vo_id": array.vo_id,
+        "campaign_id": array.campaign_id,
+        "step_id": array.step_id,
+        "spec_id": array.spec_id,
+        "state": JobState.RECEIVED,
+        "priority": array.priority,
+        "created_at": tx.now,
+        "changed_at": tx.now,
+    }
+    tx.add_all(jobs_table, [{**row, "array_index": index} for index in range(start, stop)])
+    arrived = select(
+        jobs_table.c.id, literal(0), literal(JobState.RECEIVED.value), literal(tx.now, jobs_table.c.created_at.type)
+    ).where(*unpublished, jobs_table.c.id > last)
+    tx.run(insert(job_events).from_select(["job_id", "attempt", "to_state", "at"], arrived))
+
+
+def _withdraw(tx: Transaction, step_id: int) -> int:
+    query = (
+        jobs.columns()
+        .where(jobs_table.c.step_id == step_id, jobs_table.c.state == JobState.WAITING)
+        .limit(JOBS_PER_TRANSACTION // 4)
+    )
+    found = jobs.lock_where(tx, query)
+    jobs.apply(tx, [jobs.Change(job, JobState.RECEIVED, "campaign paused") for job in found])
+    return len(found)
+
+
+def _require(state: CampaignState, wanted: set[CampaignState], campaign_id: int, word: str) -> None:
+    if state not in wanted:
+        raise Conflict(f"campaign {campaign_id} is {state}; it can be {word} only when {', '.join(sorted(wanted))}")

@@ -1,0 +1,179 @@
+"""Kill and retry, by filter and set-based, a bounded transaction at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from sqlalchemy import Select, select, update
+
+from pipeline.store import campaigns, jobs, steps
+from pipeline.store.database import Database, Transaction
+from pipeline.store.jobs import Change, JobRow
+from pipeline.store.steps import StepRow, Window
+from pipeline.store.tables import jobs as jobs_table
+from pipeline.store.tables import sites
+from pipeline.store.tables import steps as steps_table
+from schemas.messages import Message, StepsDue, about_ids
+from schemas.states import JOB_ON_PILOT, CampaignState, JobState, StepState
+
+JOBS_PER_TRANSACTION = 5_000
+_FRESH = (("infrastructure_losses", 0), ("payload_failures", 0), ("kill_requested", False), ("exit_code", None))
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs of a VO are meant; conditions that are None (or empty) do not narrow."""
+
+    ids: tuple[int, ...] = ()
+    campaign_id: int | None = None
+    step: str | None = None
+    states: tuple[JobState, ...] = ()
+    site: str | None = None
+
+    def narrow(self, query: Select[tuple[int]], vo_id: int) -> Select[tuple[int]]:
+        """`query`, a selection from jobs, narrowed to these jobs of the VO."""
+        query = query.where(jobs_table.c.vo_id == vo_id)
+        if self.ids:
+            query = query.where(jobs_table.c.id.in_(self.ids))
+        if self.states:
+            query = query.where(jobs_table.c.state.in_(self.states))
+        if self.site is not None:
+            query = query.where(jobs_table.c.site_id.in_(select(sites.c.id).where(sites.c.name == self.site)))
+        if self.campaign_id is not None or self.step is not None:
+            of_steps = select(steps_table.c.id)
+            if self.campaign_id is not None:
+                of_steps = of_steps.where(steps_table.c.campaign_id == self.campaign_id)
+            if self.step is not None:
+                of_steps = of_steps.where(steps_table.c.name == self.step)
+            query = query.where(jobs_table.c.step_id.in_(of_steps))
+        return query
+
+
+@dataclass(slots=True)
+class Counted:
+    """What a command did: jobs changed at once, jobs whose pilot must confirm first, messages to publish."""
+
+    changed: int = 0
+    requested: int = 0
+    messages: list[Message] = field(default_factory=list)
+
+
+def kill(database: Database, vo_id: int, chosen: JobFilter) -> Counted:
+    """Kill every job that the filter means and that is not over; `failed` ones become killed too."""
+    counted = Counted()
+    killable = tuple(state for state in JobState if state not in {JobState.DONE, JobState.KILLED})
+    _by_chunks(database, vo_id, chosen, killable, partial(_kill, counted=counted))
+    return counted
+
+
+def retry(database: Database, vo_id: int, chosen: JobFilter, *, window: int, wake_after: float) -> Counted:
+    """Receive every failed job that the filter means again, its budgets fresh.
+
+    A blocked step runs again; a closed one gets a new version that holds the retried jobs.
+    """
+    counted = Counted()
+    work = partial(_retry, counted=counted, window=window, wake_after=wake_after)
+    _by_chunks(database, vo_id, chosen, (JobState.FAILED,), work)
+    return counted
+
+
+def _by_chunks(
+    database: Database,
+    vo_id: int,
+    chosen: JobFilter,
+    states: Iterable[JobState],
+    work: Callable[[Transaction, Sequence[int]], Callable[[], None]],
+) -> None:
+    last = 0
+    while True:
+
+        def one(tx: Transaction, after: int = last) -> tuple[list[int], Callable[[], None]]:
+            query = chosen.narrow(select(jobs_table.c.id), vo_id)
+            query = query.where(jobs_table.c.id > after, jobs_table.c.state.in_(states))
+            ids = [row.id for row in tx.rows(query.order_by(jobs_table.c.id).limit(JOBS_PER_TRANSACTION))]
+            return ids, work(tx, ids)
+
+        ids, count = database.transact(one)
+        count()
+        if len(ids) < JOBS_PER_TRANSACTION:
+            return
+        last = ids[-1]
+
+
+def _kill(tx: Transaction, ids: Sequence[int], counted: Counted) -> Callable[[], None]:
+    found = jobs.lock(tx, ids)
+    on_pilot = [job for job in found if job.state in JOB_ON_PILOT]
+    at_once = [job for job in found if job.state not in JOB_ON_PILOT | {JobState.DONE, JobState.KILLED}]
+    jobs.request_kill(tx, on_pilot)
+    jobs.apply(tx, [Change(job, JobState.KILLED, "killed on request") for job in at_once])
+    ended = steps.ended_steps(tx, {job.step_id for job in at_once})
+    messages = about_ids(StepsDue, ended, now=tx.now)
+
+    def count() -> None:
+        counted.changed += len(at_once)
+        counted.requested += len(on_pilot)
+        counted.messages += messages
+
+    return count
+
+
+def _retry(tx: Transaction, ids: Sequence[int], counted: Counted, window: int, wake_after: float) -> Callable[[], None]:
+    step_names = _step_names(tx, ids)
+    messages: list[Message] = []
+    changed = 0
+    for campaign_id in steps.campaigns_of(tx, step_names):
+        opening = Window(window, tx.after(wake_after))
+        state, latest = steps.lock_campaign(tx, campaign_id)
+        if state is CampaignState.CANCELLED:
+            continue
+        by_name = {step.name: step for step in latest if step.state is not StepState.CANCELLED}
+        found = [job for job in jobs.lock(tx, ids) if job.state is JobState.FAILED and job.campaign_id == campaign_id]
+        for name in sorted({step_names[job.step_id] for job in found} & set(by_name)):
+            mine = [job for job in found if step_names[job.step_id] == name]
+            messages += _retry_in_step(tx, by_name[name], mine, opening)
+            changed += len(mine)
+        messages += steps.settle(tx, campaign_id, opening)
+
+    def count() -> None:
+        counted.changed += changed
+        counted.messages += messages
+
+    return count
+
+
+def _retry_in_step(tx: Transaction, step: StepRow, found: Sequence[JobRow], window: Window) -> list[Message]:
+    step_id = step.id
+    if step.state is StepState.BLOCKED:
+        steps.set_state(tx, step, StepState.RUNNING)
+    if step.state is StepState.CLOSED:
+        step_id = _new_version(tx, step)
+    of_earlier_versions = [job.id for job in found if job.step_id != step_id]
+    if of_earlier_versions:
+        tx.run(update(jobs_table).where(jobs_table.c.id.in_(of_earlier_versions)).values(step_id=step_id))
+    jobs.apply(tx, [Change(job, JobState.RECEIVED, "retried by hand", values=_FRESH) for job in found])
+    return steps.next_window(tx, step_id, window)
+
+
+def _new_version(tx: Transaction, step: StepRow) -> int:
+    step_id = tx.add(
+        steps_table,
+        campaign_id=step.campaign_id,
+        name=step.name,
+        version=step.version + 1,
+        position=step.position,
+        state=StepState.RUNNING,
+        after=list(step.after),
+        min_success=step.min_success,
+        verify=step.verify,
+    )
+    vo_id = campaigns.vo_of(tx, step.campaign_id)
+    campaigns.add_dataset(tx, vo_id, step_id, f"{step.campaign_id}/{step.name}/v{step.version + 1}")
+    return step_id
+
+
+def _step_names(tx: Transaction, job_ids: Sequence[int]) -> dict[int, str]:
+    step_ids = select(jobs_table.c.step_id).where(jobs_table.c.id.in_(job_ids))
+    rows = tx.rows(select(steps_table.c.id, steps_table.c.name).where(steps_table.c.id.in_(step_ids)))
+    return {row.id: row.name for row in rows}

@@ -1,0 +1,63 @@
+"""What a trigger declares: a name, a cron expression, and the message that its tick is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import entry_points
+
+from croniter import croniter
+from croniter.croniter import CroniterError
+
+from pipeline.errors import BadSettings
+from pipeline.settings import Settings
+from schemas.messages import Body, Tick
+
+
+def tick(name: str) -> Callable[[datetime], Body]:
+    """The usual body: a Tick of that name, for the upkeep executor."""
+    return lambda scheduled_for: Tick(name=name, scheduled_for=scheduled_for)
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """One line of the schedule. Raises BadSettings for a bad expression."""
+
+    name: str
+    schedule: str
+    """A cron expression in UTC; a sixth field, if there is one, is seconds."""
+    body: Callable[[datetime], Body]
+    grace: float = 60.0
+    """Seconds after which a missed tick is skipped."""
+
+    def __post_init__(self) -> None:
+        try:
+            croniter(self.schedule)
+        except (CroniterError, ValueError) as error:
+            raise BadSettings(f"trigger {self.name}: {self.schedule!r} is no cron expression: {error}") from error
+
+    def last_due(self, now: datetime) -> datetime:
+        """The latest tick at or before `now`."""
+        just_after = now + timedelta(microseconds=1)
+        due: datetime = croniter(self.schedule, just_after.astimezone(UTC)).get_prev(datetime)
+        return due.astimezone(UTC)
+
+    def period(self, now: datetime) -> float:
+        """Seconds between the tick before `now` and the one after it."""
+        last = self.last_due(now)
+        following: datetime = croniter(self.schedule, last).get_next(datetime)
+        return (following - last).total_seconds()
+
+
+def find_triggers(settings: Settings) -> Mapping[str, Trigger]:
+    """Every declared trigger by name, with the schedules that the settings put over the declared ones."""
+    declared: list[Trigger] = []
+    for entry in entry_points(group="penstock.triggers"):
+        found: Sequence[Trigger] = entry.load()
+        declared += found
+    by_name = {trigger.name: trigger for trigger in declared}
+    unknown = set(settings.schedules) - set(by_name)
+    if unknown:
+        raise BadSettings(f"PENSTOCK_SCHEDULES names {min(unknown)!r}; there are {', '.join(sorted(by_name))}")
+    return by_name | {name: replace(by_name[name], schedule=text) for name, text in settings.schedules.items()}
