@@ -69,6 +69,11 @@ class Server(ABC):
         assert self._process is not None, f"{type(self).__name__} in {self.folder} is not running"
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and not ended since."""
+        return self._process is not None
+
     def start(self) -> None:
         """Start it and wait until it serves; AssertionError with its log when it does not."""
         with self.log.open("ab") as log:
