@@ -1,0 +1,84 @@
+# make demo: a physics campaign, from nothing to a plot. make test: everything that must hold.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+export VIRTUAL_ENV := $(CURDIR)/.venv
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+UV := .venv/bin/uv
+RUN := .venv/bin/python -m
+CODE := schemas pipeline executors consumers triggers tests examples docs
+SCRIPTS := examples/zmumu/dimuon.py examples/zmumu/merge.py examples/zmumu/demo.py docs/generate.py
+
+.PHONY: help demo test lint unit bench docs lock clean
+help:
+	@echo "make demo    run the Z -> mu mu campaign on this machine; plot in build/demo/"
+	@echo "make test    lint, types and all tests, against real servers"
+	@echo "make lint    lint and types alone"
+	@echo "make unit    the unit tests alone"
+	@echo "make bench   benchmarks"
+	@echo "make docs    write the generated pages of docs/reference"
+	@echo "make lock    resolve uv.lock anew, without the registry's host names"
+	@echo "make clean   remove .venv and everything built"
+
+demo: .venv/.demo
+	@.venv/bin/python examples/zmumu/demo.py --to build/demo
+
+test: lint
+	$(RUN) pytest tests/unit tests/conformance tests/integration tests/acceptance
+
+lint: .venv/.test
+	$(RUN) ruff check $(CODE)
+	$(RUN) ruff format --check $(CODE)
+	$(RUN) mypy --strict
+	$(RUN) mypy --strict $(SCRIPTS)
+	$(RUN) vermin --no-tips --violations -t=3.6- pipeline/pilot
+
+unit: .venv/.test
+	$(RUN) pytest tests/unit
+
+bench: .venv/.test
+	$(RUN) pytest -s -o "python_files=bench_*.py test_*.py" tests/benchmarks
+
+docs: .venv/.test
+	.venv/bin/python docs/generate.py
+
+# Nothing committed names a package registry (docs/decisions/0001-lock-without-hosts.md): whatever host a URL of the
+# lock has, it is replaced; names, versions and hashes are what counts.
+lock: .venv/.uv
+	$(UV) lock
+	sed -i -E \
+		-e 's#registry = "[^"]*"#registry = "https://registry.invalid/simple"#g' \
+		-e 's#\{ url = "[^"]*/([^"/]+)"#{ url = "https://registry.invalid/\1"#g' uv.lock
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# The environment: uv of one version, then exactly what uv.lock says, from whatever index this machine is set up for.
+.venv/.uv:
+	@deploy/setup.sh demo
+	@[ -x .venv/bin/python ] && .venv/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+define install
+	@mkdir -p build
+	@$(UV) export -q --frozen --no-header --no-emit-project --no-default-groups $(1) -o build/requirements.txt
+	@$(UV) pip install -q --require-hashes -r build/requirements.txt
+	@$(UV) pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+endef
+
+.venv/.demo: .venv/.uv pyproject.toml uv.lock
+	$(call install,--group build --group examples)
+
+.venv/.test: .venv/.uv pyproject.toml uv.lock
+	@PYTHON=.venv/bin/python deploy/setup.sh test
+	$(call install,--group dev --extra mysql)
+	@touch .venv/.demo

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Makes sure that the machine has what a make target needs: `deploy/setup.sh demo` or `deploy/setup.sh test`.
+# Debian packages that are missing are installed when this runs as root; otherwise it says which, and fails.
+set -euo pipefail
+
+python=${PYTHON:-python3}
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+missing=()
+
+need() { # need PACKAGE CHECK...: PACKAGE is missing when CHECK fails
+    local package=$1
+    shift
+    "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+
+header() { # header: whether Python.h is there
+    "$python" -c 'import pathlib, sysconfig, sys
+sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())'
+}
+
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    echo "setup: $python is no Python of at least 3.11; install one, or name one: make PYTHON=/path/to/python3.11" >&2
+    exit 2
+fi
+
+case ${1-} in
+demo) # wheels alone: no compiler, no server
+    need python3-venv "$python" -c 'import ensurepip, venv'
+    ;;
+test) # mysqlclient is compiled, the servers are real
+    need python3-venv "$python" -c 'import ensurepip, venv'
+    need gcc command -v gcc
+    need pkg-config command -v pkg-config
+    need python3-dev header
+    need default-libmysqlclient-dev sh -c 'pkg-config --exists mysqlclient || pkg-config --exists libmariadb'
+    need mariadb-server sh -c 'command -v mariadbd && command -v mariadb-install-db'
+    need redis-server command -v redis-server
+    ;;
+*)
+    echo "usage: deploy/setup.sh demo|test" >&2
+    exit 2
+    ;;
+esac
+
+((${#missing[@]})) || exit 0
+if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+    echo "setup: install what is missing, then run make again: ${missing[*]} (Debian: sudo apt-get install ${missing[*]})" >&2
+    exit 2
+fi
+echo "setup: installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${missing[@]}"
