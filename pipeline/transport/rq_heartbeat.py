@@ -8,6 +8,8 @@ import time
 from redis import Redis
 from redis.exceptions import RedisError
 
+_PATIENCE = 1.0
+
 
 class Heartbeat:
     """Refreshes one expiring key from a daemon thread; also knows when the silence of others may be judged."""
@@ -44,9 +46,9 @@ class Heartbeat:
         self._stopped.set()
 
     def join(self) -> None:
-        """Wait until the thread has ended, after `stop`."""
+        """Wait until the thread has ended, after `stop`; not for ever, since a frozen broker may hold it up."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_PATIENCE)
 
     def _beat(self) -> None:
         while not self._stopped.wait(self.interval):
