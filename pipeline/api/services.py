@@ -1,0 +1,35 @@
+"""What the routes work with: opened once per API process, handed to the application."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from pipeline.api.publisher import Publisher
+from pipeline.sandboxes import Sandboxes
+from pipeline.settings import Settings
+from pipeline.store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The outside world of the routes."""
+
+    settings: Settings
+    database: Database
+    publisher: Publisher
+    sandboxes: Sandboxes
+    instance: str
+    """The id of this API process."""
+
+
+def services_of(request: Request) -> Services:
+    """The services of the application that a request came to."""
+    services = request.app.state.services
+    assert isinstance(services, Services)
+    return services
+
+
+ServicesOf = Annotated[Services, Depends(services_of)]
