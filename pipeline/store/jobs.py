@@ -15,11 +15,13 @@ from typing import Any
 from sqlalchemy import Row, Select, delete, select, tuple_, update
 
 from pipeline.store.database import CHUNK, Contended, Transaction, in_chunks
+from pipeline.store.losers import LostAttempt, doom
 from pipeline.store.tables import job_events, jobs, limits, peeks, waiting_jobs
 from schemas.lifecycle import Losses, Verdict
-from schemas.states import JOB_OCCUPYING, JOB_TRANSITIONS, JobState
+from schemas.states import JOB_OCCUPYING, JOB_ON_PILOT, JOB_TRANSITIONS, JobState
 
 MAX_REASON = 500
+_LOSING = frozenset({JobState.RECEIVED, JobState.FAILED, JobState.KILLED})
 _GONE_FROM_PILOT = frozenset({JobState.RECEIVED, JobState.WAITING})
 
 
@@ -109,6 +111,7 @@ def apply(tx: Transaction, changes: Sequence[Change]) -> None:
     _join_waiting(tx, changes)
     _write_events(tx, changes)
     _drop_peeks(tx, changes)
+    _doom_losers(tx, changes)
     _move_limits(tx, changes)
 
 
@@ -251,6 +254,16 @@ def _drop_peeks(tx: Transaction, changes: Sequence[Change]) -> None:
     ended = [c.job.id for c in changes if c.job.state in JOB_OCCUPYING and c.to not in JOB_OCCUPYING]
     for chunk in in_chunks(ended):
         tx.run(delete(peeks).where(peeks.c.job_id.in_(chunk)))
+
+
+def _doom_losers(tx: Transaction, changes: Sequence[Change]) -> None:
+    lost = [
+        LostAttempt(change.job.id, change.job.attempt, change.job.spec_id, change.job.vo_id, change.job.site_id)
+        for change in changes
+        if change.job.state in JOB_ON_PILOT and change.to in _LOSING
+    ]
+    if lost:
+        doom(tx, lost)
 
 
 def _move_limits(tx: Transaction, changes: Sequence[Change]) -> None:
