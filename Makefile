@@ -37,7 +37,7 @@ lint: .venv/.test
 	$(RUN) ruff format --check $(CODE)
 	$(RUN) mypy --strict
 	$(RUN) mypy --strict $(SCRIPTS)
-	$(RUN) vermin --no-tips --violations -t=3.6- pipeline/pilot
+	.venv/bin/vermin --no-tips --violations -t=3.6- pipeline/pilot
 
 unit: .venv/.test
 	$(RUN) pytest tests/unit
