@@ -1,0 +1,46 @@
+"""The pilot's work directory."""
+
+import os
+import shutil
+from typing import NamedTuple, Tuple
+
+from pipeline.pilot import durable
+
+Key = Tuple[int, int]
+
+
+class Folders(NamedTuple):
+    """`jobs`: working directories, `logs`: their output (out of the payloads' way), the rest by its name."""
+
+    jobs: str
+    logs: str
+    sandboxes: str
+    archives: str
+    reports: str
+    ledger: str
+
+    def job(self, key: Key) -> str:
+        return os.path.join(self.jobs, "{}-{}".format(*key))
+
+    def log(self, key: Key) -> str:
+        return os.path.join(self.logs, "{}-{}".format(*key))
+
+    def clear(self, key: Key) -> None:
+        """Remove what one attempt left."""
+        remove(self.job(key))
+        remove(self.log(key))
+
+
+def make(workdir: str) -> Folders:
+    """The folders below `workdir`, made where they are missing, for this account alone. Raises OSError."""
+    os.makedirs(workdir, mode=0o700, exist_ok=True)
+    folders = Folders(*(os.path.join(workdir, name) for name in Folders._fields))
+    for folder in folders:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    durable.write(os.path.join(workdir, ".writable"), b"")
+    return folders
+
+
+def remove(folder: str) -> None:
+    """Remove a folder with all that is in it, as far as that is possible."""
+    shutil.rmtree(folder, ignore_errors=True)
