@@ -12,6 +12,7 @@ from pipeline.store import campaigns, jobs, steps
 from pipeline.store.database import Database, Transaction
 from pipeline.store.jobs import Change, JobRow
 from pipeline.store.steps import StepRow, Window
+from pipeline.store.tables import campaigns as campaigns_table
 from pipeline.store.tables import jobs as jobs_table
 from pipeline.store.tables import sites
 from pipeline.store.tables import steps as steps_table
@@ -31,6 +32,7 @@ class JobFilter:
     step: str | None = None
     states: tuple[JobState, ...] = ()
     site: str | None = None
+    owner_id: int | None = None
 
     def narrow(self, query: Select[tuple[int]], vo_id: int) -> Select[tuple[int]]:
         """`query`, a selection from jobs, narrowed to these jobs of the VO."""
@@ -41,6 +43,9 @@ class JobFilter:
             query = query.where(jobs_table.c.state.in_(self.states))
         if self.site is not None:
             query = query.where(jobs_table.c.site_id.in_(select(sites.c.id).where(sites.c.name == self.site)))
+        if self.owner_id is not None:
+            owned = select(steps_table.c.id).join(campaigns_table, campaigns_table.c.id == steps_table.c.campaign_id)
+            query = query.where(jobs_table.c.step_id.in_(owned.where(campaigns_table.c.owner_id == self.owner_id)))
         if self.campaign_id is not None or self.step is not None:
             of_steps = select(steps_table.c.id)
             if self.campaign_id is not None:
