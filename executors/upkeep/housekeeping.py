@@ -1,0 +1,63 @@
+"""The rare duties: losers' folders, replicas to compare, limits to recount, what is too old."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import partial
+
+from structlog import get_logger
+
+from executors.data.port import open_storage
+from pipeline.errors import PenstockError
+from pipeline.runtime.spec import Context
+from pipeline.store import files, losers, reconcile, retention
+from pipeline.store.database import Transaction
+from schemas.messages import FilesDue, Message, about_ids
+
+MOST = 10_000
+REPLICA_AGE = 7 * 86_400.0
+"""Seconds after which a replica is compared with its storage again."""
+DAY = 86_400.0
+
+_log = get_logger("upkeep")
+
+
+def delete_losers(context: Context) -> list[Message]:
+    """Delete what losing attempts left behind, one bulk request per storage."""
+    due = context.database.transact(lambda tx: losers.due(tx, MOST))
+    by_storage: defaultdict[int, list[losers.Deletion]] = defaultdict(list)
+    for deletion in due:
+        by_storage[deletion.storage_id].append(deletion)
+    rows = context.database.transact(lambda tx: files.storage_rows(tx, by_storage))
+    for storage_id, deletions in sorted(by_storage.items()):
+        try:
+            open_storage(rows[storage_id].kind, rows[storage_id].url).delete([d.path for d in deletions])
+        except PenstockError as error:
+            _log.warning("storage_unavailable", storage=rows[storage_id].name, error=str(error))
+            continue
+        context.database.transact(partial(losers.forget, ids=[deletion.id for deletion in deletions]))
+    return []
+
+
+def compare_replicas(context: Context) -> list[Message]:
+    """Ask for a comparison of replicas that were not looked at for long."""
+
+    def work(tx: Transaction) -> list[Message]:
+        ids = files.unchecked_files(tx, REPLICA_AGE, MOST)
+        files.set_files_wake_at(tx, ids, context.settings.wake_after)
+        return about_ids(FilesDue, ids, now=tx.now)
+
+    return context.database.transact(work)
+
+
+def recount(context: Context) -> list[Message]:
+    """Put limits right, and report those that had drifted."""
+    for site_id, counted, true in context.database.transact(reconcile.recount_limits):
+        _log.error("limit_drifted", site_id=site_id, counted=counted, true=true)
+    return []
+
+
+def purge(context: Context) -> list[Message]:
+    """Delete what is older than the settings keep."""
+    retention.purge(context.database, context.settings.retention_days * DAY)
+    return []

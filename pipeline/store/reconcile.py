@@ -1,0 +1,60 @@
+"""What reconcile reads and puts right besides jobs, steps and files."""
+
+from __future__ import annotations
+
+from sqlalchemy import exists, func, select, update
+
+from pipeline.store import jobs
+from pipeline.store.database import Transaction
+from pipeline.store.jobs import Change
+from pipeline.store.tables import autoclusters, limits, pilots, slots, waiting_jobs
+from pipeline.store.tables import jobs as jobs_table
+from schemas.states import JOB_OCCUPYING, JobState
+
+
+def overdue_slots(tx: Transaction, most: int, seconds: float) -> list[int]:
+    """Up to `most` pilots whose offer nobody dealt with in time; they are looked at again after so many seconds."""
+    query = select(slots.c.pilot_id).where(slots.c.wake_at <= tx.now).order_by(slots.c.wake_at).limit(most)
+    ids = [row.pilot_id for row in tx.lock(query, skip_locked=True)]
+    if ids:
+        tx.run(update(slots).where(slots.c.pilot_id.in_(ids)).values(wake_at=tx.after(seconds)))
+    return ids
+
+
+def waiting_beside_parked(tx: Transaction, most: int) -> list[int]:
+    """Up to `most` autoclusters with waiting jobs in VOs that have parked slots."""
+    parked = exists().where(slots.c.state == "parked", slots.c.vo_id == autoclusters.c.vo_id)
+    waiting = exists().where(waiting_jobs.c.autocluster_id == autoclusters.c.id)
+    stamped = autoclusters.c.dead_letter_id.is_not(None)
+    query = select(autoclusters.c.id).where(parked, waiting, ~stamped).order_by(autoclusters.c.id).limit(most)
+    return [row.id for row in tx.rows(query)]
+
+
+def return_unconfirmed(tx: Transaction, most: int) -> int:
+    """Put assignments that no pilot confirmed in time back to waiting (or kill those that are to be killed)."""
+    ids = [job_id for job_id, _ in jobs.overdue(tx, (JobState.MATCHED,), most)]
+    found = [job for job in jobs.lock(tx, ids) if job.state is JobState.MATCHED]
+    jobs.apply(
+        tx,
+        [
+            Change(job, JobState.KILLED, "killed on request")
+            if job.kill_requested
+            else Change(job, JobState.WAITING, "assignment not confirmed in time")
+            for job in found
+        ],
+    )
+    return len(found)
+
+
+def recount_limits(tx: Transaction) -> list[tuple[int, int, int]]:
+    """Compare every site limit with the jobs that occupy it, put it right; (site id, counted, true) where it was off."""
+    drift = []
+    for row in tx.rows(select(limits.c.id, limits.c.subject_id).where(limits.c.kind == "site").order_by(limits.c.id)):
+        (limit,) = tx.lock(select(limits.c.running).where(limits.c.id == row.id))
+        of_site = select(pilots.c.id).where(pilots.c.site_id == row.subject_id)
+        occupying = (jobs_table.c.pilot_id.in_(of_site), jobs_table.c.state.in_(JOB_OCCUPYING))
+        true = tx.scalar(select(func.count()).select_from(jobs_table).where(*occupying))
+        if true != limit.running:
+            tx.run(update(limits).where(limits.c.id == row.id).values(running=true))
+            drift.append((row.subject_id, limit.running, true))
+    return drift

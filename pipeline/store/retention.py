@@ -1,0 +1,101 @@
+"""What nobody needs any more goes, a small batch at a time, and only what nothing refers to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from sqlalchemy import delete, select, update
+
+from pipeline.store import campaigns as campaign_store
+from pipeline.store import instances, trigger_runs
+from pipeline.store.database import Database, Transaction
+from pipeline.store.tables import (
+    attempts,
+    campaigns,
+    datasets,
+    enrolments,
+    idempotency_keys,
+    job_events,
+    job_specs,
+    jobs,
+    peeks,
+    pilots,
+    redeliveries,
+    reported_outputs,
+    steps,
+    tokens,
+)
+from schemas.states import PILOT_FINAL, CampaignState
+
+BATCH = 1_000
+ARRIVAL_LIMIT = 3_600.0
+DAY = 86_400.0
+
+
+def purge(database: Database, seconds: float, *, most_batches: int = 1_000) -> int:
+    """Delete what is older than `seconds`; how many batches it took. Stops after `most_batches`: the next tick goes on."""
+    batches = 0
+    for campaign_id in database.transact(partial(_ended_campaigns, seconds=seconds)):
+        for _ in _emptied(database, campaign_id):
+            batches += 1
+            if batches >= most_batches:
+                return batches
+        database.transact(partial(_remove_campaign, campaign_id=campaign_id))
+    for work in _odds_and_ends(seconds):
+        database.transact(work)
+        batches += 1
+    return batches
+
+
+def _ended_campaigns(tx: Transaction, seconds: float) -> list[int]:
+    over = (CampaignState.DONE, CampaignState.CANCELLED)
+    old = (campaigns.c.state.in_(over), campaigns.c.ended_at < tx.after(-seconds))
+    return [row.id for row in tx.rows(select(campaigns.c.id).where(*old).order_by(campaigns.c.id).limit(BATCH))]
+
+
+def _emptied(database: Database, campaign_id: int) -> Iterator[int]:
+    while deleted := database.transact(partial(_remove_jobs, campaign_id=campaign_id)):
+        yield deleted
+
+
+def _remove_jobs(tx: Transaction, campaign_id: int) -> int:
+    of_steps = select(steps.c.id).where(steps.c.campaign_id == campaign_id)
+    query = select(jobs.c.id).where(jobs.c.step_id.in_(of_steps)).order_by(jobs.c.id).limit(BATCH)
+    ids = [row.id for row in tx.lock(query)]
+    if ids:
+        for table in (job_events, attempts, reported_outputs, peeks):
+            tx.run(delete(table).where(table.c.job_id.in_(ids)))
+        tx.run(delete(jobs).where(jobs.c.id.in_(ids)))
+    return len(ids)
+
+
+def _remove_campaign(tx: Transaction, campaign_id: int) -> None:
+    of_steps = select(steps.c.id).where(steps.c.campaign_id == campaign_id)
+    tx.run(update(datasets).where(datasets.c.step_id.in_(of_steps)).values(step_id=None))
+    tx.run(delete(job_specs).where(job_specs.c.step_id.in_(of_steps)))
+    tx.run(delete(steps).where(steps.c.campaign_id == campaign_id))
+    tx.run(delete(idempotency_keys).where(idempotency_keys.c.campaign_id == campaign_id))
+    tx.run(delete(campaigns).where(campaigns.c.id == campaign_id))
+
+
+def _odds_and_ends(seconds: float) -> list[Callable[[Transaction], object]]:
+    def arrivals(tx: Transaction) -> None:
+        stuck = (campaigns.c.state == CampaignState.ARRIVING, campaigns.c.created_at < tx.after(-ARRIVAL_LIMIT))
+        for row in tx.rows(select(campaigns.c.id).where(*stuck)):
+            campaign_store.remove_unfinished_arrival(tx, row.id)
+
+    def ended_pilots(tx: Transaction) -> None:
+        old = (pilots.c.state.in_(PILOT_FINAL), pilots.c.ended_at < tx.after(-seconds))
+        ids = [row.id for row in tx.rows(select(pilots.c.id).where(*old).limit(BATCH))]
+        tx.run(delete(pilots).where(pilots.c.id.in_(ids)))
+
+    return [
+        arrivals,
+        ended_pilots,
+        lambda tx: trigger_runs.forget_before(tx, tx.after(-min(seconds, 7 * DAY))),
+        lambda tx: tx.run(delete(redeliveries).where(redeliveries.c.at < tx.after(-DAY))),
+        lambda tx: tx.run(delete(enrolments).where(enrolments.c.expires_at < tx.after(-DAY))),
+        lambda tx: tx.run(delete(tokens).where(tokens.c.expires_at < tx.after(-seconds))),
+        lambda tx: instances.forget_silent(tx, DAY),
+    ]

@@ -1,0 +1,68 @@
+"""One turn of the clock: which ticks are due, who claims them, what is published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+
+from structlog import get_logger
+
+from pipeline.store import trigger_runs
+from pipeline.store.database import Database, Transaction
+from pipeline.store.trigger_runs import Run
+from pipeline.transport.port import Transport
+from pipeline.trigger import Trigger
+from schemas.messages import Message
+
+_log = get_logger("triggers")
+
+
+@dataclass(slots=True)
+class Clock:
+    """Publishes every tick at least once; any number of clocks may turn side by side.
+
+    A tick is claimed as a row, published, and marked as published; a claim that stays unpublished (its
+    clock was killed) is taken over. `seen` only spares the database: it may be empty at any time.
+    """
+
+    database: Database
+    transport: Transport
+    triggers: Mapping[str, Trigger]
+    instance: str
+    seen: dict[str, datetime] = field(default_factory=dict)
+    skipped: int = 0
+
+    def turn(self) -> int:
+        """Publish what is due now; how many ticks. Raises BrokerUnavailable with the claims left for later."""
+        claimed = self.database.transact(self._claim)
+        self._publish(claimed)
+        return len(claimed)
+
+    def _claim(self, tx: Transaction) -> list[Run]:
+        claimed = [run for run in trigger_runs.take_over(tx, self.instance) if run.name in self.triggers]
+        for trigger in self.triggers.values():
+            due = trigger.last_due(tx.now)
+            if self.seen.get(trigger.name) == due:
+                continue
+            self.seen[trigger.name] = due
+            run = Run(trigger.name, due)
+            too_late = (tx.now - due).total_seconds() > trigger.grace
+            skip = too_late or trigger_runs.is_pending(tx, trigger.name, trigger.grace)
+            if not trigger_runs.claim(tx, run, self.instance, skipped=skip):
+                continue
+            if skip:
+                self.skipped += 1
+                _log.warning("tick_skipped", trigger=trigger.name, scheduled_for=due.isoformat(), too_late=too_late)
+            else:
+                claimed.append(run)
+        return claimed
+
+    def _publish(self, runs: Sequence[Run]) -> None:
+        if not runs:
+            return
+        now = self.database.now()
+        bodies = [self.triggers[run.name].body(run.scheduled_for) for run in runs]
+        self.transport.publish([Message.about(body, now=now) for body in bodies])
+        self.database.transact(partial(trigger_runs.mark_published, runs=runs))
