@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""Writes the parts of docs/reference that follow from the code: `make docs`; `--check` only says what is stale.
+
+A page holds blocks between `<!-- begin NAME -->` and `<!-- end NAME -->`; the text between them is ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import BaseModel
+
+from pipeline.api.app import describe
+from pipeline.cli.main import cli
+from pipeline.settings import Settings
+from schemas import campaign, messages, requirements, sites, states
+
+REFERENCE = Path(__file__).resolve().parent / "reference"
+SCHEMA_FILE = REFERENCE / "campaign.schema.json"
+_BLOCK = re.compile(r"(<!-- begin (\S+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    words = list(head)
+    lines = [words, ["---"] * len(words), *(list(row) for row in rows)]
+    return "".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |\n" for line in lines
+    )
+
+
+def kind(schema: Mapping[str, Any]) -> str:
+    """A JSON schema in a few words: `string`, `integer, 0 to 65535`, `list of string`."""
+    match schema:
+        case {"$ref": str(name)}:
+            words = name.rpartition("/")[2]
+        case {"const": value}:
+            words = f"`{value}`"
+        case {"enum": values}:
+            words = " or ".join(f"`{value}`" for value in values)
+        case {"anyOf": options}:
+            words = " or ".join(dict.fromkeys(kind(option) for option in options if option.get("type") != "null"))
+        case {"prefixItems": [first, *others]}:
+            words = f"list of {1 + len(others)} {kind(first)}"
+        case {"type": "array"}:
+            words = f"list of {kind(schema['items'])}"
+        case {"type": "object", "additionalProperties": dict(inner)}:
+            words = f"mapping to {kind(inner)}"
+        case _:
+            words = str(schema.get("type", "anything")) + limits(schema)
+    return words
+
+
+def limits(schema: Mapping[str, Any]) -> str:
+    """The bounds of a number, in words."""
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is not None and high is not None:
+        return f", {low} to {high}"
+    if low is not None:
+        return f", at least {low}"
+    if "exclusiveMinimum" in schema:
+        return f", above {schema['exclusiveMinimum']}" + (f", at most {high}" if high is not None else "")
+    return ""
+
+
+def default(schema: Mapping[str, Any], *, required: bool) -> str:
+    """What holds when nothing is said."""
+    value = schema.get("default")
+    if required:
+        return "required"
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, dict) and value:
+        return "see below"
+    return f"`{json.dumps(value)}`" if isinstance(value, list | dict) else f"`{value}`"
+
+
+def fields(model: type[BaseModel], *, prefix: str = "") -> str:
+    """The fields of a model as a table."""
+    schema = model.model_json_schema(by_alias=True)
+    required = schema.get("required", [])
+    rows = (
+        (
+            f"`{prefix}{name.upper() if prefix else name}`",
+            kind(part),
+            default(part, required=name in required),
+            part.get("description", ""),
+        )
+        for name, part in schema["properties"].items()
+    )
+    return table(["name", "type", "default", "meaning"], rows)
+
+
+def diagram(transitions: Mapping[Any, frozenset[Any]]) -> str:
+    """A state table as a mermaid diagram: the first state is where it begins, those without successor end it."""
+    states_in_order: list[StrEnum] = list(transitions)
+    lines = ["stateDiagram-v2", f"    [*] --> {states_in_order[0]}"]
+    for state in states_in_order:
+        followers = [other for other in states_in_order if other in transitions[state]]
+        lines += [f"    {state} --> {other}" for other in followers] or [f"    {state} --> [*]"]
+    return "```mermaid\n" + "\n".join(lines) + "\n```\n"
+
+
+def message_types() -> str:
+    """The core message types as a table."""
+    rows = (
+        (
+            f"`{body.type_name()}` v{body.version}",
+            f"`{body.queue}`",
+            ", ".join(f"`{name}`" for name in body.model_fields),
+            body.rows or "-",
+            (body.__doc__ or "").strip().splitlines()[0],
+        )
+        for body in messages.CORE_BODIES
+    )
+    return table(["type", "queue", "body", "ids are of", "says"], rows)
+
+
+def commands(group: click.Command, path: str = "penstock") -> str:
+    """Every command with its first line of help and its options."""
+    if isinstance(group, click.Group):
+        inner = [group.commands[name] for name in sorted(group.commands) if not group.commands[name].hidden]
+        return "".join(commands(command, f"{path} {command.name}") for command in inner)
+    context = click.Context(group, info_name=path)
+    usage = " ".join([path, *group.collect_usage_pieces(context)])
+    text = f"### `{usage}`\n\n{' '.join((group.help or '').split())}\n\n"
+    options = [parameter for parameter in group.params if isinstance(parameter, click.Option) and not parameter.hidden]
+    if not options:
+        return text
+    rows = (
+        (", ".join(f"`{word}`" for word in [*option.opts, *option.secondary_opts]), option.help or "")
+        for option in options
+    )
+    return text + table(["option", "meaning"], rows) + "\n"
+
+
+def routes() -> str:
+    """Every route of the API's OpenAPI document."""
+    rows = (
+        (f"`{method.upper()} {path}`", str(operation.get("summary", "")))
+        for path, operations in sorted(describe()["paths"].items())
+        for method, operation in operations.items()
+    )
+    return table(["route", "does"], rows)
+
+
+BLOCKS: Mapping[str, Callable[[], str]] = {
+    "settings": lambda: fields(Settings, prefix="PENSTOCK_"),
+    "jobs": lambda: diagram(states.JOB_TRANSITIONS),
+    "pilots": lambda: diagram(states.PILOT_TRANSITIONS),
+    "steps": lambda: diagram(states.STEP_TRANSITIONS),
+    "campaigns": lambda: diagram(states.CAMPAIGN_TRANSITIONS),
+    "campaign": lambda: fields(campaign.Campaign),
+    "step": lambda: fields(campaign.Step),
+    "requirement": lambda: fields(requirements.Requirement),
+    "retries": lambda: fields(campaign.Retries),
+    "step-input": lambda: fields(campaign.StepInput),
+    "storage-entry": lambda: fields(sites.StorageEntry),
+    "site-entry": lambda: fields(sites.SiteEntry),
+    "site-queue-entry": lambda: fields(sites.SiteQueueEntry),
+    "message-types": message_types,
+    "commands": lambda: commands(cli),
+    "routes": routes,
+}
+
+
+def filled(page: str) -> str:
+    """`page` with every block written anew. Raises KeyError for a block that nobody writes."""
+    return _BLOCK.sub(lambda match: f"{match[1]}{BLOCKS[match[2]]()}{match[3]}", page)
+
+
+def wanted() -> dict[Path, str]:
+    """What each generated file should hold."""
+    pages = {path: filled(path.read_text()) for path in sorted(REFERENCE.glob("*.md"))}
+    return pages | {SCHEMA_FILE: json.dumps(campaign.Campaign.model_json_schema(), indent=2) + "\n"}
+
+
+def main() -> int:
+    """Writes what is stale; with `--check`, names it and ends with 1."""
+    parser = argparse.ArgumentParser(description="the generated parts of docs/reference")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 when something is stale")
+    check = parser.parse_args().check
+    stale = {path: text for path, text in wanted().items() if not path.exists() or path.read_text() != text}
+    for path, text in stale.items():
+        if not check:
+            path.write_text(text)
+        sys.stdout.write(f"{'stale' if check else 'written'}: {path.relative_to(REFERENCE.parents[1])}\n")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
