@@ -1,0 +1,107 @@
+"""`penstock`: the list of commands, and the one place where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from pipeline.cli.lazy import Lazy, LazyGroup
+from pipeline.cli.session import Session
+from pipeline.errors import PenstockError
+
+INTERRUPTED = 130
+"""What shells say of a process that SIGINT ended."""
+
+SECTIONS = {
+    "For users": {
+        "submit": Lazy("pipeline.cli.submit:submit", "Submit a campaign from a job file."),
+        "campaigns": Lazy("pipeline.cli.campaigns:campaigns", "List, show, pause, resume, cancel, retry, accept."),
+        "jobs": Lazy("pipeline.cli.jobs:jobs", "List, show, kill and retry jobs; fetch their logs and outputs."),
+        "files": Lazy("pipeline.cli.files:files", "List files of the catalogue."),
+        "completion": Lazy("pipeline.cli.completion:completion", "Print the shell's completion script."),
+    },
+    "For operators: processes": {
+        "up": Lazy("pipeline.cli.up:up", "Run everything on one machine."),
+        "api": Lazy("pipeline.cli.processes:api", "Run the HTTP API."),
+        "consume": Lazy("pipeline.cli.processes:consume", "Run a consumer of one or several queues."),
+        "triggers": Lazy("pipeline.cli.processes:triggers", "Run the clock that publishes what is due."),
+        "redis": Lazy("pipeline.cli.processes:redis", "Run the private Redis, for a Procfile without a broker."),
+        "instances": Lazy("pipeline.cli.instances:instances", "List the processes that run."),
+        "drain": Lazy("pipeline.cli.instances:drain", "End an instance, or a queue's consumers, after their work."),
+    },
+    "For operators: messages": {
+        "queues": Lazy("pipeline.cli.queues:queues", "Show how full each queue is and who serves it."),
+        "pause": Lazy("pipeline.cli.queues:pause", "Let the consumers of a queue stop receiving."),
+        "resume": Lazy("pipeline.cli.queues:resume", "Take a pause or drain of a queue back."),
+        "enqueue": Lazy("pipeline.cli.enqueue:enqueue", "Publish a message by hand."),
+        "dead": Lazy("pipeline.cli.dead:dead", "List, show, requeue and drop dead letters."),
+        "trigger": Lazy("pipeline.cli.trigger:trigger", "List the triggers; publish a tick now."),
+    },
+    "For operators: resources": {
+        "sites": Lazy("pipeline.cli.sites:sites", "Apply the sites file; list, ban and allow sites."),
+        "pilots": Lazy("pipeline.cli.pilots:pilots", "List pilots."),
+        "tokens": Lazy("pipeline.cli.tokens:tokens", "Create, list and revoke tokens."),
+        "db": Lazy("pipeline.cli.db:db", "Upgrade or check the database's schema."),
+        "doctor": Lazy("pipeline.cli.doctor:doctor", "Check settings, database, broker and clocks."),
+    },
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    sections=SECTIONS,
+    name="penstock",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Settings come from the environment (PENSTOCK_...). Every command's --help has an example.",
+)
+@click.version_option(package_name="penstock", message="penstock %(version)s")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def cli(ctx: click.Context, *, debug: bool) -> None:
+    """Penstock, a workload management system for computing on many sites."""
+    ctx.ensure_object(Session).debug = debug
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; its exit code: 0, 1 for a failure, 2 for bad input."""
+    session = Session()
+    try:
+        code = cli.main(list(arguments), prog_name="penstock", standalone_mode=False, obj=session)
+    except PenstockError as error:
+        if session.debug:
+            traceback.print_exc()
+        _say(str(error))
+        return error.exit_code
+    except click.UsageError as error:
+        _say(_usage(error))
+        return error.exit_code
+    except click.ClickException as error:
+        _say(error.format_message())
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # whoever read us has enough; and nothing may be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def main() -> None:
+    """The entry point of `penstock`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _say(message: str) -> None:
+    """One line on stderr, whatever the message holds."""
+    click.echo("penstock: " + " ".join(message.split()), err=True)
+
+
+def _usage(error: click.UsageError) -> str:
+    if error.ctx is None:
+        return error.format_message()
+    return f"{error.format_message()} See `{error.ctx.command_path} --help`."
