@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from pipeline.store.database import Database
+from pipeline.store.tables import metadata
 from tests.servers import MariaDbServer, RedisServer, running_mariadb, running_redis
 
 
@@ -21,3 +24,19 @@ def mariadb_server() -> Iterator[MariaDbServer]:
     """A private MariaDB; each test asks it for a `new_database()`."""
     with running_mariadb() as server:
         yield server
+
+
+@pytest.fixture(params=["sqlite", "mariadb"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A fresh database with the schema, on each of the two real engines."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'test.db'}"
+    else:
+        server: MariaDbServer = request.getfixturevalue("mariadb_server")
+        url = server.new_database()
+    opened = Database(url)
+    metadata.create_all(opened.engine)
+    yield opened
+    opened.close()
+    if request.param == "mariadb":
+        server.drop_database(url)
