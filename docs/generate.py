@@ -66,6 +66,8 @@ def limits(schema: Mapping[str, Any]) -> str:
         return f", {low} to {high}"
     if low is not None:
         return f", at least {low}"
+    if schema.get("exclusiveMinimum") == 0 and schema["type"] == "integer":
+        return ", at least 1"
     if "exclusiveMinimum" in schema:
         return f", above {schema['exclusiveMinimum']}" + (f", at most {high}" if high is not None else "")
     return ""
@@ -124,28 +126,31 @@ def message_types() -> str:
     return table(["type", "queue", "body", "ids are of", "says"], rows)
 
 
-def commands(group: click.Command, path: str = "penstock") -> str:
-    """Every command with its first line of help and its options."""
-    if isinstance(group, click.Group):
-        inner = [group.commands[name] for name in sorted(group.commands) if not group.commands[name].hidden]
-        return "".join(commands(command, f"{path} {command.name}") for command in inner)
-    context = click.Context(group, info_name=path)
-    usage = " ".join([path, *group.collect_usage_pieces(context)])
-    text = f"### `{usage}`\n\n{' '.join((group.help or '').split())}\n\n"
-    options = [parameter for parameter in group.params if isinstance(parameter, click.Option) and not parameter.hidden]
-    if not options:
-        return text
+def commands(command: click.Command, path: str = "penstock") -> str:
+    """Every command with its help and its options."""
+    context = click.Context(command, info_name=path)
+    if isinstance(command, click.Group):
+        inner = {name: command.get_command(context, name) for name in command.list_commands(context)}
+        return "".join(commands(part, f"{path} {name}") for name, part in inner.items() if part and not part.hidden)
+    usage = " ".join([path, *command.collect_usage_pieces(context)])
+    text = f"### `{usage}`\n\n{first_paragraph(command.help)}\n\n"
+    options = [option for option in command.params if isinstance(option, click.Option) and not option.hidden]
     rows = (
-        (", ".join(f"`{word}`" for word in [*option.opts, *option.secondary_opts]), option.help or "")
+        (", ".join(f"`{word}`" for word in option.opts + option.secondary_opts), option.help or "")
         for option in options
     )
-    return text + table(["option", "meaning"], rows) + "\n"
+    return text + (table(["option", "meaning"], rows) + "\n" if options else "")
+
+
+def first_paragraph(text: str | None) -> str:
+    """The first paragraph of a docstring on one line."""
+    return " ".join((text or "").strip().partition("\n\n")[0].split())
 
 
 def routes() -> str:
     """Every route of the API's OpenAPI document."""
     rows = (
-        (f"`{method.upper()} {path}`", str(operation.get("summary", "")))
+        (f"`{method.upper()} {path}`", first_paragraph(operation.get("description")))
         for path, operations in sorted(describe()["paths"].items())
         for method, operation in operations.items()
     )
