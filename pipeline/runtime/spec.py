@@ -59,8 +59,11 @@ def find_consumers() -> Mapping[str, ConsumerSpec]:
 
 
 def find_consumer(queue: str) -> ConsumerSpec:
-    """The consumer of `queue`. Raises BadSettings when there is none."""
-    specs = find_consumers()
-    if queue not in specs:
-        raise BadSettings(f"no consumer serves the queue {queue!r}; there are {', '.join(sorted(specs))}")
-    return specs[queue]
+    """The consumer of `queue`, by the entry point of that name; no other is loaded. Raises BadSettings."""
+    found = {entry.name: entry for entry in entry_points(group="penstock.consumers")}
+    if queue not in found:
+        raise BadSettings(f"no consumer serves the queue {queue!r}; there are {', '.join(sorted(found))}")
+    spec: ConsumerSpec = found[queue].load()
+    if spec.queue != queue:
+        raise BadSettings(f"the entry point {queue!r} of penstock.consumers gives a consumer of {spec.queue!r}")
+    return spec

@@ -107,6 +107,8 @@ class Database:
         self.url = url
         self._engine = _engine(url)
         self.dialect = self._engine.dialect.name
+        self.retries = 0
+        """Transactions that were run again so far; approximate where threads share the database."""
 
     @property
     def engine(self) -> Engine:
@@ -123,14 +125,14 @@ class Database:
             try:
                 with self._engine.begin() as connection:
                     return work(Transaction(connection, _now(connection)))
-            except DBAPIError as error:
-                if not is_transient(error):
+            except (DBAPIError, Contended) as error:
+                if isinstance(error, DBAPIError) and not is_transient(error):
                     raise
+                reason = str(error.orig if isinstance(error, DBAPIError) else error)
                 if attempt == MAX_TRIES:
-                    raise DatabaseUnavailable(
-                        f"{self.safe_url()}: {error.orig}; gave up after {attempt} tries"
-                    ) from error
-                _log.warning("transaction_retried", error=str(error.orig), attempt=attempt)
+                    raise DatabaseUnavailable(f"{self.safe_url()}: {reason}; gave up after {attempt} tries") from error
+                self.retries += 1
+                _log.warning("transaction_retried", error=reason, attempt=attempt)
                 time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))  # noqa: S311 - jitter, no secret
         raise AssertionError("unreachable: the loop returns or raises")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, Select, Table, delete, select, update
+from sqlalchemy import Column, Row, Select, Table, delete, select, update
 
 from pipeline.errors import BadInput, NotFound
 from pipeline.store import tables
@@ -130,7 +130,7 @@ def defer(tx: Transaction, deferrals: Sequence[Deferral], *, wake_after: float) 
             "message_id": str(deferral.message.id),
             "queue": deferral.message.queue,
             "payload": deferral.message.encode().decode(),
-            "reason": deferral.reason[:REASON_LIMIT],
+            "reason": _storable(deferral.reason),
             "due_at": tx.after(deferral.delay),
         }
         for deferral in deferrals
@@ -169,7 +169,7 @@ def bury(tx: Transaction, burials: Sequence[Burial]) -> list[int]:
             queue=burial.queue,
             type=burial.type,
             payload=burial.payload,
-            reason=burial.reason[:REASON_LIMIT],
+            reason=_storable(burial.reason),
             traceback=burial.traceback,
             attempts=burial.attempts,
             created_at=tx.now,
@@ -190,7 +190,7 @@ def list_dead(
     if after is not None:
         query = query.where(tables.dead_letters.c.id < after)
     rows = tx.rows(query.order_by(tables.dead_letters.c.id.desc()).limit(limit))
-    return [DeadLetter(*row) for row in rows]
+    return [_letter(row) for row in rows]
 
 
 def show_dead(tx: Transaction, letter_id: int) -> DeadLetter:
@@ -240,6 +240,11 @@ def forget_redeliveries(tx: Transaction, message_ids: Sequence[str]) -> None:
         tx.run(delete(tables.redeliveries).where(tables.redeliveries.c.message_id.in_(message_ids)))
 
 
+def _storable(reason: str) -> str:
+    """Cut to the column, and without the half characters that no database takes."""
+    return reason[:REASON_LIMIT].encode(errors="replace").decode()
+
+
 def _in_lock_order(named: Sequence[tuple[Message, T]]) -> list[T]:
     """What goes with messages that name rows, ordered by the rows' tables: everybody locks in this order."""
     by_table: dict[str, list[T]] = defaultdict(list)
@@ -276,11 +281,16 @@ def _clear(tx: Transaction, message: Message, letter: int, moment: datetime) -> 
         tx.run(update(table).where(key.in_(part), mine).values(dead_letter_id=None, wake_at=moment))
 
 
+def _letter(row: Row[Any]) -> DeadLetter:
+    values: Sequence[Any] = row
+    return DeadLetter(*values)
+
+
 def _locked_letter(tx: Transaction, letter_id: int) -> DeadLetter:
     rows = tx.lock(select(*_LETTER).where(tables.dead_letters.c.id == letter_id))
     if not rows:
         raise NotFound(f"there is no dead letter {letter_id}; `penstock dead list` shows those there are")
-    return DeadLetter(*rows[0])
+    return _letter(rows[0])
 
 
 def _reborn(tx: Transaction, letter: DeadLetter, read: Reader) -> Message:

@@ -1,0 +1,78 @@
+"""What a stock RQ worker calls for a message of ours: the whole round, by itself.
+
+`rq worker --serializer json matching` serves our queues like a consumer does, a message at a time and
+in the worker's own process. It loads the settings itself, since RQ hands it nothing but the message.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from pipeline.errors import BadInput
+from pipeline.logs import configure_logging
+from pipeline.runtime.execution import execute_group, reader
+from pipeline.runtime.instance import name_instance
+from pipeline.runtime.rounds import Failure, Round
+from pipeline.runtime.settlement import Batch, Settlement
+from pipeline.runtime.spec import ConsumerSpec, Context, find_consumers
+from pipeline.settings import Settings, load_settings
+from pipeline.store.database import Database
+from pipeline.transport.port import Transport, open_transport
+
+
+def execute_message(message_json: str) -> None:
+    """Execute one message, commit its outcome and publish its follow-ups.
+
+    A message that fails is deferred or becomes a dead letter, as in our consumer: to RQ it is a success.
+    Raises BrokerUnavailable or DatabaseUnavailable, upon which RQ keeps it as a failed job, and BadInput
+    when no consumer knows the type.
+    """
+    settings = load_settings()
+    configure_logging(settings, "rq-worker")
+    payload = message_json.encode()
+    spec = _spec_for(payload)
+    database = Database(settings.resolved_database_url())
+    instance = name_instance("rq")
+    transport = open_transport(settings.resolved_broker_url(), instance)
+    try:
+        _Round(settings, spec, database, transport, instance).run(payload)
+    finally:
+        transport.close()
+        database.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    settings: Settings
+    spec: ConsumerSpec
+    database: Database
+    transport: Transport
+    instance: str
+
+    def run(self, payload: bytes) -> None:
+        read = reader(self.spec)
+        settlement = Settlement(self.settings, self.spec, read)
+        context = Context(self.settings, self.database, self.instance)
+        batch = Batch((), Round([payload], read))
+        while group := batch.round.next():
+            report = execute_group(self.spec, context, self.spec.memory, group)
+            if isinstance(report.results, Failure):
+                batch.round.failed(report.results)
+            else:
+                batch.round.succeeded(report.results)
+        settlement.commit(batch, self.database)
+        settlement.publish(batch, self.transport)
+
+
+def _spec_for(payload: bytes) -> ConsumerSpec:
+    """The consumer that knows the message. Raises BadInput."""
+    reasons = []
+    for spec in find_consumers().values():
+        try:
+            reader(spec)(payload)
+        except ValueError as error:
+            reasons.append(f"{spec.queue}: {error}")
+        else:
+            return spec
+    raise BadInput(f"no consumer on this machine (pid {os.getpid()}) can read the message: {'; '.join(reasons)}")

@@ -1,0 +1,77 @@
+"""Running one group of payloads through an executor, wherever that happens: a pool's worker or a stock RQ worker."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from structlog.contextvars import bound_contextvars
+
+from pipeline.errors import (
+    ApiUnavailable,
+    BatchSystemUnavailable,
+    BrokerUnavailable,
+    DatabaseUnavailable,
+    StorageUnavailable,
+)
+from pipeline.runtime.rounds import Failure, Group, Unreadable
+from pipeline.runtime.spec import ConsumerSpec, Context
+from schemas.messages import Message, decode
+from schemas.outcomes import Outcome, Retry
+
+OUTSIDE = (ApiUnavailable, BatchSystemUnavailable, BrokerUnavailable, DatabaseUnavailable, StorageUnavailable)
+"""An executor that lets one of these through says that something outside is down: no message is to blame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of a group: a result for each payload, or why there is none; and the oldest message's creation."""
+
+    results: tuple[Outcome | Unreadable, ...] | Failure
+    oldest: datetime | None = None
+    memory: int = 0
+    """Resident size of the process afterwards, MiB."""
+    retries: int = 0
+    """Transactions that were run again meanwhile."""
+
+
+def reader(spec: ConsumerSpec) -> Callable[[bytes], Message]:
+    """Reads payloads of the spec's queue; raises ValueError."""
+    catalogue = spec.catalogue()
+    return lambda payload: decode(payload, catalogue)
+
+
+def execute_group(spec: ConsumerSpec, context: Context, memory_limit: int, group: Group) -> Report:
+    """Decode, execute, and say what came of it. Raises nothing: every failure is in the report."""
+    read = reader(spec)
+    entries = [_read_or_say(read, payload) for payload in group]
+    messages = [entry for entry in entries if isinstance(entry, Message)]
+    oldest = min((message.created_at for message in messages), default=None)
+    single = {"message_id": str(messages[0].id), "trace": messages[0].trace} if len(messages) == 1 else {}
+    try:
+        with bound_contextvars(**single):
+            outcomes = list(spec.execute(context, messages)) if messages else []
+        _check(outcomes, messages)
+    except OUTSIDE as error:
+        outcomes = [Retry(f"{type(error).__name__}: {error}", outside=True) for _ in messages]
+    except MemoryError:
+        reason = f"memory limit of {memory_limit} MiB reached"
+        return Report(Failure(reason, "memory", traceback.format_exc()), oldest)
+    except Exception as error:  # noqa: BLE001 - the boundary: whatever an executor raises is its batch's failure
+        return Report(Failure(repr(error), "raised", traceback.format_exc()), oldest)
+    following = iter(outcomes)
+    return Report(tuple(next(following) if isinstance(entry, Message) else entry for entry in entries), oldest)
+
+
+def _read_or_say(read: Callable[[bytes], Message], payload: bytes) -> Message | Unreadable:
+    try:
+        return read(payload)
+    except ValueError as error:
+        return Unreadable(f"unreadable: {error}")
+
+
+def _check(outcomes: Sequence[Outcome], messages: Sequence[Message]) -> None:
+    if len(outcomes) != len(messages):
+        raise ValueError(f"the executor gave {len(outcomes)} outcomes for {len(messages)} messages; one each is wanted")

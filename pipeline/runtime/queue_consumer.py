@@ -1,0 +1,239 @@
+"""The loop of one queue: receive batches, keep the slots busy, settle what is finished. One thread, one transport."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Thread
+
+from structlog import get_logger
+
+from pipeline.errors import BrokerUnavailable, DatabaseUnavailable
+from pipeline.metrics import BROKER_LOST, IN_FLIGHT, REDELIVERIES
+from pipeline.runtime.execution import reader
+from pipeline.runtime.outage import Outage
+from pipeline.runtime.settlement import Batch, Settlement
+from pipeline.runtime.spec import ConsumerSpec
+from pipeline.runtime.workload import Workload
+from pipeline.settings import Settings
+from pipeline.store.database import Database
+from pipeline.store.instances import Pulse, Wish
+from pipeline.store.messages import count_redelivery
+from pipeline.transport.port import Transport, open_transport
+from schemas.outcomes import Dead
+
+RECEIVE_WAIT = 0.25
+"""Seconds that an idle loop waits in the broker, or for a slot; a stop is seen no later."""
+_LEAST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1
+"""Seconds between two looks at the queue while a batch runs."""
+_TURN_LIMIT = 30.0
+"""Seconds without a turn that show a loop which makes no progress."""
+_OUTSIDE_LIMIT = 300.0
+"""The same while it waits for the broker or the database, whose own time-outs end that."""
+
+_log = get_logger("runtime")
+
+
+class QueueConsumer:
+    """Serves one queue from `start` until `stop`, and until whatever is in flight then is finished."""
+
+    def __init__(self, settings: Settings, spec: ConsumerSpec, database: Database, instance: str) -> None:
+        self.queue = spec.queue
+        self.failed = False
+        """Whether the loop ended by an error of its own."""
+        self._settings = settings
+        self._spec = spec
+        self._database = database
+        self._name = f"{instance}-{spec.queue}"
+        self._workload = Workload(settings, spec, instance)
+        self._settlement = Settlement(settings, spec, reader(spec))
+        self._broker_outage = Outage("broker", spec.queue)
+        self._database_outage = Outage("database", spec.queue)
+        self._pause = _LEAST_PAUSE
+        self._paused = False
+        self._stop_by: float | None = None
+        self._turned = time.monotonic()
+        self._turn_limit = _TURN_LIMIT
+        self._thread = Thread(target=self._run, name=f"consumer-{spec.queue}")
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Receive no more; end when what is in flight is finished, or at the drain deadline. May be called twice."""
+        if self._stop_by is None:
+            self._stop_by = time.monotonic() + self._settings.drain_deadline
+            self._workload.wake()
+
+    def obey(self, wish: Wish | None) -> None:
+        """Do what an operator wishes of this queue; None: carry on."""
+        if wish is Wish.DRAIN:
+            self.stop()
+        if self._paused != (wish is Wish.PAUSE):
+            self._paused = wish is Wish.PAUSE
+            _log.info("queue_paused" if self._paused else "queue_resumed", queue=self.queue)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop runs."""
+        return self._thread.is_alive()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended, for so many seconds at most."""
+        self._thread.join(timeout)
+
+    def pulse(self) -> Pulse:
+        """What to say of it."""
+        state = "draining" if self._stop_by is not None else "paused" if self._paused else "running"
+        return Pulse(self._workload.in_flight, self._workload.oldest_age, state)
+
+    def stuck(self) -> list[str]:
+        """Why it makes no progress. An outage is no reason: the loop turns while it waits for the end of it."""
+        still = time.monotonic() - self._turned
+        turning = not self.alive or still <= self._turn_limit
+        complaints = [] if turning else [f"queue {self.queue}: the loop has not turned for {still:.0f} s"]
+        return complaints + self._workload.stuck()
+
+    def unready(self) -> list[str]:
+        """What it can't reach."""
+        outages = {"broker": self._broker_outage, "database": self._database_outage}
+        return [f"queue {self.queue}: the {name} can't be reached" for name, outage in outages.items() if outage.lasts]
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception:  # noqa: BLE001 - the thread's boundary: the process sees it, ends, and is started again
+            self.failed = True
+            _log.exception("queue_consumer_failed", queue=self.queue)
+        finally:
+            self._workload.close()
+            IN_FLIGHT.labels(self.queue).set(0)
+
+    def _serve(self) -> None:
+        transport = None
+        while transport is None and self._stop_by is None:
+            transport = self._open()
+        if transport is None:
+            return
+        try:
+            while not self._finished():
+                self._turn(transport)
+        finally:
+            self._give_up(transport)
+
+    def _give_up(self, transport: Transport) -> None:
+        """Whatever is still in flight is killed and goes to others."""
+        if left := self._workload.in_flight:
+            _log.warning("batches_given_up", queue=self.queue, messages=left)
+        self._workload.close()
+        try:
+            transport.close()
+        except BrokerUnavailable as error:
+            self._lost_broker(error)
+
+    def _open(self) -> Transport | None:
+        try:
+            with self._outside():
+                return open_transport(self._settings.resolved_broker_url(), self._name)
+        except BrokerUnavailable as error:
+            self._lost_broker(error)
+            self._workload.wait(RECEIVE_WAIT)
+            return None
+
+    def _finished(self) -> bool:
+        return self._stop_by is not None and (not self._workload.in_flight or time.monotonic() > self._stop_by)
+
+    def _turn(self, transport: Transport) -> None:
+        self._turned = time.monotonic()
+        self._workload.wait(self._patience())
+        for batch in list(self._workload.finished):
+            self._settle(batch, transport)
+        self._workload.start(self._admit)
+        if self._may_receive():
+            self._receive(transport)
+        IN_FLIGHT.labels(self.queue).set(self._workload.in_flight)
+
+    def _may_receive(self) -> bool:
+        wanted = self._stop_by is None and not self._paused
+        return wanted and self._workload.room and self._broker_outage.may_try
+
+    def _patience(self) -> float:
+        """Seconds to wait for a slot before the next look at the queue."""
+        outage = self._broker_outage.lasts or self._database_outage.lasts
+        if self._workload.finished and not outage:
+            return 0.0
+        if not self._may_receive():
+            return RECEIVE_WAIT
+        return self._pause if self._workload.in_flight else 0.0
+
+    def _receive(self, transport: Transport) -> None:
+        wait = 0.0 if self._workload.in_flight else RECEIVE_WAIT
+        try:
+            with self._outside():
+                deliveries = transport.receive(self.queue, self._spec.batch, wait)
+        except BrokerUnavailable as error:
+            self._lost_broker(error)
+            return
+        self._broker_outage.back()
+        if deliveries:
+            self._pause = _LEAST_PAUSE
+            self._workload.accept(deliveries)
+            self._workload.start(self._admit)
+        else:
+            self._pause = min(_LONGEST_PAUSE, self._pause * 2)
+            self._workload.oldest_age = None
+
+    def _admit(self, batch: Batch) -> bool:
+        """Count a redelivered message before it runs, since it may be what ended its consumer; False: not now."""
+        message_id = batch.came_again
+        if message_id is None or not self._database_outage.may_try:
+            return False
+        try:
+            with self._outside():
+                times = self._database.transact(lambda tx: count_redelivery(tx, message_id))
+        except DatabaseUnavailable as error:
+            self._database_outage.lost(error)
+            return False
+        self._database_outage.back()
+        REDELIVERIES.labels(self.queue).inc()
+        if times > self._settings.message_attempts:
+            batch.round.next()
+            batch.round.succeeded([Dead(f"killed its consumer {times} times")])
+        return True
+
+    def _settle(self, batch: Batch, transport: Transport) -> None:
+        """Commit, publish, acknowledge; what an outage leaves undone is done when the outage is over."""
+        if batch.verdicts is None and self._database_outage.may_try:
+            try:
+                with self._outside():
+                    self._settlement.commit(batch, self._database)
+            except DatabaseUnavailable as error:
+                self._database_outage.lost(error)
+                return
+            self._database_outage.back()
+        if batch.verdicts is None or not self._broker_outage.may_try:
+            return
+        try:
+            with self._outside():
+                self._settlement.publish(batch, transport)
+        except BrokerUnavailable as error:
+            self._lost_broker(error)
+            return
+        self._broker_outage.back()
+        self._workload.finished.remove(batch)
+
+    @contextmanager
+    def _outside(self) -> Iterator[None]:
+        """While it waits for the broker or the database, the loop may take longer over a turn."""
+        self._turn_limit = _OUTSIDE_LIMIT
+        try:
+            yield
+        finally:
+            self._turned = time.monotonic()
+            self._turn_limit = _TURN_LIMIT
+
+    def _lost_broker(self, error: BrokerUnavailable) -> None:
+        if self._broker_outage.lost(error):
+            BROKER_LOST.labels(self.queue).inc()

@@ -1,0 +1,110 @@
+"""The inside of a pool's worker process: opened once, then one group of payloads after the other."""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import resource
+import signal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Thread
+from types import FrameType
+from typing import IO
+
+from structlog.contextvars import bind_contextvars
+
+from pipeline.logs import configure_logging
+from pipeline.runtime.execution import Report, execute_group
+from pipeline.runtime.rounds import Group
+from pipeline.runtime.spec import ConsumerSpec, Context, find_consumer
+from pipeline.settings import Settings
+from pipeline.store.database import Database
+
+_MIB = 1 << 20
+_LAST_LOOK = 0.9
+"""Share of the deadline after which a worker notes down where it is, for the dead letter's traceback."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that a worker needs to open itself; `note` is the file where it leaves its last stack."""
+
+    settings: Settings
+    queue: str
+    instance: str
+    deadline: float
+    note: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    recipe: Recipe
+    spec: ConsumerSpec
+    context: Context
+    note: IO[str]
+
+
+_workers: list[_Worker] = []
+"""The one that this process is, once it is open."""
+
+
+def open_worker(recipe: Recipe) -> None:
+    """Make this process a worker: signals, limits, logging, the database."""
+    _mind_signals()
+    Thread(target=_die_with_consumer, name="consumer-watch", daemon=True).start()
+    configure_logging(recipe.settings, "consumer")
+    bind_contextvars(queue=recipe.queue, instance=recipe.instance)
+    spec = find_consumer(recipe.queue)
+    context = Context(recipe.settings, Database(recipe.settings.resolved_database_url()), recipe.instance)
+    note = recipe.note.open("a")
+    faulthandler.enable(note)
+    _workers[:] = [_Worker(recipe, spec, context, note)]
+    _limit_memory(spec.memory)
+
+
+def run_group(group: Group) -> Report:
+    """Execute one group; called in the worker, by way of the pool."""
+    (worker,) = _workers
+    if os.fstat(worker.note.fileno()).st_size:
+        worker.note.truncate(0)
+    faulthandler.dump_traceback_later(worker.recipe.deadline * _LAST_LOOK, file=worker.note)
+    before = worker.context.database.retries
+    try:
+        report = execute_group(worker.spec, worker.context, worker.spec.memory, group)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    return replace(report, memory=_resident(), retries=worker.context.database.retries - before)
+
+
+def _mind_signals() -> None:
+    """A stop is the consumer's business: supervisors and terminals signal whole groups, and what is in flight is
+    to be finished. Handlers that do nothing, since children would inherit that a signal is ignored."""
+
+    def stay(_number: int, _frame: FrameType | None) -> None:
+        return None
+
+    signal.signal(signal.SIGTERM, stay)
+    signal.signal(signal.SIGINT, stay)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+
+
+def _die_with_consumer() -> None:
+    """The consumer's end of a pipe closes when it dies, however that happens."""
+    consumer = multiprocessing.parent_process()
+    assert consumer is not None, "a worker is started by a pool"
+    consumer.join()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _limit_memory(limit: int) -> None:
+    """The soft limit alone: what an executor starts may raise it again."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = limit * _MIB
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() // _MIB

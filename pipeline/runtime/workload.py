@@ -1,0 +1,149 @@
+"""The batches of one queue between their receipt and their settlement: waiting, running in a slot, finished."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from structlog import get_logger
+
+from pipeline.metrics import BATCH_FAILURES, BATCH_MESSAGES, BATCH_SECONDS, DATABASE_RETRIES, OLDEST_AGE
+from pipeline.runtime.execution import Report, reader
+from pipeline.runtime.pool import Slot
+from pipeline.runtime.rounds import Failure, Round
+from pipeline.runtime.settlement import Batch
+from pipeline.runtime.spec import ConsumerSpec
+from pipeline.runtime.verdicts import digest_of
+from pipeline.runtime.worker import Recipe
+from pipeline.settings import Settings
+from pipeline.transport.port import Delivery
+
+_POOL_GRACE = 10.0
+"""Seconds past its deadline after which a worker that still runs shows that its pool does not answer."""
+
+_log = get_logger("runtime")
+
+
+class Workload:
+    """For the loop's thread alone, except for `wake`, `in_flight`, `oldest_age` and `stuck`."""
+
+    def __init__(self, settings: Settings, spec: ConsumerSpec, instance: str) -> None:
+        self.queue = spec.queue
+        self.oldest_age: float | None = None
+        """Age in seconds of the oldest message in what ran last; None when the queue was found empty since."""
+        self.finished: list[Batch] = []
+        """Their rounds are over; the loop settles and removes them."""
+        self._read = reader(spec)
+        self._deadline = settings.executor_deadline or spec.deadline
+        self._events: SimpleQueue[Slot | None] = SimpleQueue()
+        self._waiting: deque[Batch] = deque()
+        self._running: dict[Slot, Batch] = {}
+        recipe = Recipe(settings, spec.queue, instance, self._deadline, Path())
+        self._slots = [Slot(recipe, spec, self._events.put) for _ in range(settings.consumer_slots)]
+
+    @property
+    def room(self) -> bool:
+        """Whether there is room for another batch: at most two per slot are in flight, one of them running."""
+        return len(self._waiting) + len(self._running) + len(self.finished) < 2 * len(self._slots)
+
+    @property
+    def in_flight(self) -> int:
+        """Messages received and not settled."""
+        batches = [*self._waiting, *list(self._running.values()), *self.finished]
+        return sum(len(batch.deliveries) for batch in batches)
+
+    def stuck(self) -> list[str]:
+        """Why the pool makes no progress; empty when it does."""
+        if any(slot.overdue(_POOL_GRACE) for slot in self._slots):
+            return [f"queue {self.queue}: a worker is past its deadline of {self._deadline:g} s"]
+        return []
+
+    def wake(self) -> None:
+        """Let `wait` return."""
+        self._events.put(None)
+
+    def accept(self, deliveries: Sequence[Delivery]) -> None:
+        """Take deliveries on: those that came again one by one, since one of them may have ended its consumer."""
+        fresh = [delivery for delivery in deliveries if not delivery.redelivered]
+        if fresh:
+            BATCH_MESSAGES.labels(self.queue).observe(len(fresh))
+            self._waiting.append(Batch(fresh, Round([delivery.payload for delivery in fresh], self._read)))
+        for delivery in deliveries:
+            if delivery.redelivered:
+                batch = Batch([delivery], Round([delivery.payload], self._read), self._id_of(delivery))
+                self._waiting.append(batch)
+
+    def start(self, admit: Callable[[Batch], bool]) -> None:
+        """Give waiting batches to free slots, in order.
+
+        One that came again runs while nothing else does, and when `admit` lets it; `admit` may finish its round.
+        """
+        for slot in self._slots:
+            if not self._waiting or slot.busy:
+                continue
+            batch = self._waiting[0]
+            if batch.came_again is None:
+                if any(other.came_again for other in self._running.values()):
+                    return
+            elif self._running or self.finished or not admit(batch):
+                return
+            self._proceed(slot, self._waiting.popleft())
+
+    def wait(self, seconds: float) -> None:
+        """Take what slots have finished; waits for a first one."""
+        try:
+            self._take(self._events.get(timeout=seconds) if seconds > 0 else self._events.get_nowait())
+            while True:
+                self._take(self._events.get_nowait())
+        except Empty:
+            for slot in self._slots:
+                slot.tend()
+
+    def close(self) -> None:
+        """Kill what runs; returns when the workers are gone."""
+        for slot in self._slots:
+            slot.stop()
+        for slot in self._slots:
+            slot.join()
+
+    def _take(self, slot: Slot | None) -> None:
+        if slot is None:
+            return
+        seconds = slot.seconds()
+        report = slot.take()
+        if report is None:
+            return
+        BATCH_SECONDS.labels(self.queue).observe(seconds)
+        DATABASE_RETRIES.inc(report.retries)
+        batch = self._running[slot]
+        self._note(batch, report)
+        self._proceed(slot, batch)
+
+    def _proceed(self, slot: Slot, batch: Batch) -> None:
+        group = batch.round.next()
+        if group is None:
+            self._running.pop(slot, None)
+            self.finished.append(batch)
+        else:
+            self._running[slot] = batch
+            slot.run(group)
+
+    def _note(self, batch: Batch, report: Report) -> None:
+        if report.oldest is not None:
+            self.oldest_age = max(0.0, (datetime.now(UTC) - report.oldest).total_seconds())
+            OLDEST_AGE.labels(self.queue).set(self.oldest_age)
+        if isinstance(report.results, Failure):
+            BATCH_FAILURES.labels(self.queue, report.results.kind).inc()
+            _log.warning("batch_failed", queue=self.queue, reason=report.results.reason)
+            batch.round.failed(report.results)
+        else:
+            batch.round.succeeded(report.results)
+
+    def _id_of(self, delivery: Delivery) -> str:
+        try:
+            return str(self._read(delivery.payload).id)
+        except ValueError:
+            return digest_of(delivery.payload)
