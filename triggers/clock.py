@@ -32,29 +32,27 @@ class Clock:
     triggers: Mapping[str, Trigger]
     instance: str
     seen: dict[str, datetime] = field(default_factory=dict)
-    skipped: int = 0
 
     def turn(self) -> int:
         """Publish what is due now; how many ticks. Raises BrokerUnavailable with the claims left for later."""
-        claimed = self.database.transact(self._claim)
+        now = self.database.now()
+        due = {name: trigger.last_due(now) for name, trigger in self.triggers.items()}
+        news = [Run(name, moment) for name, moment in due.items() if self.seen.get(name) != moment]
+        claimed = self.database.transact(partial(self._claim, news=news))
+        self.seen = due
         self._publish(claimed)
         return len(claimed)
 
-    def _claim(self, tx: Transaction) -> list[Run]:
+    def _claim(self, tx: Transaction, news: Sequence[Run]) -> list[Run]:
         claimed = [run for run in trigger_runs.take_over(tx, self.instance) if run.name in self.triggers]
-        for trigger in self.triggers.values():
-            due = trigger.last_due(tx.now)
-            if self.seen.get(trigger.name) == due:
-                continue
-            self.seen[trigger.name] = due
-            run = Run(trigger.name, due)
-            too_late = (tx.now - due).total_seconds() > trigger.grace
-            skip = too_late or trigger_runs.is_pending(tx, trigger.name, trigger.grace)
+        for run in news:
+            trigger = self.triggers[run.name]
+            too_late = (tx.now - run.scheduled_for).total_seconds() > trigger.grace
+            skip = too_late or trigger_runs.is_pending(tx, run.name, trigger.grace)
             if not trigger_runs.claim(tx, run, self.instance, skipped=skip):
                 continue
             if skip:
-                self.skipped += 1
-                _log.warning("tick_skipped", trigger=trigger.name, scheduled_for=due.isoformat(), too_late=too_late)
+                _log.warning("tick_skipped", trigger=run.name, due=run.scheduled_for.isoformat(), too_late=too_late)
             else:
                 claimed.append(run)
         return claimed

@@ -44,23 +44,26 @@ def list_campaigns(
 
 def show_campaign(tx: Transaction, vo_id: int, campaign_id: int) -> CampaignView:
     """A campaign with every version of its steps. Raises NotFound."""
-    row = tx.first(_visible(vo_id).where(campaigns.c.id == campaign_id))
-    if row is None:
-        raise _not_found(campaign_id)
-    return CampaignView(**_summary(row).model_dump(), steps=tuple(_steps(tx, campaign_id)))
+    return CampaignView(**summarise_campaign(tx, vo_id, campaign_id).model_dump(), steps=tuple(_steps(tx, campaign_id)))
+
+
+def summarise_campaign(tx: Transaction, vo_id: int, campaign_id: int) -> CampaignSummary:
+    """A campaign without its steps. Raises NotFound."""
+    return _summary(_row(tx, vo_id, campaign_id))
 
 
 def require_command(tx: Transaction, caller: Caller, campaign_id: int) -> None:
     """A command is for the campaign's owner and for operators. Raises NotFound, Forbidden."""
-    row = tx.first(_visible(caller.vo_id).where(campaigns.c.id == campaign_id))
-    if row is None:
-        raise _not_found(campaign_id)
+    row = _row(tx, caller.vo_id, campaign_id)
     if caller.role is not Role.OPERATOR and row.owner_id != caller.identity_id:
         raise Forbidden(f"campaign {campaign_id} belongs to {row.subject}; ask its owner or an operator")
 
 
-def _not_found(campaign_id: int) -> NotFound:
-    return NotFound(f"there is no campaign {campaign_id} in your VO; `penstock campaigns` lists them")
+def _row(tx: Transaction, vo_id: int, campaign_id: int) -> Row[Any]:
+    row = tx.first(_visible(vo_id).where(campaigns.c.id == campaign_id))
+    if row is None:
+        raise NotFound(f"there is no campaign {campaign_id} in your VO; `penstock campaigns` lists them")
+    return row
 
 
 def _visible(vo_id: int) -> Select[Any]:

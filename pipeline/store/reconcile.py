@@ -47,7 +47,7 @@ def return_unconfirmed(tx: Transaction, most: int) -> int:
 
 
 def recount_limits(tx: Transaction) -> list[tuple[int, int, int]]:
-    """Compare every site limit with the jobs that occupy it, put it right; (site id, counted, true) where it was off."""
+    """Put every site limit right by the jobs that occupy it; (site id, counted, true) where it was off."""
     drift = []
     for row in tx.rows(select(limits.c.id, limits.c.subject_id).where(limits.c.kind == "site").order_by(limits.c.id)):
         (limit,) = tx.lock(select(limits.c.running).where(limits.c.id == row.id))

@@ -34,7 +34,7 @@ DAY = 86_400.0
 
 
 def purge(database: Database, seconds: float, *, most_batches: int = 1_000) -> int:
-    """Delete what is older than `seconds`; how many batches it took. Stops after `most_batches`: the next tick goes on."""
+    """Delete what is older than `seconds`; how many batches it took. After `most_batches` the next tick goes on."""
     batches = 0
     for campaign_id in database.transact(partial(_ended_campaigns, seconds=seconds)):
         for _ in _emptied(database, campaign_id):

@@ -1,0 +1,98 @@
+"""Ticks: published at least once, whoever dies, and skipped when nobody can use them."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import select, update
+
+from pipeline.errors import BadSettings, BrokerUnavailable
+from pipeline.store import trigger_runs
+from pipeline.store.database import Database
+from pipeline.store.tables import trigger_runs as runs_table
+from pipeline.store.trigger_runs import Run
+from pipeline.transport import memory
+from pipeline.transport.port import Transport
+from pipeline.trigger import Trigger, tick
+from schemas.messages import CORE_BODIES, Tick, decode
+from triggers.clock import Clock
+
+EVERY_DAY = {"daily": Trigger("daily", "0 0 * * *", tick("daily"), grace=2 * 86_400.0)}
+BODIES = {body.type_name(): body for body in CORE_BODIES}
+
+
+@pytest.fixture
+def broker() -> str:
+    return f"memory://{uuid.uuid4().hex}"
+
+
+def _clock(database: Database, url: str, name: str) -> Clock:
+    return Clock(database, memory.open_transport(url, name), EVERY_DAY, name)
+
+
+def _received(transport: Transport) -> list[datetime]:
+    deliveries = transport.receive("upkeep", 100, 0)
+    transport.acknowledge(deliveries)
+    bodies = [decode(delivery.payload, BODIES).body for delivery in deliveries]
+    return [body.scheduled_for for body in bodies if isinstance(body, Tick)]
+
+
+def test_two_clocks_publish_a_tick_once(database: Database, broker: str) -> None:
+    first, second = _clock(database, broker, "a"), _clock(database, broker, "b")
+    assert [first.turn(), second.turn(), first.turn()] == [1, 0, 0]
+    midnight = database.now().replace(hour=0, minute=0, second=0, microsecond=0)
+    assert _received(second.transport) == [midnight]
+
+
+def test_a_claim_that_stays_unpublished_is_taken_over(database: Database, broker: str) -> None:
+    dying = _clock(database, broker, "dying")
+    memory.memory_broker(broker.removeprefix("memory://")).stop()
+    with pytest.raises(BrokerUnavailable):
+        dying.turn()
+    memory.memory_broker(broker.removeprefix("memory://")).start()
+    heir = _clock(database, broker, "heir")
+    assert heir.turn() == 0, "the claim is fresh: it is still the first clock's"
+    database.transact(lambda tx: tx.run(update(runs_table).values(claimed_at=tx.after(-trigger_runs.CLAIM - 1))))
+    assert heir.turn() == 1
+    assert len(_received(heir.transport)) == 1
+
+
+def test_a_tick_is_executed_by_the_first_alone(database: Database, broker: str) -> None:
+    clock = _clock(database, broker, "a")
+    clock.turn()
+    (moment,) = _received(clock.transport)
+    run = Run("daily", moment)
+    assert database.transact(lambda tx: trigger_runs.mark_executed(tx, run))
+    assert not database.transact(lambda tx: trigger_runs.mark_executed(tx, run))
+
+
+def test_a_tick_waits_for_the_one_before_it(database: Database, broker: str) -> None:
+    yesterday = Run("daily", database.now() - timedelta(days=1))
+    database.transact(lambda tx: trigger_runs.claim(tx, yesterday, "a"))
+    database.transact(lambda tx: trigger_runs.mark_published(tx, [yesterday]))
+    clock = _clock(database, broker, "b")
+    assert clock.turn() == 0
+    skipped = database.transact(lambda tx: [row.skipped for row in tx.rows(select(runs_table.c.skipped))])
+    assert sorted(skipped) == [False, True]
+
+
+def test_a_tick_past_its_grace_is_skipped(database: Database, broker: str) -> None:
+    late = {"hourly": Trigger("hourly", "0 * * * *", tick("hourly"), grace=1e-6)}
+    clock = Clock(database, memory.open_transport(broker, "a"), late, "a")
+    assert clock.turn() == 0
+    assert clock.transport.receive("upkeep", 1, 0) == []
+
+
+def test_a_schedule_counts_in_utc_with_seconds_as_a_sixth_field() -> None:
+    trigger = Trigger("t", "* * * * * */20", tick("t"))
+    now = datetime(2026, 11, 21, 10, 0, 47, tzinfo=UTC)
+    assert trigger.last_due(now) == datetime(2026, 11, 21, 10, 0, 40, tzinfo=UTC)
+    assert trigger.last_due(now.replace(second=40)) == datetime(2026, 11, 21, 10, 0, 40, tzinfo=UTC)
+    assert trigger.period(now) == 20.0
+
+
+def test_a_bad_expression_is_refused() -> None:
+    with pytest.raises(BadSettings, match="no cron expression"):
+        Trigger("t", "every day", tick("t"))
