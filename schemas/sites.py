@@ -33,6 +33,10 @@ class SiteQueueEntry(Model):
     max_pilots: NonNegativeInt = Field(default=1, description="pilots in any live state")
     max_pending_pilots: NonNegativeInt = Field(default=1, description="pilots that do not run yet")
 
+    def lifetime(self, margin: float) -> float:
+        """Seconds that a pilot may live: `margin` less than the wall time, but half of the wall time at the least."""
+        return max(self.wall_time - margin, self.wall_time / 2)
+
 
 class SiteEntry(Model):
     """A site; its first storage takes the outputs of jobs that name none."""

@@ -1,0 +1,122 @@
+"""Bans: who may not use what, said by whom and why, until when. Rows are never deleted, only lifted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, or_, select, update
+
+from pipeline.errors import NotFound
+from pipeline.store.database import Transaction
+from pipeline.store.tables import bans, site_queues, sites, vos
+from schemas.site_views import BanView
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a ban is about: a site, or one of its queues; for one VO, or for all."""
+
+    site: str
+    queue: str | None = None
+    vo: str | None = None
+
+
+def ban(tx: Transaction, scope: Scope, *, by: str, why: str, until: datetime | None) -> BanView:
+    """Ban, until a moment or until somebody lifts it. Raises NotFound for a name that is not known."""
+    site_id, queue_id, vo_id = _ids(tx, scope)
+    ban_id = tx.add(
+        bans,
+        site_id=site_id,
+        site_queue_id=queue_id,
+        vo_id=vo_id,
+        banned_by=by,
+        why=why,
+        created_at=tx.now,
+        until=until,
+    )
+    (view,) = _views(tx, _query().where(bans.c.id == ban_id))
+    return view
+
+
+def allow(tx: Transaction, scope: Scope, *, by: str) -> list[BanView]:
+    """Lift every ban in force within the scope, also narrower ones; those that were lifted. Raises NotFound."""
+    site_id, queue_id, vo_id = _ids(tx, scope)
+    within = [bans.c.site_id == site_id, in_force(tx)]
+    if queue_id is not None:
+        within.append(bans.c.site_queue_id == queue_id)
+    if vo_id is not None:
+        within.append(bans.c.vo_id == vo_id)
+    lifted = _views(tx, _query().where(*within))
+    tx.run(update(bans).where(bans.c.id.in_([view.id for view in lifted])).values(lifted_at=tx.now, lifted_by=by))
+    return lifted
+
+
+def end_bans(tx: Transaction) -> int:
+    """Mark bans whose time is over as lifted; how many."""
+    over = (bans.c.lifted_at.is_(None), bans.c.until <= tx.now)
+    return tx.run(update(bans).where(*over).values(lifted_at=tx.now, lifted_by="its end"))
+
+
+def list_bans(tx: Transaction, vo_id: int | None) -> list[BanView]:
+    """The bans in force; for a VO, those that concern it."""
+    query = _query().where(in_force(tx))
+    if vo_id is not None:
+        query = query.where(or_(bans.c.vo_id.is_(None), bans.c.vo_id == vo_id))
+    return _views(tx, query)
+
+
+def in_force(tx: Transaction) -> ColumnElement[bool]:
+    """The condition on `bans` for those that count now."""
+    return bans.c.lifted_at.is_(None) & or_(bans.c.until.is_(None), bans.c.until > tx.now)
+
+
+def banned_queues(tx: Transaction) -> set[tuple[int, int | None]]:
+    """(site queue, VO) of every ban in force, a banned site as all of its queues; VO None: for all VOs."""
+    query = (
+        select(site_queues.c.id, bans.c.vo_id)
+        .join(bans, bans.c.site_id == site_queues.c.site_id)
+        .where(in_force(tx), or_(bans.c.site_queue_id.is_(None), bans.c.site_queue_id == site_queues.c.id))
+    )
+    return {(row.id, row.vo_id) for row in tx.rows(query)}
+
+
+def _ids(tx: Transaction, scope: Scope) -> tuple[int, int | None, int | None]:
+    site_id = tx.scalar(select(sites.c.id).where(sites.c.name == scope.site))
+    if site_id is None:
+        raise NotFound(f"there is no site {scope.site!r}; `penstock sites list` shows what there is", field="site")
+    queue_id = vo_id = None
+    if scope.queue is not None:
+        mine = (site_queues.c.site_id == site_id, site_queues.c.name == scope.queue)
+        queue_id = tx.scalar(select(site_queues.c.id).where(*mine))
+        if queue_id is None:
+            raise NotFound(f"the site {scope.site} has no queue {scope.queue!r}", field="queue")
+    if scope.vo is not None:
+        vo_id = tx.scalar(select(vos.c.id).where(vos.c.name == scope.vo))
+        if vo_id is None:
+            raise NotFound(f"there is no VO {scope.vo!r}", field="vo")
+    return int(site_id), queue_id, vo_id
+
+
+def _query() -> Select[Any]:
+    return (
+        select(
+            bans.c.id,
+            sites.c.name.label("site"),
+            site_queues.c.name.label("queue"),
+            vos.c.name.label("vo"),
+            bans.c.banned_by,
+            bans.c.why,
+            bans.c.created_at,
+            bans.c.until,
+        )
+        .join(sites, sites.c.id == bans.c.site_id)
+        .outerjoin(site_queues, site_queues.c.id == bans.c.site_queue_id)
+        .outerjoin(vos, vos.c.id == bans.c.vo_id)
+        .order_by(bans.c.id)
+    )
+
+
+def _views(tx: Transaction, query: Select[Any]) -> list[BanView]:
+    return [BanView.model_validate(row._asdict()) for row in tx.rows(query)]

@@ -1,0 +1,186 @@
+"""Pilots: let in with a secret, known by their token, ended once. Lock order: pilots, slots, jobs."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, delete, select, update
+
+from pipeline.errors import Conflict, Unauthorized
+from pipeline.store import jobs
+from pipeline.store.access import digest
+from pipeline.store.database import Transaction
+from pipeline.store.losses import NOTHING, Aftermath, Rules, lose
+from pipeline.store.tables import enrolments, pilots, site_queues, sites, slots, vos
+from schemas.pilots import EnrolRequest
+from schemas.sites import SiteQueueEntry
+from schemas.states import PILOT_FINAL, PILOT_PENDING, PILOT_TRANSITIONS, PilotState
+
+TOKEN_PREFIX = "pil_"  # noqa: S105 - a prefix, no secret
+SECRET_PREFIX = "enr_"  # noqa: S105 - a prefix, no secret
+MAX_REASON = 500
+
+
+@dataclass(frozen=True, slots=True)
+class PilotRow:
+    """One pilot, with the names of its site and its VO."""
+
+    id: int
+    tag: str
+    site_queue_id: int
+    site_id: int
+    site: str
+    vo_id: int
+    vo: str
+    state: PilotState
+    cores: int
+    remove_requested: bool
+    drain_requested: bool
+    queue_declared: bool
+    failures_in_row: int
+    last_seen: datetime | None
+
+    def drains(self, rules: Rules) -> bool:
+        """Whether it shall take no more jobs."""
+        return (
+            self.state is PilotState.DRAINING
+            or self.drain_requested
+            or self.remove_requested
+            or not self.queue_declared
+            or self.failures_in_row >= rules.max_failures
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """A pilot that was let in: the token is shown this once. `lifetime` is seconds from now on."""
+
+    pilot_id: int
+    token: str
+    lifetime: float
+
+
+def new_secret(tx: Transaction, site_queue_id: int, vo_id: int, *, uses: int, valid_for: float) -> str:
+    """A secret that lets `uses` pilots of one VO on one site queue in, for `valid_for` seconds."""
+    secret = SECRET_PREFIX + secrets.token_urlsafe(32)
+    tx.add(
+        enrolments,
+        digest=digest(secret),
+        site_queue_id=site_queue_id,
+        vo_id=vo_id,
+        uses_left=uses,
+        expires_at=tx.after(valid_for),
+    )
+    return secret
+
+
+def enrol(tx: Transaction, request: EnrolRequest, margin: float) -> Enrolled:
+    """Let a pilot in. Raises Unauthorized for a bad secret, Conflict for a tag that is taken or not wanted any more."""
+    enrolment = _spend(tx, request.secret)
+    found = _locked(tx, pilots.c.tag == request.tag)
+    mine = (enrolment.site_queue_id, enrolment.vo_id)
+    if found is None or (found[0].site_queue_id, found[0].vo_id) != mine:
+        raise Unauthorized(f"the enrolment secret does not go with a pilot of tag {request.tag!r}")
+    pilot, around = found
+    if around.token_digest is not None:
+        raise Conflict(f"the pilot {request.tag} has enrolled already; the batch system seems to have started it twice")
+    if pilot.state not in PILOT_PENDING or pilot.remove_requested:
+        raise Conflict(f"the pilot {request.tag} is {pilot.state} and not wanted any more")
+    token = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    lifetime = SiteQueueEntry.model_validate_json(around.entry).lifetime(margin)
+    changed = update(pilots).where(pilots.c.id == pilot.id)
+    tx.run(
+        changed.values(
+            state=PilotState.RUNNING,
+            token_digest=digest(token),
+            node=json.dumps({**request.node.model_dump(), "version": request.version}),
+            started_at=tx.now,
+            last_seen=tx.now,
+            ends_at=tx.after(lifetime),
+        )
+    )
+    return Enrolled(pilot.id, token, lifetime)
+
+
+def lock(tx: Transaction, pilot_id: int) -> PilotRow:
+    """A pilot, locked. Raises Unauthorized for one that has ended: its token is worth nothing any more."""
+    pilot = _lock(tx, pilot_id)
+    if pilot.state in PILOT_FINAL:
+        raise Unauthorized(f"the pilot {pilot.tag} is {pilot.state}; it must end itself")
+    return pilot
+
+
+def seen(tx: Transaction, pilot: PilotRow) -> None:
+    """The pilot lives; one that was thought lost runs again."""
+    values: dict[str, Any] = {"last_seen": tx.now}
+    if pilot.state is PilotState.LOST:
+        values["state"] = PilotState.RUNNING
+    tx.run(update(pilots).where(pilots.c.id == pilot.id).values(values))
+
+
+def set_failures(tx: Transaction, pilot: PilotRow, failures: int) -> None:
+    """How many of its attempts in a row the infrastructure lost."""
+    if failures != pilot.failures_in_row:
+        tx.run(update(pilots).where(pilots.c.id == pilot.id).values(failures_in_row=failures))
+
+
+def end(tx: Transaction, pilot_id: int, to: PilotState, reason: str, rules: Rules) -> Aftermath:
+    """End a pilot; jobs that it still holds are infrastructure losses. For one that has ended, nothing is done."""
+    pilot = _lock(tx, pilot_id)
+    if pilot.state in PILOT_FINAL:
+        return NOTHING
+    if to not in PILOT_TRANSITIONS[pilot.state]:
+        raise ValueError(f"pilot {pilot.id} may not go from {pilot.state} to {to}")
+    tx.run(
+        update(pilots)
+        .where(pilots.c.id == pilot.id)
+        .values(state=to, reason=reason[:MAX_REASON] or None, ended_at=tx.now)
+    )
+    tx.run(delete(slots).where(slots.c.pilot_id == pilot.id))
+    return lose(tx, jobs.of_pilot(tx, pilot.id), f"its pilot ended: {reason}", rules)
+
+
+def _spend(tx: Transaction, secret: str) -> Row[Any]:
+    mine = enrolments.c.digest == digest(secret)
+    usable = (mine, enrolments.c.uses_left > 0, enrolments.c.expires_at > tx.now)
+    if not tx.run(update(enrolments).where(*usable).values(uses_left=enrolments.c.uses_left - 1)):
+        raise Unauthorized("the enrolment secret is unknown, used up or expired; the pilot was submitted by nobody")
+    row = tx.first(select(enrolments.c.site_queue_id, enrolments.c.vo_id).where(mine))
+    assert row is not None
+    return row
+
+
+def _lock(tx: Transaction, pilot_id: int) -> PilotRow:
+    found = _locked(tx, pilots.c.id == pilot_id)
+    if found is None:
+        raise Unauthorized(f"there is no pilot {pilot_id} any more")
+    return found[0]
+
+
+def _locked(tx: Transaction, condition: ColumnElement[bool]) -> tuple[PilotRow, Row[Any]] | None:
+    """A pilot with the row that names its surroundings, which is not locked: a site's pilots must not queue for it."""
+    own = [pilots.c[name] for name in PilotRow.__slots__ if name in pilots.c]
+    rows = tx.lock(select(*own, pilots.c.token_digest).where(condition))
+    if not rows:
+        return None
+    around = tx.first(
+        select(
+            sites.c.name.label("site"),
+            vos.c.name.label("vo"),
+            site_queues.c.declared.label("queue_declared"),
+            site_queues.c.entry,
+            pilots.c.token_digest,
+        )
+        .join_from(pilots, sites, sites.c.id == pilots.c.site_id)
+        .join(vos, vos.c.id == pilots.c.vo_id)
+        .join(site_queues, site_queues.c.id == pilots.c.site_queue_id)
+        .where(pilots.c.id == rows[0].id)
+    )
+    assert around is not None
+    values = {**around._asdict(), **rows[0]._asdict()}
+    wanted = {name: values[name] for name in PilotRow.__slots__}
+    return PilotRow(**{**wanted, "state": PilotState(values["state"])}), around

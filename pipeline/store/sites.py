@@ -1,0 +1,175 @@
+"""Sites, site queues and storages as the sites file declares them. Ids are stable, names are labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Row, Table, delete, func, insert, select, update
+
+from pipeline.store.bans import Scope, allow, ban, end_bans
+from pipeline.store.database import Transaction
+from pipeline.store.held import wake_held
+from pipeline.store.site_queries import list_sites
+from pipeline.store.tables import jobs, limits, site_queues, site_storages, sites, storages, vos
+from schemas.site_views import SitesDiff
+from schemas.sites import SiteEntry, SitesFile, StorageEntry
+from schemas.states import JOB_OCCUPYING
+
+__all__ = ["Scope", "allow", "apply", "ban", "end_bans", "list_sites", "wake_held"]
+
+
+def apply(tx: Transaction, wanted: SitesFile, *, data_dir: Path, dry_run: bool = False) -> SitesDiff:
+    """Make the rows what the file says; what it leaves out is kept, undeclared. Bans are not touched.
+
+    `${DATA_DIR}` in the URLs of storages becomes `data_dir`. A dry run only tells the difference.
+    """
+    work = _Work(tx, dry_run=dry_run)
+    storage_ids = _apply_storages(work, wanted.storages, str(data_dir))
+    known = {row.name: row for row in tx.lock(select(sites).order_by(sites.c.id))}
+    for site in wanted.sites:
+        site_id = work.declare(f"site {site.name}", sites, known.get(site.name), {"name": site.name})
+        changed = _apply_storages_of(work, site, site_id, storage_ids)
+        changed |= _apply_limit(work, site, site_id)
+        if changed and site.name in known:
+            work.note(f"site {site.name}", work.changed)
+        _apply_queues(work, site, site_id)
+    left_out = {row.id: row for name, row in known.items() if name not in {site.name for site in wanted.sites}}
+    for site_id, row in left_out.items():
+        work.undeclare(f"site {row.name}", sites, row)
+        for queue in _queues(tx, site_id).values():
+            work.undeclare(f"queue {row.name}/{queue.name}", site_queues, queue)
+    return work.diff(_warnings(tx, wanted))
+
+
+@dataclass(slots=True)
+class _Work:
+    """Writes rows (unless it is a dry run) and keeps the difference."""
+
+    tx: Transaction
+    dry_run: bool
+    added: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+
+    def declare(self, label: str, table: Table, row: Row[Any] | None, values: Mapping[str, Any]) -> int | None:
+        """The row has these values and is declared; its id, None for a new row in a dry run."""
+        if row is None:
+            self.added.append(label)
+            return None if self.dry_run else self.tx.add(table, **values, declared=True)
+        if not row.declared:
+            self.added.append(label)
+        elif any(getattr(row, name) != value for name, value in values.items()):
+            self.changed.append(label)
+        else:
+            return int(row.id)
+        self.run(update(table).where(table.c.id == row.id).values(**values, declared=True))
+        return int(row.id)
+
+    def undeclare(self, label: str, table: Table, row: Row[Any]) -> None:
+        """The file names it no more; nothing new goes there, what refers to it stays."""
+        if row.declared:
+            self.removed.append(label)
+            self.run(update(table).where(table.c.id == row.id).values(declared=False))
+
+    def note(self, label: str, where: list[str]) -> None:
+        """Name it in the difference, once."""
+        if label not in {*self.added, *self.changed}:
+            where.append(label)
+
+    def run(self, statement: Any) -> None:
+        """Execute, unless it is a dry run."""
+        if not self.dry_run:
+            self.tx.run(statement)
+
+    def diff(self, warnings: Iterable[str]) -> SitesDiff:
+        """What was found."""
+        return SitesDiff(
+            added=tuple(self.added),
+            changed=tuple(self.changed),
+            removed=tuple(self.removed),
+            warnings=tuple(warnings),
+            dry_run=self.dry_run,
+        )
+
+
+def _apply_storages(work: _Work, wanted: Iterable[StorageEntry], data_dir: str) -> Mapping[str, int | None]:
+    known = {row.name: row for row in work.tx.lock(select(storages).order_by(storages.c.id))}
+    ids: dict[str, int | None] = {}
+    for entry in wanted:
+        url = entry.url.replace("${DATA_DIR}", data_dir)
+        values = {"name": entry.name, "kind": entry.kind, "url": url}
+        ids[entry.name] = work.declare(f"storage {entry.name}", storages, known.get(entry.name), values)
+    for name, row in known.items():
+        if name not in ids:
+            work.undeclare(f"storage {name}", storages, row)
+    return ids
+
+
+def _apply_storages_of(
+    work: _Work, site: SiteEntry, site_id: int | None, storage_ids: Mapping[str, int | None]
+) -> bool:
+    wanted = [storage_ids[name] for name in site.storages]
+    mine = site_storages.c.site_id == site_id
+    query = select(site_storages.c.storage_id).where(mine).order_by(site_storages.c.position)
+    if site_id is not None and [row.storage_id for row in work.tx.rows(query)] == wanted:
+        return False
+    work.run(delete(site_storages).where(mine))
+    rows = [{"site_id": site_id, "storage_id": id_, "position": place} for place, id_ in enumerate(wanted)]
+    work.run(insert(site_storages).values(rows))
+    return True
+
+
+def _apply_limit(work: _Work, site: SiteEntry, site_id: int | None) -> bool:
+    """A site has a row of limits as long as it has a limit; the count starts with what runs there now."""
+    mine = (limits.c.kind == "site", limits.c.subject_id == site_id)
+    row = None if site_id is None else work.tx.first(select(limits.c.maximum).where(*mine))
+    if (None if row is None else row.maximum) == site.max_running_jobs:
+        return False
+    if site.max_running_jobs is None:
+        work.run(delete(limits).where(*mine))
+    elif row is not None:
+        work.run(update(limits).where(*mine).values(maximum=site.max_running_jobs))
+    else:
+        occupying = (jobs.c.site_id == site_id, jobs.c.state.in_(JOB_OCCUPYING))
+        running = work.tx.scalar(select(func.count()).select_from(jobs).where(*occupying))
+        values = {"kind": "site", "subject_id": site_id, "maximum": site.max_running_jobs, "running": running}
+        work.run(insert(limits).values(values))
+    return True
+
+
+def _apply_queues(work: _Work, site: SiteEntry, site_id: int | None) -> None:
+    known = {} if site_id is None else _queues(work.tx, site_id)
+    for entry in site.queues:
+        values = {"site_id": site_id, "name": entry.name, "entry": entry.model_dump_json()}
+        work.declare(f"queue {site.name}/{entry.name}", site_queues, known.get(entry.name), values)
+    for name, row in known.items():
+        if name not in {entry.name for entry in site.queues}:
+            work.undeclare(f"queue {site.name}/{name}", site_queues, row)
+
+
+def _queues(tx: Transaction, site_id: int) -> dict[str, Row[Any]]:
+    query = select(site_queues).where(site_queues.c.site_id == site_id).order_by(site_queues.c.id)
+    return {row.name: row for row in tx.rows(query)}
+
+
+def _warnings(tx: Transaction, wanted: SitesFile) -> list[str]:
+    """What may well be meant, but will not work as long as it stays so."""
+    known_vos = {row.name for row in tx.rows(select(vos.c.name))}
+    systems = {entry.name for entry in entry_points(group="penstock.batch_systems")}
+    kinds = {entry.name for entry in entry_points(group="penstock.storages")}
+    found = [
+        f"storage {storage.name}: no storage of kind {storage.kind!r} is installed here"
+        for storage in wanted.storages
+        if storage.kind not in kinds
+    ]
+    for site in wanted.sites:
+        for queue in site.queues:
+            label = f"queue {site.name}/{queue.name}"
+            found += [f"{label}: there is no VO {name!r} yet" for name in queue.vos if name not in known_vos]
+            if queue.batch_system not in systems:
+                found.append(f"{label}: no batch system {queue.batch_system!r} is installed here")
+    return found

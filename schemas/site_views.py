@@ -1,0 +1,103 @@
+"""What the API says of sites, and the commands on them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import AwareDatetime, Field
+
+from schemas.campaign import Model
+from schemas.requirements import Name
+from schemas.states import PilotState
+
+
+class SitesDiff(Model):
+    """What `sites apply` changed, or would change: labels such as `site A`, `queue A/short`, `storage disk`."""
+
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = Field(default=(), description="no longer declared; nothing new goes there")
+    warnings: tuple[str, ...] = Field(default=(), description="unknown VOs, batch systems and kinds of storage")
+    dry_run: bool = False
+
+
+class BanRequest(Model):
+    """POST /v1/sites/{site}/ban: the whole site or one queue, for all VOs or one."""
+
+    queue: Name | None = None
+    vo: Name | None = None
+    why: Annotated[str, Field(min_length=1, max_length=500)]
+    until: AwareDatetime | None = Field(default=None, description="null: until somebody allows it")
+
+
+class AllowRequest(Model):
+    """POST /v1/sites/{site}/allow: lift every ban within the scope, also narrower ones."""
+
+    queue: Name | None = None
+    vo: Name | None = None
+
+
+class BanView(Model):
+    """A ban in force."""
+
+    id: int
+    site: str
+    queue: str | None
+    vo: str | None
+    banned_by: str
+    why: str
+    created_at: datetime
+    until: datetime | None
+
+
+class Allowed(Model):
+    """What `allow` did."""
+
+    lifted: tuple[BanView, ...]
+    woken: int = Field(description="messages about held jobs that are looked at again")
+
+
+class QueueOfSite(Model):
+    """A site queue. memory, disk: MiB; wall_time: seconds."""
+
+    name: str
+    batch_system: str
+    cores: int
+    memory: int
+    disk: int
+    wall_time: int
+    tags: tuple[str, ...]
+    vos: tuple[str, ...]
+    max_pilots: int
+    declared: bool
+    pilots: dict[PilotState, int] = Field(description="the VO's pilots by state, states that occur")
+    backoff_until: datetime | None = Field(description="its batch system failed; left alone until then")
+    reason: str | None
+
+
+class SiteView(Model):
+    """A site with its queues."""
+
+    name: str
+    declared: bool
+    storages: tuple[str, ...] = Field(description="the first one takes the outputs of jobs that name none")
+    max_running_jobs: int | None
+    queues: tuple[QueueOfSite, ...]
+
+
+class StorageView(Model):
+    """A storage."""
+
+    name: str
+    kind: str
+    url: str
+    declared: bool
+
+
+class SitesView(Model):
+    """Every site and storage, and the bans that concern the caller's VO."""
+
+    sites: tuple[SiteView, ...]
+    storages: tuple[StorageView, ...]
+    bans: tuple[BanView, ...]
