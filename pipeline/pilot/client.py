@@ -9,7 +9,7 @@ import ssl
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
-from typing import IO, Any, Dict, Iterator, Optional, Union
+from typing import IO, Any, Dict, FrozenSet, Iterator, Optional, Union
 
 from pipeline.pilot import durable
 from pipeline.pilot.errors import BadOptions, Fenced, Refused, Unreachable
@@ -18,6 +18,7 @@ TIMEOUT = 30.0
 FILE_TIMEOUT = 300.0
 _CHUNK = 1 << 20
 _FENCING = frozenset({401, 403, 426})
+_FILE_FENCING = _FENCING - {403}  # that one is about the file, not about the pilot
 _PASSING = frozenset({408, 425, 429})
 Body = Union[bytes, IO[bytes]]
 
@@ -59,7 +60,7 @@ class Client:
     def post(self, path: str, body: Dict[str, Any], timeout: float = TIMEOUT) -> Dict[str, Any]:
         """The JSON object that the API answers with; an empty answer is an empty object."""
         headers = {"Content-Type": "application/json"}
-        with _translated(path):
+        with _translated(path, _FENCING):
             with self._open("POST", path, json.dumps(body).encode(), headers, timeout) as reply:
                 content = reply.read()
             answer = json.loads(content.decode()) if content.strip() else {}
@@ -105,20 +106,22 @@ def _next_chunk(path: str, reply: Any) -> bytes:
 
 
 @contextmanager
-def _translated(path: str) -> Iterator[None]:
+def _translated(path: str, fencing: FrozenSet[int] = _FILE_FENCING) -> Iterator[None]:
     """Turns what urllib raises, and answers that are no JSON, into our three errors."""
     try:
         yield
     except urllib.error.HTTPError as error:
         with error:
-            raise _from_status(path, error) from error
+            raise _from_status(path, error, fencing) from error
     except (OSError, http.client.HTTPException, ValueError, TypeError) as error:
         raise Unreachable("{}: {}".format(path, error or type(error).__name__)) from error
 
 
-def _from_status(path: str, error: urllib.error.HTTPError) -> Union[Unreachable, Refused, Fenced]:
+def _from_status(
+    path: str, error: urllib.error.HTTPError, fencing: FrozenSet[int]
+) -> Union[Unreachable, Refused, Fenced]:
     message = "{}: HTTP {} {}".format(path, error.code, _detail(error)).strip()
-    if error.code in _FENCING:
+    if error.code in fencing:
         return Fenced(message)
     if error.code >= 500 or error.code in _PASSING or error.code < 400:
         after = error.headers.get("Retry-After", "") if error.headers else ""

@@ -5,6 +5,7 @@ import shutil
 from typing import NamedTuple, Tuple
 
 from pipeline.pilot import durable
+from pipeline.pilot.errors import BadOptions
 
 Key = Tuple[int, int]
 
@@ -32,8 +33,13 @@ class Folders(NamedTuple):
 
 
 def make(workdir: str) -> Folders:
-    """The folders below `workdir`, made where they are missing, for this account alone. Raises OSError."""
+    """The folders below `workdir`, made where they are missing, for this account alone.
+
+    Raises BadOptions when somebody else put it there, OSError when it can't be written.
+    """
     os.makedirs(workdir, mode=0o700, exist_ok=True)
+    if os.stat(workdir).st_uid != os.geteuid():
+        raise BadOptions("the work directory {} belongs to another account; give --workdir".format(workdir))
     folders = Folders(*(os.path.join(workdir, name) for name in Folders._fields))
     for folder in folders:
         os.makedirs(folder, mode=0o700, exist_ok=True)

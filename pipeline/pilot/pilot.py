@@ -100,7 +100,7 @@ class Pilot:
         elif self._failures >= self._terms.max_failures:
             self._drain("{} jobs in a row failed on this node".format(self._failures))
         elif self._slots.idle_time() > self._terms.idle_limit:
-            self._drain("idle for {:.0f} s".format(self._terms.idle_limit))
+            self._drain("idle for {:g} s".format(self._terms.idle_limit))
         if self._stop_by is not None and now > self._stop_by:
             return True
         return bool(self._drain_reason) and not self._slots.held() and self._outbox.empty()
