@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from executors.data.comparison import Answers, ask
 from executors.data.decide import complaint, is_compared
 from pipeline.runtime.spec import Context
-from pipeline.settings import Settings
-from pipeline.store import files, jobs, specs, steps
+from pipeline.store import files, jobs, specs
 from pipeline.store.database import Transaction
 from pipeline.store.files import Claim
 from pipeline.store.jobs import Change, JobRow
+from pipeline.store.losses import Aftermath, Rules, carry_out, to_publish
 from schemas.lifecycle import after_infrastructure_loss
-from schemas.messages import Message, StepsDue, about_ids
-from schemas.outcomes import Backoff
+from schemas.messages import Message
 from schemas.states import JobState
 
 
@@ -28,20 +27,15 @@ def verify(context: Context, job_ids: Sequence[int]) -> list[Message]:
     claims, storages = context.database.transact(read)
     wanted = [(o.storage_id, o.path) for claim in claims if is_compared(claim) for o in claim.outputs]
     answers = ask(storages, wanted)
-    touched = context.database.transact(lambda tx: _commit(tx, context.settings, claims, answers))
-    return context.database.transact(lambda tx: _ended(tx, touched))
+    rules = Rules.of(context.settings)
+    aftermath = context.database.transact(lambda tx: _commit(tx, rules, claims, answers))
+    return to_publish(context.database, aftermath)
 
 
-def _ended(tx: Transaction, step_ids: set[int]) -> list[Message]:
-    """Asked after the commit: of two batches that end a step's last two jobs, the later commit must see both."""
-    return about_ids(StepsDue, steps.ended_steps(tx, step_ids), now=tx.now)
-
-
-def _commit(tx: Transaction, settings: Settings, claims: Sequence[Claim], answers: Answers) -> set[int]:
+def _commit(tx: Transaction, rules: Rules, claims: Sequence[Claim], answers: Answers) -> Aftermath:
     by_job = {claim.job_id: claim for claim in claims}
     found = [job for job in jobs.lock(tx, by_job) if _is_still(job, by_job[job.id])]
     templates = specs.load(tx, {job.spec_id for job in found})
-    cool_off = Backoff(base=settings.cool_off, cap=settings.cool_off_cap)
     changes: list[Change] = []
     won: list[tuple[JobRow, Claim]] = []
     waiting: list[int] = []
@@ -53,16 +47,16 @@ def _commit(tx: Transaction, settings: Settings, claims: Sequence[Claim], answer
             waiting.append(job.id)
         elif (reason := complaint(claim, answers.stats)) is not None:
             retries = templates[job.spec_id].template.retries
-            verdict = after_infrastructure_loss(job.losses, retries, cool_off, reason)
+            verdict = after_infrastructure_loss(job.losses, retries, rules.cool_off, reason)
             changes.append(jobs.verdict_change(tx, job, verdict))
         else:
             changes.append(Change(job, JobState.DONE))
             won.append((job, claim))
-    jobs.apply(tx, changes)
-    jobs.set_wake_at(tx, waiting, tx.after(settings.wake_after))
+    aftermath = carry_out(tx, changes, rules)
+    jobs.set_wake_at(tx, waiting, tx.after(rules.wake_after))
     if won:
         files.register(tx, won)
-    return {job.step_id for job in found}
+    return aftermath
 
 
 def _is_still(job: JobRow, claim: Claim) -> bool:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pipeline.runtime.spec import Context
-from pipeline.store import sites
+from pipeline.store import bans, held
 from schemas.messages import Message
 
 
 def after_bans(context: Context) -> list[Message]:
     """End bans whose time is over; when there were any, the messages about jobs that were held."""
-    if not context.database.transact(sites.end_bans):
+    if not context.database.transact(bans.end_bans):
         return []
     return wake(context)
 
 
 def wake(context: Context) -> list[Message]:
     """The messages about all held jobs, received again."""
-    return sites.wake_held(context.database, None, wake_after=context.settings.wake_after)
+    return held.wake_held(context.database, None, wake_after=context.settings.wake_after)

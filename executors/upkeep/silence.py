@@ -6,23 +6,19 @@ from structlog import get_logger
 
 from executors.upkeep.decide import silence_is_general
 from pipeline.runtime.spec import Context
-from pipeline.store import silence, steps
+from pipeline.store import silence
 from pipeline.store.database import Transaction
-from schemas.messages import Message, StepsDue, about_ids
-from schemas.outcomes import Backoff
-
-DEAF = 3
-"""The API is deaf when it has not served for so many heartbeat intervals."""
+from pipeline.store.losses import NOTHING, Aftermath, Rules, to_publish
+from schemas.messages import Message
 
 _log = get_logger("upkeep")
 
 
 def run(context: Context) -> list[Message]:
-    """Stall and lose; returns StepsDue for steps whose last job has ended so."""
+    """Stall and lose; returns the messages about what that changed."""
     settings, database = context.settings, context.database
-    hearing = database.transact(
-        lambda tx: silence.listen(tx, timeout=settings.heartbeat_timeout, deaf_after=DEAF * settings.heartbeat_interval)
-    )
+    rules = Rules.of(settings)
+    hearing = database.transact(lambda tx: silence.listen(tx, rules))
     if silence_is_general(
         len(hearing.silent), hearing.active, share=settings.silence_share, least=settings.silence_least
     ):
@@ -32,23 +28,22 @@ def run(context: Context) -> list[Message]:
         return []
     if database.transact(silence.resume_rescheduling):
         _log.warning("rescheduling_resumed")
-    touched: set[int] = set()
+    aftermath = NOTHING
     for pilot in hearing.silent:
-        touched |= _deal_with(context, pilot)
-    return database.transact(lambda tx: about_ids(StepsDue, steps.ended_steps(tx, touched), now=tx.now))
+        aftermath += _deal_with(context, pilot, rules)
+    return to_publish(database, aftermath)
 
 
-def _deal_with(context: Context, pilot: silence.Silent) -> set[int]:
-    settings = context.settings
+def _deal_with(context: Context, pilot: silence.Silent, rules: Rules) -> Aftermath:
+    lost = pilot.seconds > context.settings.pilot_lease
     reason = f"its pilot was silent for {pilot.seconds:.0f} s"
-    cool_off = Backoff(base=settings.cool_off, cap=settings.cool_off_cap)
 
-    def work(tx: Transaction) -> set[int]:
-        if pilot.seconds > settings.pilot_lease:
-            return silence.lose(tx, pilot.pilot_id, cool_off, reason)
+    def work(tx: Transaction) -> Aftermath:
+        if lost:
+            return silence.lose(tx, pilot.pilot_id, rules, reason)
         silence.stall(tx, pilot.pilot_id)
-        return set()
+        return NOTHING
 
-    touched = context.database.transact(work)
-    _log.warning("pilot_silent", pilot_id=pilot.pilot_id, seconds=round(pilot.seconds), lost=bool(touched))
-    return touched
+    aftermath = context.database.transact(work)
+    _log.warning("pilot_silent", pilot_id=pilot.pilot_id, seconds=round(pilot.seconds), lost=lost)
+    return aftermath

@@ -12,12 +12,12 @@ from pipeline.store.database import Transaction
 from pipeline.store.jobs import Change, JobRow
 from pipeline.store.losses import Aftermath, Rules, lose
 from pipeline.store.pilots import PilotRow, seen
-from pipeline.store.silence import SERVING
 from pipeline.store.tables import controls, peeks
 from pipeline.store.tables import jobs as jobs_table
 from schemas.pilots import HeartbeatReply, HeartbeatRequest, HeldJob, Stop
 from schemas.states import JOB_OCCUPYING, JobState
 
+SERVING = "api_serving"
 SERVING_GAP = 3.0
 """Heartbeat intervals without a sign of the API after which its service counts from new."""
 ABSENCES = 2

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-
 from sqlalchemy import delete, func, select, update
 
-from pipeline.store import jobs, specs
+from pipeline.store import jobs, losses
 from pipeline.store.database import Transaction
+from pipeline.store.heartbeats import SERVING_GAP, serving_since
 from pipeline.store.jobs import Change
+from pipeline.store.losses import Aftermath, Rules
 from pipeline.store.tables import controls, pilots, slots
-from schemas.lifecycle import after_infrastructure_loss
-from schemas.outcomes import Backoff
-from schemas.states import JOB_OCCUPYING, PILOT_ACTIVE, JobState, PilotState
+from schemas.states import PILOT_ACTIVE, JobState, PilotState
 
-SERVING = "api_serving"
 PAUSED = "rescheduling_paused"
 
 
@@ -35,17 +32,16 @@ class Hearing:
     active: int
 
 
-def listen(tx: Transaction, *, timeout: float, deaf_after: float) -> Hearing:
-    """Pilots silent for more than `timeout` seconds; nobody when the API has not served for `deaf_after` seconds."""
+def listen(tx: Transaction, rules: Rules) -> Hearing:
+    """Pilots silent for longer than the heartbeat timeout; nobody while the API can't be heard by, or just began."""
     active = tx.scalar(select(func.count()).select_from(pilots).where(pilots.c.state.in_(PILOT_ACTIVE)))
-    serving = tx.first(select(controls.c.since, controls.c.at).where(controls.c.name == SERVING))
-    if serving is None or serving.at < tx.after(-deaf_after) or serving.since > tx.after(-timeout):
+    since = serving_since(tx, SERVING_GAP * rules.heartbeat_interval)
+    if since is None or since > tx.after(-rules.heartbeat_timeout):
         return Hearing((), active)
-    query = select(pilots.c.id, pilots.c.last_seen).where(
-        pilots.c.state.in_(PILOT_ACTIVE), pilots.c.last_seen < tx.after(-timeout)
-    )
-    silent = tuple(Silent(row.id, _seconds(tx, max(row.last_seen, serving.since))) for row in tx.rows(query))
-    return Hearing(silent, active)
+    unheard = pilots.c.last_seen < tx.after(-rules.heartbeat_timeout)
+    query = select(pilots.c.id, pilots.c.last_seen).where(pilots.c.state.in_(PILOT_ACTIVE), unheard)
+    silent = (Silent(row.id, (tx.now - max(row.last_seen, since)).total_seconds()) for row in tx.rows(query))
+    return Hearing(tuple(silent), active)
 
 
 def pause_rescheduling(tx: Transaction, why: str) -> bool:
@@ -67,21 +63,9 @@ def stall(tx: Transaction, pilot_id: int) -> int:
     return len(found)
 
 
-def lose(tx: Transaction, pilot_id: int, cool_off: Backoff, reason: str) -> set[int]:
-    """A pilot is lost and its jobs with it: they start again, or fail, or are killed. Returns their steps."""
+def lose(tx: Transaction, pilot_id: int, rules: Rules, reason: str) -> Aftermath:
+    """A pilot is lost and its jobs with it: they start again, or fail, or are killed."""
     tx.run(delete(slots).where(slots.c.pilot_id == pilot_id))
     active = (pilots.c.id == pilot_id, pilots.c.state.in_(PILOT_ACTIVE))
     tx.run(update(pilots).where(*active).values(state=PilotState.LOST, reason=reason))
-    found = jobs.of_pilot(tx, pilot_id, JOB_OCCUPYING)
-    templates = specs.load(tx, {job.spec_id for job in found})
-    changes = []
-    for job in found:
-        retries = templates[job.spec_id].template.retries
-        verdict = after_infrastructure_loss(job.losses, retries, cool_off, reason)
-        changes.append(jobs.verdict_change(tx, job, verdict))
-    jobs.apply(tx, changes)
-    return {job.step_id for job in found}
-
-
-def _seconds(tx: Transaction, moment: datetime) -> float:
-    return (tx.now - moment) / timedelta(seconds=1)
+    return losses.lose(tx, jobs.of_pilot(tx, pilot_id), reason, rules)

@@ -1,0 +1,106 @@
+"""The trigger process: the clock turns until it is told to stop, and outlives the broker and the database."""
+
+from __future__ import annotations
+
+import signal
+import time
+from threading import Event
+from types import FrameType
+
+from structlog import get_logger
+
+from pipeline.errors import BrokerUnavailable, DatabaseUnavailable
+from pipeline.health import HealthServer
+from pipeline.runtime.instance import Instance, identify, name_instance
+from pipeline.runtime.outage import Outage
+from pipeline.settings import Settings
+from pipeline.store.database import Database
+from pipeline.store.instances import Pulse, Wish, Wishes
+from pipeline.transport.port import open_transport
+from pipeline.trigger import find_triggers
+from triggers.clock import Clock
+
+TURN = 0.5
+"""Seconds between two looks at the clock."""
+STUCK = 30.0
+"""Seconds without a turn after which the process says that it should be restarted."""
+
+_log = get_logger("triggers")
+
+
+def run(settings: Settings) -> int:
+    """Publish ticks until SIGTERM, SIGINT or a drain; the exit code."""
+    return TriggerProcess(settings).run()
+
+
+class TriggerProcess:
+    """The loop with its health, its entry in `instances` and its signals."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._name = name_instance("triggers")
+        self._database = Database(settings.resolved_database_url())
+        self._transport = open_transport(settings.resolved_broker_url(), self._name)
+        self._clock = Clock(self._database, self._transport, find_triggers(settings), self._name)
+        self._broker = Outage("broker", "triggers")
+        self._store = Outage("database", "triggers")
+        self._turned = time.monotonic()
+        self._stopping = Event()
+        self._signalled = False
+
+    def run(self) -> int:
+        """Turn until told to stop. The first signal stops; turns are short, so that takes no time."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        health = HealthServer(self._settings, self)
+        identity = identify("triggers", health_url=health.url, instance_id=self._name)
+        instance = Instance(self._database, identity, pulse=Pulse, obey=self._obey)
+        health.start()
+        instance.start()
+        _log.info("triggers_started", instance=self._name, triggers=len(self._clock.triggers), health=health.url)
+        while not self._stopping.is_set() and not self._signalled:
+            self._turn()
+            self._pause()
+        instance.stop()
+        health.stop()
+        self._transport.close()
+        self._database.close()
+        _log.info("triggers_ended", instance=self._name)
+        return 0
+
+    def stuck(self) -> list[str]:
+        """See `pipeline.health.Checks`."""
+        idle = time.monotonic() - self._turned
+        return [f"no turn for {idle:.0f} s"] if idle > STUCK else []
+
+    def unready(self) -> list[str]:
+        """See `pipeline.health.Checks`."""
+        outages = {"the broker": self._broker, "the database": self._store}
+        return [f"{what} can't be reached" for what, outage in outages.items() if outage.lasts]
+
+    def _turn(self) -> None:
+        self._turned = time.monotonic()
+        if not (self._broker.may_try and self._store.may_try):
+            return
+        try:
+            self._clock.turn()
+        except BrokerUnavailable as error:
+            self._broker.lost(error)
+        except DatabaseUnavailable as error:
+            self._store.lost(error)
+        else:
+            self._broker.back()
+            self._store.back()
+
+    def _pause(self) -> None:
+        """Until the next turn, in short waits: a signal handler may not set the event that this waits for."""
+        until = time.monotonic() + TURN
+        while time.monotonic() < until and not self._signalled and not self._stopping.is_set():
+            self._stopping.wait(0.05)
+
+    def _obey(self, wishes: Wishes) -> None:
+        if wishes.own is Wish.DRAIN:
+            self._stopping.set()
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._signalled = True
