@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from schemas.campaign import Campaign, Model, Scalars, StepName
 from schemas.requirements import Name
@@ -98,6 +98,38 @@ class CampaignPage(Model):
     next: Next = None
 
 
+class Page(Model):
+    """Which page of a list is wanted."""
+
+    after: NonNegativeInt = Field(default=0, description="`next` of the page before")
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE, description="items per page")] = 100
+
+
+class CampaignQuery(Page):
+    """GET /v1/campaigns."""
+
+    state: tuple[CampaignState, ...] = Field(default=(), description="may be given several times")
+    name: str | None = None
+    owner: str | None = Field(default=None, description="a subject")
+
+
+class JobQuery(Page):
+    """GET /v1/jobs."""
+
+    campaign: PositiveInt | None = None
+    step: str | None = None
+    state: tuple[JobState, ...] = Field(default=(), description="may be given several times")
+    site: str | None = None
+    id: Annotated[tuple[PositiveInt, ...], Field(max_length=MAX_PAGE, description="may be given several times")] = ()
+
+
+class FileQuery(Page):
+    """GET /v1/files."""
+
+    lfn: str | None = Field(default=None, description="what the logical name begins with")
+    dataset: str | None = None
+
+
 class AcceptRequest(Model):
     """POST /v1/campaigns/{id}/accept: close a blocked step as it is."""
 
@@ -109,6 +141,13 @@ class Changed(Model):
 
     changed: int = Field(default=0, description="jobs changed at once")
     requested: int = Field(default=0, description="jobs whose pilot must confirm it first")
+
+
+class Commanded(Changed):
+    """A campaign after a command."""
+
+    campaign_id: PositiveInt
+    state: CampaignState
 
 
 class JobSelection(Model):
@@ -310,6 +349,7 @@ class InstanceView(Model):
     oldest_age: float | None
     started_at: datetime
     last_seen: datetime
+    silence: float = Field(description="seconds since it was last seen")
     health_url: str | None
 
 

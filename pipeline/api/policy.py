@@ -55,13 +55,14 @@ def policy(*roles: Role | str) -> Policy:
 
 public = Public()
 
+FOR_ALL = [Depends(public)]
+"""`dependencies` of a public route."""
+
 User = Annotated[Caller, Depends(policy(Role.USER))]
 Operator = Annotated[Caller, Depends(policy(Role.OPERATOR))]
 Reader = Annotated[Caller, Depends(policy(Role.USER, Role.MONITOR))]
 Watcher = Annotated[Caller, Depends(policy(Role.OPERATOR, Role.MONITOR))]
 PilotCaller = Annotated[Caller, Depends(policy(Role.PILOT))]
-Anybody = Annotated[Caller, Depends(policy(*Role))]
-Public_ = Depends(public)
 
 
 @dataclass(frozen=True, slots=True)

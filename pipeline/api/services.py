@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Event
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -23,6 +24,8 @@ class Services:
     sandboxes: Sandboxes
     instance: str
     """The id of this API process."""
+    stopping: Event = field(default_factory=Event)
+    """Set when the process stops: requests that wait for something answer at once."""
 
 
 def services_of(request: Request) -> Services:

@@ -1,0 +1,55 @@
+"""What a job wrote: standard output and error, read out of its archive."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zlib
+
+from pipeline.errors import NotFound
+from pipeline.sandboxes import Sandboxes
+from pipeline.store.job_queries import JobPlace
+from schemas.api import JobLogs
+
+LOG_LIMIT = 1 << 20
+"""Bytes of each log that are shown: its end."""
+STDOUT, STDERR = "stdout.txt", "stderr.txt"
+
+
+def read_logs(sandboxes: Sandboxes, job_id: int, place: JobPlace) -> JobLogs:
+    """What the running attempt last told, else what the newest archive holds, else nothing."""
+    if place.peek is not None:
+        return JobLogs(job_id=job_id, attempt=place.peek.attempt, source="peek", stdout=place.peek.tail, stderr="")
+    newest = sandboxes.newest_archive(place.vo, job_id)
+    if newest is None:
+        return JobLogs(job_id=job_id, attempt=place.attempt, source="none", stdout="", stderr="")
+    attempt, content = newest
+    return JobLogs(
+        job_id=job_id,
+        attempt=attempt,
+        source="archive",
+        stdout=_member(content, STDOUT),
+        stderr=_member(content, STDERR),
+    )
+
+
+def newest_archive(sandboxes: Sandboxes, job_id: int, place: JobPlace) -> tuple[int, bytes]:
+    """The newest attempt with an archive, and its tar.gz. Raises NotFound."""
+    newest = sandboxes.newest_archive(place.vo, job_id)
+    if newest is None:
+        raise NotFound(f"job {job_id} has no archive yet; it comes with the end of its first attempt")
+    return newest
+
+
+def _member(content: bytes, name: str) -> str:
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+            stream = archive.extractfile(name)
+            if stream is None:
+                return ""
+            stream.seek(max(0, archive.getmember(name).size - LOG_LIMIT))
+            return stream.read(LOG_LIMIT).decode(errors="replace")
+    except KeyError:
+        return ""
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        return f"(the archive that the pilot sent can't be read: {error})\n"

@@ -1,0 +1,103 @@
+"""Jobs: list, show, what they wrote, kill and retry in bulk."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Response
+
+from pipeline.api.job_archives import newest_archive, read_logs
+from pipeline.api.pages import cut
+from pipeline.api.policy import Reader, User
+from pipeline.api.services import ServicesOf
+from pipeline.errors import BadInput
+from pipeline.store import job_commands
+from pipeline.store.access import Caller
+from pipeline.store.job_commands import Counted, JobFilter
+from pipeline.store.job_queries import list_jobs, place_of_job, show_job
+from schemas.api import Changed, JobLogs, JobOutputs, JobPage, JobQuery, JobSelection, JobView, Role
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+JobId = Annotated[int, Path(ge=1)]
+TAR_GZ: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/gzip": {"schema": {"type": "string", "format": "binary"}}}}
+}
+
+
+@router.get("")
+def list_(caller: Reader, services: ServicesOf, query: Annotated[JobQuery, Query()]) -> JobPage:
+    """The VO's jobs by id."""
+    wanted = JobFilter(query.id, query.campaign, query.step, query.state, query.site)
+    found = services.database.transact(
+        lambda tx: list_jobs(tx, caller.vo_id, wanted, after=query.after, most=query.limit + 1)
+    )
+    items, following = cut(found, query.limit)
+    return JobPage(items=items, next=following)
+
+
+@router.post("/kill")
+def kill(caller: User, services: ServicesOf, body: JobSelection) -> Changed:
+    """Kill jobs; those on a pilot end when it confirms. A user's own jobs, an operator's whole VO."""
+    counted = job_commands.kill(services.database, caller.vo_id, _chosen(caller, body))
+    services.publisher.publish(counted.messages)
+    return _changed(counted)
+
+
+@router.post("/retry")
+def retry(caller: User, services: ServicesOf, body: JobSelection) -> Changed:
+    """Receive failed jobs again, their retry budgets fresh. A user's own jobs, an operator's whole VO."""
+    settings = services.settings
+    counted = job_commands.retry(
+        services.database,
+        caller.vo_id,
+        _chosen(caller, body),
+        window=settings.campaign_window,
+        wake_after=settings.wake_after,
+    )
+    services.publisher.publish(counted.messages)
+    return _changed(counted)
+
+
+@router.get("/{job_id}")
+def show(caller: Reader, services: ServicesOf, job_id: JobId) -> JobView:
+    """A job with its events, attempts, running tail and outputs."""
+    return services.database.transact(lambda tx: show_job(tx, caller.vo_id, job_id))
+
+
+@router.get("/{job_id}/logs")
+def logs(caller: Reader, services: ServicesOf, job_id: JobId) -> JobLogs:
+    """Standard output and error: the running attempt's last lines, else those of the newest one that ended."""
+    place = services.database.transact(lambda tx: place_of_job(tx, caller.vo_id, job_id))
+    return read_logs(services.sandboxes, job_id, place)
+
+
+@router.get("/{job_id}/archive", response_class=Response, responses=TAR_GZ)
+def archive(caller: Reader, services: ServicesOf, job_id: JobId) -> Response:
+    """The newest archive as tar.gz: logs, and the small files that the job asked to keep."""
+    place = services.database.transact(lambda tx: place_of_job(tx, caller.vo_id, job_id))
+    attempt, content = newest_archive(services.sandboxes, job_id, place)
+    name = f'attachment; filename="job-{job_id}-a{attempt}.tar.gz"'
+    return Response(content, media_type="application/gzip", headers={"Content-Disposition": name})
+
+
+@router.get("/{job_id}/outputs")
+def outputs(caller: Reader, services: ServicesOf, job_id: JobId) -> JobOutputs:
+    """The registered outputs with the URLs of their replicas."""
+    return JobOutputs(items=services.database.transact(lambda tx: show_job(tx, caller.vo_id, job_id)).outputs)
+
+
+def _chosen(caller: Caller, body: JobSelection) -> JobFilter:
+    if body == JobSelection():
+        raise BadInput("name at least one condition: ids, campaign_id, step, states or site", field="ids")
+    return JobFilter(
+        ids=body.ids,
+        campaign_id=body.campaign_id,
+        step=body.step,
+        states=body.states,
+        site=body.site,
+        owner_id=None if caller.role is Role.OPERATOR else caller.identity_id,
+    )
+
+
+def _changed(counted: Counted) -> Changed:
+    return Changed(changed=counted.changed, requested=counted.requested)

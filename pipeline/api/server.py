@@ -1,0 +1,199 @@
+"""The API process: opens what the routes need, listens, says that it lives, and ends cleanly."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from threading import Event, Thread, current_thread, main_thread
+from types import FrameType
+
+import uvicorn
+from structlog import get_logger
+
+from pipeline.api.app import create_app
+from pipeline.api.publisher import Publisher
+from pipeline.api.services import Services
+from pipeline.errors import BadSettings, DatabaseUnavailable
+from pipeline.sandboxes import Sandboxes
+from pipeline.settings import Settings
+from pipeline.store import instances, schema
+from pipeline.store.database import Database
+from pipeline.store.heartbeats import SERVING_GAP, mark_serving
+from pipeline.store.instances import Identity, Pulse, Wish
+
+BEAT = 1.0
+"""Seconds between two beats: a wish is seen within two."""
+TOUCH_EVERY = 5
+"""Beats between two notes that the API serves heartbeats."""
+
+_log = get_logger("api")
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT (a second one ends at once), or until an operator drains the instance.
+
+    Raises BadSettings for a port that is taken, SchemaMismatch for a database that is too old.
+    """
+    database = Database(settings.resolved_database_url())
+    try:
+        schema.check(database)
+        instance = f"api-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        publisher = Publisher(settings.resolved_broker_url(), instance)
+        services = Services(settings, database, publisher, Sandboxes(settings.resolved_sandbox_url()), instance)
+        try:
+            _serve(services)
+        finally:
+            publisher.close()
+    finally:
+        database.close()
+
+
+class ApiServer(uvicorn.Server):
+    """Uvicorn, which tells waiting offers that it stops; a second signal ends it at once."""
+
+    def __init__(self, services: Services, listener: socket.socket) -> None:
+        settings = services.settings
+        config = uvicorn.Config(
+            create_app(services),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=int(settings.drain_deadline) or 1,
+            ssl_certfile=settings.api_tls_certificate,
+            ssl_keyfile=settings.api_tls_key,
+        )
+        super().__init__(config)
+        self._services = services
+        self._listener = listener
+
+    def serve_forever(self) -> None:
+        """Serve until `stop`."""
+        self.run(sockets=[self._listener])
+
+    def stop(self) -> None:
+        """Finish what is being answered, then end. May be called twice, from any thread."""
+        self._services.stopping.set()
+        self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came."""
+        del sig, frame
+        self.force_exit = self.should_exit
+        self.stop()
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The socket to serve on. Raises BadSettings when the address is not to be had."""
+    family = socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET
+    try:
+        return socket.create_server((settings.api_host, settings.api_port), family=family, backlog=2048)
+    except OSError as error:
+        address = f"{settings.api_host}:{settings.api_port}"
+        raise BadSettings(f"PENSTOCK_API_PORT: can't listen on {address} ({error}); 0 takes any free port") from error
+
+
+def url_of(settings: Settings, listener: socket.socket) -> str:
+    """Where clients on this machine reach the API that listens there."""
+    if (settings.api_tls_certificate is None) != (settings.api_tls_key is None):
+        raise BadSettings("PENSTOCK_API_TLS_CERTIFICATE and PENSTOCK_API_TLS_KEY go together; set both or none")
+    scheme = "https" if settings.api_tls_certificate else "http"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.api_host, settings.api_host)  # noqa: S104 - compared
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+
+
+def _serve(services: Services) -> None:
+    settings = services.settings
+    with listen(settings) as listener:
+        url = url_of(settings, listener)
+        server = ApiServer(services, listener)
+        with (
+            _registered(services, server, url),
+            _noted(settings.resolved_data_dir() / "api.url", url),
+            _signals_spent(),
+        ):
+            _log.info("api_started", url=url, instance=services.instance)
+            server.serve_forever()
+    _log.info("api_stopped", instance=services.instance)
+
+
+@contextmanager
+def _noted(note: Path, url: str) -> Iterator[None]:
+    """`url` stands in the data directory, for clients on this machine."""
+    note.parent.mkdir(parents=True, exist_ok=True)
+    partial = note.with_name(f"{note.name}.{os.getpid()}")
+    partial.write_text(url + "\n")
+    partial.replace(note)
+    try:
+        yield
+    finally:
+        if note.exists() and note.read_text().strip() == url:
+            note.unlink(missing_ok=True)
+
+
+@contextmanager
+def _registered(services: Services, server: ApiServer, url: str) -> Iterator[None]:
+    """The process is an instance, and beats."""
+    identity = Identity(
+        id=services.instance,
+        kind="api",
+        queues=(),
+        version=version("penstock"),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        health_url=url,
+    )
+    ended = Event()
+    beats = Thread(target=_beat, args=(services, server, identity, ended), name="beat", daemon=True)
+    beats.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        beats.join()
+        try:
+            services.database.transact(lambda tx: instances.leave(tx, services.instance))
+        except DatabaseUnavailable as error:
+            _log.warning("instance_not_removed", error=str(error))
+
+
+def _beat(services: Services, server: ApiServer, identity: Identity, ended: Event) -> None:
+    gap = SERVING_GAP * services.settings.heartbeat_interval
+    turn = 0
+    while True:
+        try:
+            wishes = services.database.transact(lambda tx: instances.beat(tx, identity, Pulse()))
+            if turn % TOUCH_EVERY == 0:
+                services.database.transact(lambda tx: mark_serving(tx, gap))
+        except DatabaseUnavailable as error:
+            _log.warning("beat_missed", error=str(error))
+        else:
+            if wishes.own is Wish.DRAIN:
+                server.stop()
+        turn += 1
+        if ended.wait(BEAT):
+            return
+
+
+@contextmanager
+def _signals_spent() -> Iterator[None]:
+    """Uvicorn raises the signal that stopped it once more when it has ended; the process then shall end with 0."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    del number, frame

@@ -1,0 +1,80 @@
+"""The system itself: its processes, its queues, the published schema of the job file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter
+
+from pipeline.api.policy import FOR_ALL, Watcher
+from pipeline.api.services import ServicesOf
+from pipeline.runtime.spec import find_consumers
+from pipeline.store import instances
+from pipeline.store.instances import InstanceRow
+from schemas.api import InstanceList, InstanceView, JsonSchema, QueueList, QueueView
+from schemas.campaign import Campaign
+
+LIVE_WITHIN = 30.0
+"""Seconds of silence after which a process is not counted as a queue's consumer."""
+
+router = APIRouter(prefix="/v1", tags=["system"])
+
+
+@router.get("/instances")
+def list_instances(_caller: Watcher, services: ServicesOf) -> InstanceList:
+    """Every process, with a warning where versions differ."""
+    rows = services.database.transact(instances.list_instances)
+    return InstanceList(items=tuple(_view(row) for row in rows), warnings=_warnings(rows))
+
+
+@router.get("/queues")
+def list_queues(_caller: Watcher, services: ServicesOf) -> QueueList:
+    """How full each queue is, and how many consumers serve it."""
+    rows, controls = services.database.transact(lambda tx: (instances.list_instances(tx), instances.controls(tx)))
+    wishes = {control.queue: control.wish for control in controls}
+    names = sorted(find_consumers())
+    depths = services.publisher.depth(names)
+    live = [row for row in rows if row.silence < LIVE_WITHIN]
+    return QueueList(
+        items=tuple(
+            QueueView(
+                queue=name,
+                ready=depths[name].ready,
+                in_flight=depths[name].in_flight,
+                oldest_age=depths[name].oldest_age,
+                consumers=sum(name in row.queues for row in live),
+                wish=wishes.get(name),
+            )
+            for name in names
+        )
+    )
+
+
+@router.get("/schema/campaign", dependencies=FOR_ALL)
+def campaign_schema() -> JsonSchema:
+    """The JSON Schema of the job file, for editors."""
+    return Campaign.model_json_schema()
+
+
+def _warnings(rows: Sequence[InstanceRow]) -> tuple[str, ...]:
+    versions = sorted({row.version for row in rows})
+    return (f"versions differ: {', '.join(versions)}; finish the upgrade",) if len(versions) > 1 else ()
+
+
+def _view(row: InstanceRow) -> InstanceView:
+    return InstanceView(
+        id=row.id,
+        kind=row.kind,
+        queues=row.queues,
+        version=row.version,
+        host=row.host,
+        pid=row.pid,
+        state=row.state,
+        wish=row.wish,
+        in_flight=row.in_flight,
+        oldest_age=row.oldest_age,
+        started_at=row.started_at,
+        last_seen=row.last_seen,
+        silence=row.silence,
+        health_url=row.health_url,
+    )

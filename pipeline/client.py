@@ -1,0 +1,224 @@
+"""The HTTP client of the CLI: one method per route, what can be repeated is repeated, errors are PenstockErrors."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from uuid import uuid4
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from pipeline.errors import ApiUnavailable, BadInput, Conflict, Forbidden, NotFound, Unauthorized
+from pipeline.settings import Settings
+from schemas import api
+from schemas.campaign import Campaign
+
+M = TypeVar("M", bound=BaseModel)
+
+TRIES = 5
+TIMEOUT = 30.0
+SUBMIT_TIMEOUT = 300.0
+"""Seconds: a campaign of a million jobs is stored in one request."""
+_REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+_DOWN = frozenset({502, 503, 504})
+_ERRORS: Mapping[int, type[BadInput]] = {401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict}
+
+
+class Client:
+    """A connection to the API at `url`. Every call may raise ApiUnavailable, Unauthorized and Forbidden."""
+
+    def __init__(self, url: str, token: str, *, tries: int = TRIES, timeout: float = TIMEOUT) -> None:
+        self.url = url.rstrip("/")
+        self._tries = tries
+        secure = not self.url.startswith("http://")  # without TLS, reading the certificates is 0.1 s for nothing
+        headers = {"Authorization": f"Bearer {token}"}
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout, verify=secure)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections up."""
+        self._http.close()
+
+    def submit(
+        self, description: Campaign, sandboxes: Mapping[str, str] | None = None, *, key: str | None = None
+    ) -> api.SubmitReply:
+        """Submit a campaign. It is stored once, however often the request has to be repeated. Raises BadInput."""
+        body = api.SubmitRequest(description=description, sandboxes=dict(sandboxes or {}))
+        headers = {"Idempotency-Key": key or str(uuid4()), "Content-Type": "application/json"}
+        answer = self.request(
+            "POST", "/v1/campaigns", content=body.model_dump_json(), headers=headers, timeout=SUBMIT_TIMEOUT
+        )
+        return self._parsed(answer, api.SubmitReply)
+
+    def campaigns(self, query: api.CampaignQuery | None = None) -> api.CampaignPage:
+        """A page of campaigns, the newest first."""
+        return self.get("/v1/campaigns", api.CampaignPage, query)
+
+    def campaign(self, campaign_id: int) -> api.CampaignView:
+        """A campaign with its steps. Raises NotFound."""
+        return self.get(f"/v1/campaigns/{campaign_id}", api.CampaignView)
+
+    def command(self, campaign_id: int, word: str) -> api.Commanded:
+        """pause, resume, cancel or retry a campaign. Raises NotFound, Conflict."""
+        return self.post(f"/v1/campaigns/{campaign_id}/{word}", api.Commanded)
+
+    def accept(self, campaign_id: int, step: str) -> api.Commanded:
+        """Close a blocked step as it is. Raises NotFound, BadInput, Conflict."""
+        return self.post(f"/v1/campaigns/{campaign_id}/accept", api.Commanded, api.AcceptRequest(step=step))
+
+    def jobs(self, query: api.JobQuery | None = None) -> api.JobPage:
+        """A page of jobs, by id."""
+        return self.get("/v1/jobs", api.JobPage, query)
+
+    def every_job(self, query: api.JobQuery) -> Iterator[api.JobSummary]:
+        """All jobs that meet `query`, a page at a time."""
+        after: int | None = query.after
+        while after is not None:
+            page = self.jobs(query.model_copy(update={"after": after, "limit": api.MAX_PAGE}))
+            yield from page.items
+            after = page.next
+
+    def job(self, job_id: int) -> api.JobView:
+        """A job with its history. Raises NotFound."""
+        return self.get(f"/v1/jobs/{job_id}", api.JobView)
+
+    def logs(self, job_id: int) -> api.JobLogs:
+        """What a job wrote to standard output and error. Raises NotFound."""
+        return self.get(f"/v1/jobs/{job_id}/logs", api.JobLogs)
+
+    def archive(self, job_id: int) -> bytes:
+        """The newest archive of a job, a tar.gz for `pipeline.unpacking.unpack`. Raises NotFound."""
+        return self.request("GET", f"/v1/jobs/{job_id}/archive").content
+
+    def outputs(self, job_id: int) -> Sequence[api.FileView]:
+        """The registered outputs of a job. Raises NotFound."""
+        return self.get(f"/v1/jobs/{job_id}/outputs", api.JobOutputs).items
+
+    def kill(self, selection: api.JobSelection) -> api.Changed:
+        """Kill every job that the selection means. Raises BadInput for an empty one."""
+        return self.post("/v1/jobs/kill", api.Changed, selection)
+
+    def retry(self, selection: api.JobSelection) -> api.Changed:
+        """Receive every failed job that the selection means again. Raises BadInput for an empty one."""
+        return self.post("/v1/jobs/retry", api.Changed, selection)
+
+    def upload_sandbox(self, content: bytes) -> str:
+        """Send a tar.gz unless the API has it; its sha256. Raises BadInput when it is too large."""
+        digest = hashlib.sha256(content).hexdigest()
+        try:
+            self.request("HEAD", f"/v1/sandboxes/{digest}")
+        except NotFound:
+            headers = {"Content-Type": "application/gzip"}
+            self.request("PUT", f"/v1/sandboxes/{digest}", content=content, headers=headers, timeout=SUBMIT_TIMEOUT)
+        return digest
+
+    def files(self, query: api.FileQuery | None = None) -> api.FilePage:
+        """A page of catalogue files, by id."""
+        return self.get("/v1/files", api.FilePage, query)
+
+    def create_token(self, wanted: api.TokenRequest) -> api.TokenReply:
+        """Make a token; the answer shows it this once."""
+        return self.post("/v1/tokens", api.TokenReply, wanted)
+
+    def tokens(self, query: api.Page | None = None) -> api.TokenPage:
+        """A page of tokens, by id."""
+        return self.get("/v1/tokens", api.TokenPage, query)
+
+    def revoke_token(self, token_id: int) -> api.TokenView:
+        """Revoke a token. Raises NotFound."""
+        return self._parsed(self.request("DELETE", f"/v1/tokens/{token_id}"), api.TokenView)
+
+    def whoami(self) -> api.WhoAmI:
+        """Whose token this is."""
+        return self.get("/v1/whoami", api.WhoAmI)
+
+    def instances(self) -> api.InstanceList:
+        """Every process."""
+        return self.get("/v1/instances", api.InstanceList)
+
+    def queues(self) -> api.QueueList:
+        """How full the queues are."""
+        return self.get("/v1/queues", api.QueueList)
+
+    def get(self, path: str, reply: type[M], query: BaseModel | None = None) -> M:
+        """Ask for what is at `path`."""
+        params = {} if query is None else query.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+        return self._parsed(self.request("GET", path, params=params), reply)
+
+    def post(self, path: str, reply: type[M], body: BaseModel | None = None) -> M:
+        """Send `body` to `path`."""
+        content = None if body is None else body.model_dump_json()
+        headers = {"Content-Type": "application/json"} if content is not None else {}
+        return self._parsed(self.request("POST", path, content=content, headers=headers), reply)
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """One answer that is no error; `options` are httpx's. Repeats, with back-off, what may be repeated.
+
+        Raises ApiUnavailable, and BadInput or its subclass that goes with the status.
+        """
+        repeatable = method in _REPEATABLE or "Idempotency-Key" in options.get("headers", {})
+        for attempt in range(1, self._tries + 1):
+            try:
+                answer = self._http.request(method, path, **options)
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+                raise BadInput(f"PENSTOCK_API_URL: {self.url!r} is no URL of an API: {error}") from error
+            except httpx.TransportError as error:
+                unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                if attempt == self._tries or not (repeatable or unsent):
+                    raise self._unreachable(error) from error
+            else:
+                if answer.status_code not in _DOWN or attempt == self._tries or not repeatable:
+                    return _checked(self.url, answer)
+            time.sleep(random.uniform(0, min(5.0, 0.1 * 2**attempt)))  # noqa: S311 - jitter, no secret
+        raise AssertionError("unreachable: the loop returns or raises")
+
+    def _parsed(self, answer: httpx.Response, reply: type[M]) -> M:
+        try:
+            return reply.model_validate_json(answer.content)
+        except ValidationError as error:
+            raise ApiUnavailable(
+                f"{self.url} did not answer as this release's API does ({error.error_count()} differences); "
+                f"check PENSTOCK_API_URL and the versions"
+            ) from error
+
+    def _unreachable(self, error: httpx.TransportError) -> ApiUnavailable:
+        why = str(error) or type(error).__name__
+        return ApiUnavailable(
+            f"the API at {self.url} can't be reached ({why}); start it with `penstock up` or `penstock api`, "
+            f"or set PENSTOCK_API_URL"
+        )
+
+
+def open_client(settings: Settings) -> Client:
+    """The client that the settings mean. Raises BadSettings when there is no URL or no token."""
+    return Client(settings.resolved_api_url(), settings.resolved_token())
+
+
+def _checked(url: str, answer: httpx.Response) -> httpx.Response:
+    if answer.is_success or answer.status_code == httpx.codes.NOT_MODIFIED:
+        return answer
+    problem = _problem(answer)
+    if answer.is_server_error:
+        raise ApiUnavailable(f"the API at {url} failed ({problem.status}): {problem.detail}")
+    kind = _ERRORS.get(answer.status_code, BadInput)
+    raise kind(problem.detail, field=problem.errors[0].field if problem.errors else None)
+
+
+def _problem(answer: httpx.Response) -> api.Problem:
+    try:
+        return api.Problem.model_validate_json(answer.content)
+    except ValidationError:
+        detail = f"{answer.status_code} {answer.reason_phrase} from {answer.url}"
+        return api.Problem(title=answer.reason_phrase, status=answer.status_code, detail=detail)
