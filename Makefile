@@ -43,7 +43,7 @@ unit: .venv/.test
 	$(RUN) pytest tests/unit
 
 bench: .venv/.test
-	$(RUN) pytest -s -o "python_files=bench_*.py test_*.py" tests/benchmarks
+	$(RUN) tests.benchmarks
 
 docs: .venv/.test
 	.venv/bin/python docs/generate.py

@@ -1,0 +1,222 @@
+"""A whole Penstock under test: `penstock up` with time scaled down, a campaign that keeps a ledger, and faults."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from tests.waiting import eventually
+
+FAST = {
+    "PENSTOCK_HEARTBEAT_INTERVAL": "0.5",
+    "PENSTOCK_HEARTBEAT_TIMEOUT": "4",
+    "PENSTOCK_PILOT_LEASE": "6",
+    "PENSTOCK_CONFIRM_TIMEOUT": "6",
+    "PENSTOCK_WAKE_AFTER": "4",
+    "PENSTOCK_COOL_OFF": "1",
+    "PENSTOCK_PILOT_IDLE_LIMIT": "60",
+    "PENSTOCK_SCHEDULES": json.dumps(
+        {
+            "reconcile": "* * * * * */2",
+            "silence": "* * * * * */1",
+            "provisioning": "* * * * * */2",
+            "deferred": "* * * * * */1",
+        }
+    ),
+}
+"""Minutes become seconds; the order of the times among each other stays."""
+
+SITES = {
+    "storages": [{"name": "local", "url": "file://${DATA_DIR}/storage"}],
+    "sites": [
+        {
+            "name": "LOCAL",
+            "storages": ["local"],
+            "queues": [
+                {"name": "local", "cores": 4, "memory": 8192, "max_pilots": 2, "max_pending_pilots": 2},
+            ],
+        }
+    ],
+}
+
+PAYLOAD = """\
+echo "start $PENSTOCK_JOB_ID $PENSTOCK_ATTEMPT" >> "$LEDGER"
+sleep 0.2
+echo "result of $PENSTOCK_JOB_ID in attempt $PENSTOCK_ATTEMPT" > out.txt
+echo "end $PENSTOCK_JOB_ID $PENSTOCK_ATTEMPT" >> "$LEDGER"
+"""
+
+
+@dataclass(slots=True)
+class System:
+    """`penstock up` in a folder of its own."""
+
+    folder: Path
+    variables: dict[str, str]
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def data_dir(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+        own = {"PENSTOCK_DATA_DIR": str(self.data_dir), "PENSTOCK_API_PORT": "0"}
+        return kept | own | self.variables
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """A process of ours that goes on running; its output goes to a log."""
+        log = (self.folder / f"{arguments[0]}-{len(self.processes)}.log").open("wb")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", *arguments], env=self.environment, stdout=log, stderr=log
+        )
+        log.close()
+        self.processes.append(process)
+        return process
+
+    def run(self, *arguments: str, expect: int = 0) -> str:
+        """The standard output of a `penstock` command that ends with the exit code `expect`."""
+        command = [sys.executable, "-m", "pipeline.cli", *arguments]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == expect, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
+        return done.stdout
+
+    def json(self, *arguments: str) -> Any:
+        """The answer of a command with --json."""
+        return json.loads(self.run(*arguments, "--json"))
+
+    def ready(self) -> bool:
+        """Whether the API answers and a consumer and the triggers are registered."""
+        note = self.data_dir / "api.url"
+        if not note.exists():
+            return False
+        try:
+            with urllib.request.urlopen(f"{note.read_text().strip()}/readyz", timeout=5):
+                pass
+        except (urllib.error.URLError, OSError):
+            return False
+        return {"api", "consumer", "triggers"} <= {row["kind"] for row in self.json("instances")}
+
+    def pids(self, kind: str) -> list[int]:
+        """The live processes of a kind: api, consumer, triggers; worker (of the consumers' pools); pilot."""
+        if kind == "worker":
+            servers = [child for pid in self.pids("consumer") for child in psutil.Process(pid).children()]
+            return [worker.pid for server in servers for worker in server.children() if worker.is_running()]
+        if kind == "pilot":
+            mine = str(self.data_dir)
+            return [p.pid for p in psutil.process_iter(["cmdline"]) if _is_pilot(p.info["cmdline"], mine)]
+        return [row["pid"] for row in self.json("instances") if row["kind"] == kind and psutil.pid_exists(row["pid"])]
+
+    def kill(self, kind: str) -> list[int]:
+        """kill -9 for every process of a kind; which they were."""
+        victims = self.pids(kind)
+        for pid in victims:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        return victims
+
+    def logs(self) -> str:
+        """The last lines of every log, for a failure's message."""
+        tails = [
+            f"--- {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-40:])
+            for path in sorted(self.folder.glob("*.log"))
+        ]
+        return "\n".join(tails)
+
+    def apply_sites(self, sites: Mapping[str, Any] = SITES) -> None:
+        """`penstock sites apply`."""
+        path = self.folder / "sites.yaml"
+        path.write_text(yaml.safe_dump(dict(sites)))
+        self.run("sites", "apply", str(path))
+
+    def submit(self, description: Mapping[str, Any]) -> int:
+        """`penstock submit`; the campaign's id."""
+        path = self.folder / "campaign.yaml"
+        path.write_text(yaml.safe_dump(dict(description)))
+        return int(self.json("submit", str(path))["campaign_id"])
+
+    def end(self) -> None:
+        """SIGTERM, then SIGKILL, for what was started."""
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def penstock_up(folder: Path, variables: Mapping[str, str] | None = None) -> Iterator[System]:
+    """`penstock up`, ready, with the local site applied."""
+    folder.mkdir(parents=True, exist_ok=True)
+    system = System(folder, {**FAST, **(variables or {})})
+    if "PENSTOCK_DATABASE_URL" in system.variables:
+        system.run("db", "upgrade")
+    system.start("up")
+    try:
+        eventually(system.ready, within=60.0, every=0.3)
+        system.apply_sites()
+        yield system
+    finally:
+        system.end()
+
+
+def ledger_campaign(folder: Path, jobs: int) -> dict[str, Any]:
+    """A campaign of short jobs that note their starts and ends outside the system."""
+    return {
+        "campaign": "ledger",
+        "steps": [
+            {
+                "name": "note",
+                "command": ["/bin/sh", "-c", PAYLOAD.replace("{", "{{").replace("}", "}}")],
+                "parameters": {"axes": {"n": {"range": [0, jobs]}}},
+                "environment": {"LEDGER": str(folder / "ledger.txt")},
+                "outputs": ["out.txt"],
+                "requirements": {"memory": 64, "disk": 16, "wall_time": 60},
+                "retries": {"infrastructure": 20, "payload": 0},
+            }
+        ],
+    }
+
+
+def ended(system: System, campaign_id: int) -> bool:
+    """Whether a campaign is over, one way or another."""
+    return str(system.json("campaigns", "show", str(campaign_id))["state"]) in {"done", "blocked", "cancelled"}
+
+
+def moment(seed: int, earliest: float, latest: float) -> float:
+    """When a fault strikes, seconds after the first job ended; drawn from a printed seed."""
+    drawn = random.Random(seed).uniform(earliest, latest)
+    print(f"seed {seed}: the fault strikes after {drawn:.2f} s")
+    return drawn
+
+
+def started_twice(folder: Path) -> list[str]:
+    """The (job, attempt) pairs that the ledger shows to have begun more than once."""
+    lines = (folder / "ledger.txt").read_text().splitlines()
+    return [line for line, many in Counter(line for line in lines if line.startswith("start")).items() if many > 1]
+
+
+def _is_pilot(command: Sequence[str] | None, data_dir: str) -> bool:
+    line = " ".join(command or ())
+    return "penstock-pilot" in line and data_dir in line

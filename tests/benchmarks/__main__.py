@@ -1,0 +1,32 @@
+"""Run benchmarks: all of them, or those named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import click
+
+from tests.benchmarks import demo, optimisation, submission
+from tests.benchmarks.figures import Figure, show, store
+
+BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
+    "submission": submission.measure,
+    "optimisation": optimisation.measure,
+    "demo": demo.measure,
+}
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(list(BENCHMARKS)))
+@click.option("--to", type=click.Path(path_type=Path), default=Path("build/bench"), help="where NAME.json goes")
+def main(names: tuple[str, ...], to: Path) -> None:
+    """Measure, print tables, and write NAME.json for each."""
+    for name in names or BENCHMARKS:
+        figures = BENCHMARKS[name]()
+        show(name, figures)
+        click.echo(f"written to {store(name, figures, to)}")
+
+
+if __name__ == "__main__":
+    main()
