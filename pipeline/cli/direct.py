@@ -7,11 +7,11 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 
 from pipeline.cli.options import session
 from pipeline.errors import BadInput
 from pipeline.logs import configure_logging
+from pipeline.runtime.spec import queue_names
 from pipeline.settings import Settings
 from pipeline.store import schema
 from pipeline.store.database import Database
@@ -46,11 +46,6 @@ def quiet(settings: Settings) -> None:
     """A command says what went wrong itself, once: only --debug shows what was retried on the way."""
     level = "debug" if session().debug else "error"
     configure_logging(settings.model_copy(update={"log_level": level}), "cli")
-
-
-def queue_names() -> list[str]:
-    """The queues that have a consumer declared."""
-    return sorted(entry.name for entry in entry_points(group="penstock.consumers"))
 
 
 def known_queue(name: str) -> str:

@@ -31,8 +31,7 @@ def show_list(items: Iterable[Any], columns: Sequence[str], *, as_json: bool) ->
     if as_json:
         print_json(rows)
         return
-    shown = [[str(row[column]) if isinstance(row.get(column), bool) else _text(row.get(column)) for column in columns]
-             for row in rows]  # fmt: skip
+    shown = [[_text(row.get(column)) for column in columns] for row in rows]
     titles = [column.replace("_", " ").upper() for column in columns]
     if sys.stdout.isatty():
         _rich_table(titles, shown)
@@ -91,17 +90,20 @@ def _text(value: Any) -> str:
     """A cell. Nothing is a dash, so that columns stay columns for awk."""
     if value is None or value in ("", [], (), {}):
         return "-"
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}"
-    if isinstance(value, float):
-        return f"{value:.1f}"
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    if isinstance(value, dict):
-        return " ".join(f"{name}={entry}" for name, entry in value.items())
-    if isinstance(value, list | tuple):
-        return " ".join(str(entry) for entry in value)
-    return str(value)
+    match value:
+        case datetime():
+            text = f"{value:%Y-%m-%d %H:%M:%S}"
+        case float():
+            text = f"{value:.1f}"
+        case bytes():
+            text = value.decode(errors="replace")
+        case dict():
+            text = " ".join(f"{name}={entry}" for name, entry in value.items())
+        case list() | tuple():
+            text = " ".join(str(entry) for entry in value)
+        case _:
+            text = str(value)
+    return text
 
 
 def _rich_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

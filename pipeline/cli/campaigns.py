@@ -1,0 +1,121 @@
+"""`penstock campaigns`: what was submitted, and the commands on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pipeline.cli.options import example, json_option, pass_settings
+from pipeline.cli.output import cells, print_json, show_list, show_one
+from pipeline.cli.progress import newest_steps
+from pipeline.cli.remote import gather
+from pipeline.client import open_client
+from pipeline.errors import BadInput
+from pipeline.settings import Settings
+from schemas.api import CampaignQuery, Commanded
+from schemas.states import CampaignState, StepState
+
+campaign_id_argument = click.argument("campaign_id", metavar="ID", type=click.IntRange(1))
+
+
+@click.group(epilog=example("penstock campaigns list", "penstock campaigns show 1"))
+def campaigns() -> None:
+    """List, show, pause, resume, cancel, retry, accept."""
+
+
+@campaigns.command("list", epilog=example("penstock campaigns list --state running", "penstock campaigns list --json"))
+@click.option("--state", multiple=True, type=click.Choice([state.value for state in CampaignState]), help="In it.")
+@click.option("--name", help="Of this name.")
+@click.option("--owner", help="Submitted by this subject.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most so many.")
+@json_option
+@pass_settings
+def list_(settings: Settings, /, *, limit: int, as_json: bool, **options: Any) -> None:
+    """List campaigns, the newest first."""
+    query = CampaignQuery(state=options["state"], name=options["name"], owner=options["owner"])
+    with open_client(settings) as client:
+        found = gather(client.campaigns, query, limit)
+    show_list(found, ("id", "name", "state", "owner", "created_at", "ended_at"), as_json=as_json)
+
+
+@campaigns.command(epilog=example("penstock campaigns show 1", "penstock campaigns show 1 --json"))
+@campaign_id_argument
+@json_option
+@pass_settings
+def show(settings: Settings, /, *, campaign_id: int, as_json: bool) -> None:
+    """Show a campaign with its steps."""
+    with open_client(settings) as client:
+        view = client.campaign(campaign_id)
+    if as_json:
+        print_json(cells(view))
+        return
+    fields = cells(view)
+    fields.pop("steps")
+    show_one(fields, as_json=False)
+    click.echo()
+    show_list(view.steps, ("name", "version", "state", "jobs", "files", "dataset", "ended_at"), as_json=False)
+
+
+@campaigns.command(epilog=example("penstock campaigns pause 1"))
+@campaign_id_argument
+@pass_settings
+def pause(settings: Settings, /, *, campaign_id: int) -> None:
+    """Let nothing more of a campaign start; what runs goes on."""
+    _command(settings, campaign_id, "pause")
+
+
+@campaigns.command(epilog=example("penstock campaigns resume 1"))
+@campaign_id_argument
+@pass_settings
+def resume(settings: Settings, /, *, campaign_id: int) -> None:
+    """Let a paused campaign go on."""
+    _command(settings, campaign_id, "resume")
+
+
+@campaigns.command(epilog=example("penstock campaigns cancel 1"))
+@campaign_id_argument
+@pass_settings
+def cancel(settings: Settings, /, *, campaign_id: int) -> None:
+    """End a campaign and kill its jobs."""
+    _command(settings, campaign_id, "cancel")
+
+
+@campaigns.command(epilog=example("penstock campaigns retry 1 --failed"))
+@campaign_id_argument
+@click.option("--failed", is_flag=True, help="The failed jobs; there is no other kind to retry, so it may be left out.")
+@pass_settings
+def retry(settings: Settings, /, *, campaign_id: int, failed: bool) -> None:
+    """Let a campaign's failed jobs start again, their retry budgets fresh."""
+    del failed
+    _command(settings, campaign_id, "retry")
+
+
+@campaigns.command(epilog=example("penstock campaigns accept 1", "penstock campaigns accept 1 analyse"))
+@campaign_id_argument
+@click.argument("step", required=False)
+@pass_settings
+def accept(settings: Settings, /, *, campaign_id: int, step: str | None) -> None:
+    """Close a blocked step as it is, so that later steps start.
+
+    STEP may be left out where only one is blocked.
+    """
+    with open_client(settings) as client:
+        if step is None:
+            view = client.campaign(campaign_id)
+            blocked = [one.name for one in newest_steps(view) if one.state is StepState.BLOCKED]
+            if len(blocked) != 1:
+                raise BadInput(f"campaign {campaign_id} has {len(blocked)} blocked steps; name the one to accept")
+            step = blocked[0]
+        _say(client.accept(campaign_id, step))
+
+
+def _command(settings: Settings, campaign_id: int, word: str) -> None:
+    with open_client(settings) as client:
+        _say(client.command(campaign_id, word))
+
+
+def _say(answer: Commanded) -> None:
+    counts = [f"{answer.changed} jobs changed"] if answer.changed else []
+    counts += [f"{answer.requested} wait for their pilot's word"] if answer.requested else []
+    click.echo(", ".join([f"campaign {answer.campaign_id}: {answer.state}", *counts]))

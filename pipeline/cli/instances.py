@@ -1,0 +1,52 @@
+"""`penstock instances`, `drain`: which processes run, and how one is ended after its work."""
+
+from __future__ import annotations
+
+import click
+
+from pipeline.cli.direct import opened_database, who
+from pipeline.cli.options import example, json_option, pass_settings
+from pipeline.cli.output import cells, show_list, warn
+from pipeline.cli.queues import LIVE_WITHIN
+from pipeline.runtime.spec import queue_names
+from pipeline.settings import Settings
+from pipeline.store import instances as store
+
+COLUMNS = ("id", "kind", "queues", "version", "host", "pid", "state", "wish", "in_flight", "silence", "health_url")
+
+
+@click.command(epilog=example("penstock instances", "penstock instances --json"))
+@json_option
+@pass_settings
+def instances(settings: Settings, *, as_json: bool) -> None:
+    """List the processes that run.
+
+    SILENCE is seconds since one was last seen; one that was killed shows as silent until upkeep removes it.
+    """
+    with opened_database(settings) as database:
+        rows = database.transact(store.list_instances)
+    live = [row for row in rows if row.silence < LIVE_WITHIN]
+    shown = [cells(row) | ({} if row in live else {"state": "silent"}) for row in rows]
+    show_list(shown, COLUMNS, as_json=as_json)
+    versions = sorted({row.version for row in live})
+    if len(versions) > 1:
+        warn(f"versions differ: {', '.join(versions)}; finish the upgrade")
+
+
+@click.command(
+    epilog=example("penstock drain optimisation", "penstock drain $(penstock instances --json | jq -r .[0].id)")
+)
+@click.argument("target", metavar="INSTANCE|QUEUE")
+@pass_settings
+def drain(settings: Settings, *, target: str) -> None:
+    """End an instance, or a queue's consumers, after their work.
+
+    They stop receiving within 2 seconds, finish what is in flight and exit with 0. A queue's drain is meant
+    for the consumers that run now: those started later serve it.
+    """
+    with opened_database(settings) as database:
+        if target in queue_names():
+            database.transact(lambda tx: store.drain_queue(tx, target, who()))
+        else:
+            database.transact(lambda tx: store.drain_instance(tx, target))
+    click.echo(f"{target}: draining")

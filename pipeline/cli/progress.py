@@ -1,0 +1,110 @@
+"""Waiting for a campaign: live bars on a terminal, a line per change elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from pipeline.cli.output import warn
+from pipeline.client import Client
+from pipeline.errors import ApiUnavailable
+from schemas.api import CampaignView, StepView
+from schemas.states import JOB_FINAL, CampaignState, JobState
+
+LOOK = 1.0
+"""Seconds between two looks at the campaign."""
+PATIENCE = 600.0
+"""Seconds of an API that can't be reached: jobs run on without it, so waiting does too."""
+ENDED = frozenset({CampaignState.DONE, CampaignState.BLOCKED, CampaignState.CANCELLED})
+
+
+class Display(Protocol):
+    """Shows a campaign each time somebody has looked."""
+
+    def show(self, view: CampaignView) -> None: ...
+
+
+def wait_for_campaign(client: Client, campaign_id: int) -> CampaignView:
+    """Show its progress until the campaign is done, blocked or cancelled; how it ended. Raises ApiUnavailable."""
+    with _display() as display:
+        while True:
+            view = _look(client, campaign_id)
+            display.show(view)
+            if view.state in ENDED:
+                return view
+            time.sleep(LOOK)
+
+
+def newest_steps(view: CampaignView) -> list[StepView]:
+    """The steps in order, each in its newest version."""
+    newest: dict[str, StepView] = {}
+    for step in view.steps:
+        if step.name not in newest or step.version > newest[step.name].version:
+            newest[step.name] = step
+    return list(newest.values())
+
+
+class Lines:
+    """A line for each step whose numbers have changed."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, str] = {}
+
+    def show(self, view: CampaignView) -> None:
+        for step in newest_steps(view):
+            line = f"{step.name}: {step.state}, {_counts(step)}"
+            if self._said.get(step.name) != line:
+                self._said[step.name] = line
+                click.echo(line, err=True)
+
+
+class Bars:
+    """A bar for each step."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def show(self, view: CampaignView) -> None:
+        for step in newest_steps(view):
+            if step.name not in self._tasks:
+                self._tasks[step.name] = self._progress.add_task(step.name, counts="", total=None)
+            ended = sum(count for state, count in step.jobs.items() if state in JOB_FINAL)
+            self._progress.update(
+                self._tasks[step.name], total=sum(step.jobs.values()) or None, completed=ended, counts=_counts(step)
+            )
+
+
+@contextmanager
+def _display() -> Iterator[Display]:
+    if not sys.stderr.isatty():
+        yield Lines()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield Bars(progress)
+
+
+def _counts(step: StepView) -> str:
+    done = step.jobs.get(JobState.DONE, 0)
+    others = [f"{count} {state}" for state, count in step.jobs.items() if state is not JobState.DONE and count]
+    return ", ".join([f"{done}/{sum(step.jobs.values())} done", *others])
+
+
+def _look(client: Client, campaign_id: int) -> CampaignView:
+    since = time.monotonic()
+    while True:
+        try:
+            return client.campaign(campaign_id)
+        except ApiUnavailable as error:
+            if time.monotonic() - since > PATIENCE:
+                raise
+            warn(f"{error}; the campaign goes on, waiting for the API")
+            time.sleep(LOOK)

@@ -1,0 +1,87 @@
+"""`penstock queues`, `pause`, `resume`: how full the queues are, and who may receive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import click
+
+from pipeline.cli.direct import known_queue, opened_database, opened_transport, who
+from pipeline.cli.options import example, json_option, pass_settings
+from pipeline.cli.output import show_list
+from pipeline.runtime.spec import queue_names
+from pipeline.settings import Settings
+from pipeline.store import instances
+from pipeline.store.instances import Control, InstanceRow
+from pipeline.transport.port import Depth
+from schemas.api import QueueView
+
+LIVE_WITHIN = 30.0
+"""Seconds of silence after which a process is not counted as a consumer."""
+
+
+def survey(depths: Mapping[str, Depth], rows: Sequence[InstanceRow], controls: Sequence[Control]) -> list[QueueView]:
+    """What brokers, processes and operators say of each queue, put together.
+
+    Where the broker can't tell the oldest message's age, it is what a consumer saw last.
+    """
+    live = [row for row in rows if row.silence < LIVE_WITHIN]
+    wishes = {control.queue: control.wish for control in controls}
+    views = []
+    for queue, depth in depths.items():
+        serving = [row for row in live if queue in row.queues]
+        seen = [row.oldest_age for row in serving if row.oldest_age is not None]
+        age = depth.oldest_age if depth.oldest_age is not None or not depth.ready else max(seen, default=None)
+        views.append(
+            QueueView(
+                queue=queue,
+                ready=depth.ready,
+                in_flight=depth.in_flight,
+                oldest_age=age,
+                consumers=len(serving),
+                wish=wishes.get(queue),
+            )
+        )
+    return views
+
+
+@click.command(epilog=example("penstock queues", "penstock queues --json"))
+@json_option
+@pass_settings
+def queues(settings: Settings, *, as_json: bool) -> None:
+    """Show how full each queue is and who serves it.
+
+    READY messages wait, those IN FLIGHT are with a consumer; OLDEST AGE is in seconds; WISH is what an
+    operator asked for: pause or drain.
+    """
+    names = queue_names()
+    with opened_database(settings) as database, opened_transport(settings) as transport:
+        rows, controls = database.transact(lambda tx: (instances.list_instances(tx), instances.controls(tx)))
+        views = survey(transport.depth(names), rows, controls)
+    show_list(views, ("queue", "ready", "in_flight", "oldest_age", "consumers", "wish"), as_json=as_json)
+
+
+@click.command(epilog=example("penstock pause matching"))
+@click.argument("queue")
+@pass_settings
+def pause(settings: Settings, *, queue: str) -> None:
+    """Let the consumers of a queue stop receiving.
+
+    They see it within 2 seconds, finish what they have and go on running; later ones heed it too, until
+    `penstock resume`.
+    """
+    known_queue(queue)
+    with opened_database(settings) as database:
+        database.transact(lambda tx: instances.pause(tx, queue, who()))
+    click.echo(f"{queue}: paused")
+
+
+@click.command(epilog=example("penstock resume matching"))
+@click.argument("queue")
+@pass_settings
+def resume(settings: Settings, *, queue: str) -> None:
+    """Take a pause or drain of a queue back."""
+    known_queue(queue)
+    with opened_database(settings) as database:
+        changed = database.transact(lambda tx: instances.resume(tx, queue))
+    click.echo(f"{queue}: resumed" if changed else f"{queue}: was not paused")
