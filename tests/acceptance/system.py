@@ -8,8 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import yaml
 
@@ -107,9 +106,9 @@ class System:
         if not note.exists():
             return False
         try:
-            with urllib.request.urlopen(f"{note.read_text().strip()}/readyz", timeout=5):
-                pass
-        except (urllib.error.URLError, OSError):
+            if httpx.get(f"{note.read_text().strip()}/readyz", timeout=5).is_error:
+                return False
+        except httpx.HTTPError:
             return False
         return {"api", "consumer", "triggers"} <= {row["kind"] for row in self.json("instances")}
 
