@@ -29,6 +29,7 @@ HERE = Path(__file__).resolve().parent
 START_LIMIT = 60.0
 RUN_LIMIT = 300.0
 STOP_LIMIT = 30.0
+RESULTS = ("zmumu.json", "zmumu.png")
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -124,14 +125,21 @@ def penstock(variables: dict[str, str], *arguments: str | Path) -> None:
         raise DemoFailed(f"`{words}` did not end in {RUN_LIMIT:.0f} s") from error
 
 
-def collect(data: Path, target: Path) -> str:
-    """Copy what the merge step left on the storage; the result in words. Raises DemoFailed when it is not there."""
-    target.mkdir(parents=True, exist_ok=True)
-    for name in ("zmumu.json", "zmumu.png"):
-        found = sorted((data / "storage").rglob(f"merge/*/*/{name}"))
-        if not found:
-            raise DemoFailed(f"no {name} on the storage, though the campaign is done")
-        shutil.copyfile(found[-1], target / name)
+def merge_job(variables: dict[str, str]) -> str:
+    """The id of the one job of the step `merge`. Raises DemoFailed when it is not the only one."""
+    listing = ["penstock", "jobs", "list", "--step", "merge", "--json"]
+    answer = subprocess.run(listing, env=variables, check=False, capture_output=True, text=True)
+    jobs = json.loads(answer.stdout) if answer.returncode == 0 else []
+    if len(jobs) != 1:
+        raise DemoFailed(f"`{' '.join(listing)}` names {len(jobs)} jobs: {answer.stdout}{answer.stderr}")
+    return str(jobs[0]["id"])
+
+
+def result(target: Path) -> str:
+    """The spectrum's figures in words. Raises DemoFailed when a file is not there."""
+    for name in RESULTS:
+        if not (target / name).exists():
+            raise DemoFailed(f"no {name} was fetched, though the campaign is done")
     spectrum = json.loads((target / "zmumu.json").read_text())
     low, high = spectrum["peak_bin"]
     return f"{spectrum['events']} events, peak [{low}, {high}) GeV, median {spectrum['median']:.2f} GeV"
@@ -140,6 +148,8 @@ def collect(data: Path, target: Path) -> str:
 def run(data: Path, target: Path) -> None:
     """The demonstration itself."""
     started = time.monotonic()
+    for name in RESULTS:
+        (target / name).unlink(missing_ok=True)
     variables = environment(data)
     sys.stdout.write(f"starting Penstock in {data}\n")
     sys.stdout.flush()
@@ -147,8 +157,8 @@ def run(data: Path, target: Path) -> None:
         wait_until_ready(main, data)
         penstock(variables, "sites", "apply", HERE / "sites.yaml")
         penstock(variables, "submit", "--wait", HERE / "campaign.yaml")
-        result = collect(data, target)
-    sys.stdout.write(f"\n{result}\nplot: {target / 'zmumu.png'}\n{time.monotonic() - started:.0f} s in all\n")
+        penstock(variables, "jobs", "output", merge_job(variables), "--to", target)
+    sys.stdout.write(f"\n{result(target)}\nplot: {target / 'zmumu.png'}\n{time.monotonic() - started:.0f} s in all\n")
 
 
 def interrupt(number: int, _frame: object) -> None:
