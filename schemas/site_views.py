@@ -55,7 +55,7 @@ class Allowed(Model):
     """What `allow` did."""
 
     lifted: tuple[BanView, ...]
-    woken: int = Field(description="messages about held jobs that are looked at again")
+    woken: int = Field(description="held jobs that are looked at again")
 
 
 class QueueOfSite(Model):

@@ -128,10 +128,20 @@ def set_failures(tx: Transaction, pilot: PilotRow, failures: int) -> None:
         tx.run(update(pilots).where(pilots.c.id == pilot.id).values(failures_in_row=failures))
 
 
-def end(tx: Transaction, pilot_id: int, to: PilotState, reason: str, rules: Rules) -> Aftermath:
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a pilot ends. One that has spoken after `unless_seen_after` lives, whatever its batch system says."""
+
+    to: PilotState
+    reason: str
+    unless_seen_after: datetime | None = None
+
+
+def end(tx: Transaction, pilot_id: int, ending: Ending, rules: Rules) -> Aftermath:
     """End a pilot; jobs that it still holds are infrastructure losses. For one that has ended, nothing is done."""
     pilot = _lock(tx, pilot_id)
-    if pilot.state in PILOT_FINAL:
+    to, reason, known = ending.to, ending.reason, ending.unless_seen_after
+    if pilot.state in PILOT_FINAL or (known is not None and pilot.last_seen is not None and pilot.last_seen > known):
         return NOTHING
     if to not in PILOT_TRANSITIONS[pilot.state]:
         raise ValueError(f"pilot {pilot.id} may not go from {pilot.state} to {to}")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from typing import Any
 
 import uuid_utils.compat
@@ -209,9 +208,13 @@ def _live(tx: Transaction) -> Iterable[LivePilot]:
             yield common
             continue
         used = taken.get(row.id, (0, 0, 0))
-        left = [has - takes for has, takes in zip((row.offered, row.memory, row.disk), used, strict=True)]
-        lasts = (row.until - tx.now).total_seconds()
-        yield LivePilot(row.id, row.site_queue_id, row.vo_id, state, leaves, *left, lasts=lasts)
+        yield replace(
+            common,
+            cores=row.offered - used[0],
+            memory=row.memory - used[1],
+            disk=row.disk - used[2],
+            lasts=(row.until - tx.now).total_seconds(),
+        )
 
 
 def _taken(tx: Transaction) -> Mapping[int, tuple[int, int, int]]:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import or_, select, update
 
@@ -18,7 +19,7 @@ from schemas.states import PILOT_FINAL, PilotState
 
 @dataclass(frozen=True, slots=True)
 class BatchPilot:
-    """A pilot that has not ended, as the rows know it. `unseen` is seconds of silence that count, None: never seen."""
+    """A pilot that has not ended, as the rows know it."""
 
     id: int
     tag: str
@@ -72,12 +73,13 @@ def lease(tx: Transaction, site_queue_id: int, owner: str, seconds: float) -> Le
 def release(tx: Transaction, queue: LeasedQueue, owner: str, *, healthy: bool) -> None:
     """Give the queue back after a round without trouble; `healthy`: pilots run there, so failures are forgotten."""
     failures = 0 if healthy else queue.failures
-    _give_back(tx, queue, owner, failures, None, None)
+    _give_back(tx, queue, owner, {"failures": failures, "backoff_until": None, "reason": None})
 
 
 def back_off(tx: Transaction, queue: LeasedQueue, owner: str, seconds: float, reason: str) -> None:
     """Give the queue back and leave it alone for a while."""
-    _give_back(tx, queue, owner, queue.failures + 1, tx.after(seconds), reason[:MAX_REASON])
+    state = {"failures": queue.failures + 1, "backoff_until": tx.after(seconds), "reason": reason[:MAX_REASON]}
+    _give_back(tx, queue, owner, state)
 
 
 def move_pending(tx: Transaction, moves: Iterable[Move]) -> None:
@@ -86,7 +88,7 @@ def move_pending(tx: Transaction, moves: Iterable[Move]) -> None:
     for move in moves:
         groups[move.to, move.reason].append(move.pilot_id)
     for (to, reason), ids in groups.items():
-        values = {"state": to, "reason": reason[:MAX_REASON] or None}
+        values: dict[str, Any] = {"state": to, "reason": reason[:MAX_REASON] or None}
         if to in PILOT_FINAL:
             values["ended_at"] = tx.now
         for chunk in in_chunks(sorted(ids)):
@@ -98,19 +100,14 @@ def submitted(tx: Transaction, handles: Mapping[str, str]) -> None:
     """These tags are known to the batch system, under these handles."""
     for tag, handle in sorted(handles.items()):
         tx.run(update(pilots).where(pilots.c.tag == tag).values(batch_id=handle[:200], submitted_at=tx.now))
-    for chunk in in_chunks(sorted(handles)):
-        fresh = (pilots.c.tag.in_(chunk), pilots.c.state == PilotState.REQUESTED)
+    fresh = (pilots.c.tag.in_(list(handles)), pilots.c.state == PilotState.REQUESTED)
+    if handles:
         tx.run(update(pilots).where(*fresh).values(state=PilotState.SUBMITTED))
 
 
-def _give_back(
-    tx: Transaction, queue: LeasedQueue, owner: str, failures: int, until: datetime | None, reason: str | None
-) -> None:
-    tx.run(
-        update(site_queues)
-        .where(site_queues.c.id == queue.id, site_queues.c.lease_owner == owner)
-        .values(lease_owner=None, lease_until=None, failures=failures, backoff_until=until, reason=reason)
-    )
+def _give_back(tx: Transaction, queue: LeasedQueue, owner: str, state: Mapping[str, Any]) -> None:
+    mine = (site_queues.c.id == queue.id, site_queues.c.lease_owner == owner)
+    tx.run(update(site_queues).where(*mine).values(lease_owner=None, lease_until=None, **state))
 
 
 def _pilots(tx: Transaction, site_queue_id: int) -> Sequence[BatchPilot]:

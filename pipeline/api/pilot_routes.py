@@ -1,0 +1,217 @@
+"""The pilot protocol over HTTP. A pilot's token reaches the pilot's own jobs and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
+from typing import Annotated, Any, TypeVar
+
+from anyio import to_thread
+from fastapi import APIRouter, FastAPI, HTTPException, Path, Request, Response
+from structlog import get_logger
+
+from pipeline.api.archive_check import check_archive
+from pipeline.api.assignments import assignments
+from pipeline.api.policy import FOR_ALL, PilotCaller
+from pipeline.api.served_slots import ServedSlots
+from pipeline.api.services import Services, ServicesOf
+from pipeline.api.uploads import AS_BODY, Upload
+from pipeline.errors import DatabaseUnavailable, NotFound, Unauthorized
+from pipeline.store import attempts, heartbeats, offers, pilots
+from pipeline.store.access import Caller
+from pipeline.store.database import Transaction
+from pipeline.store.losses import Aftermath, Rules, to_publish
+from pipeline.store.own_attempts import holds_attempt, holds_sandbox
+from pipeline.store.pilots import PilotRow
+from schemas.pilots import (
+    PROTOCOL,
+    EndRequest,
+    EnrolReply,
+    EnrolRequest,
+    HeartbeatReply,
+    HeartbeatRequest,
+    OfferReply,
+    OfferRequest,
+    ReportRequest,
+    StartRequest,
+    Verdict,
+)
+from schemas.states import PilotState
+
+T = TypeVar("T")
+MARK_EVERY = 3.0
+"""Seconds between two marks that this process serves heartbeats."""
+
+_log = get_logger("api")
+
+
+@contextlib.asynccontextmanager
+async def _serving(app: FastAPI) -> AsyncIterator[None]:
+    """While the application serves, say so in the database: silence of pilots counts only then."""
+    task = asyncio.create_task(_mark(app.state.services))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _mark(services: Services) -> None:
+    gap = heartbeats.SERVING_GAP * services.settings.heartbeat_interval
+    while True:
+        try:
+            await to_thread.run_sync(lambda: services.database.transact(lambda tx: heartbeats.mark_serving(tx, gap)))
+        except DatabaseUnavailable as error:
+            _log.warning("serving_unmarked", error=str(error))
+        await asyncio.sleep(min(MARK_EVERY, gap / 3))
+
+
+router = APIRouter(prefix="/v1/pilots", tags=["pilots"], lifespan=_serving)
+
+_GZIP: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/gzip": {"schema": {"type": "string", "format": "binary"}}}}
+}
+
+
+@router.post("/enrol", dependencies=FOR_ALL)
+def enrol(services: ServicesOf, body: EnrolRequest) -> EnrolReply:
+    """Let a pilot in that its batch system has started; 426 for a protocol that is not spoken here."""
+    if body.protocol != PROTOCOL:
+        why = f"this API speaks pilot protocol {PROTOCOL}, the pilot {body.protocol}; submit pilots of this release"
+        raise HTTPException(HTTPStatus.UPGRADE_REQUIRED, why)
+    settings = services.settings
+    enrolled = services.database.transact(lambda tx: pilots.enrol(tx, body, settings.pilot_margin))
+    _log.info("pilot_enrolled", pilot_id=enrolled.pilot_id, tag=body.tag, host=body.node.host)
+    return EnrolReply(
+        pilot_id=enrolled.pilot_id,
+        token=enrolled.token,
+        heartbeat_interval=settings.heartbeat_interval,
+        lifetime=enrolled.lifetime,
+        idle_limit=settings.pilot_idle_limit,
+        max_failures=settings.pilot_max_failures,
+    )
+
+
+@router.post("/self/offer")
+async def offer(request: Request, caller: PilotCaller, services: ServicesOf, body: OfferRequest) -> OfferReply:
+    """Offer the pilot's totals; assignments that it does not know yet, waited for if it wishes."""
+    reply = await to_thread.run_sync(lambda: _offer(services, caller, body))
+    if reply is not None:
+        return reply
+    if body.wait and not await _served_slots(request.app, services).wait(_id(caller), body.wait):
+        return OfferReply()
+    return await to_thread.run_sync(lambda: _fetch(services, caller, body))
+
+
+@router.post("/self/start")
+def start(caller: PilotCaller, services: ServicesOf, body: StartRequest) -> Verdict:
+    """Confirm attempts that are about to run; a refused one must not."""
+    ruling = _as_pilot(services, caller, lambda tx, pilot, rules: attempts.start(tx, pilot, body.jobs, rules))
+    _publish(services, ruling.aftermath)
+    return ruling.verdict
+
+
+@router.post("/self/heartbeat")
+def heartbeat(caller: PilotCaller, services: ServicesOf, body: HeartbeatRequest) -> HeartbeatReply:
+    """List every attempt at hand; the reply says which of them to stop."""
+    reply, aftermath = _as_pilot(
+        services, caller, lambda tx, pilot, rules: heartbeats.heartbeat(tx, pilot, body, rules)
+    )
+    _publish(services, aftermath)
+    return reply
+
+
+@router.post("/self/report")
+def report(caller: PilotCaller, services: ServicesOf, body: ReportRequest) -> Verdict:
+    """Tell how attempts ended; a repeated report is accepted again."""
+    ruling = _as_pilot(services, caller, lambda tx, pilot, rules: attempts.report(tx, pilot, body.reports, rules))
+    _publish(services, ruling.aftermath)
+    return ruling.verdict
+
+
+@router.post("/self/end", status_code=HTTPStatus.NO_CONTENT)
+def end(caller: PilotCaller, services: ServicesOf, body: EndRequest) -> None:
+    """The pilot's last word; what it still holds is lost."""
+    rules = Rules.of(services.settings)
+    ending = pilots.Ending(PilotState.DONE, body.reason)
+    aftermath = services.database.transact(lambda tx: pilots.end(tx, _id(caller), ending, rules))
+    _log.info("pilot_ended", pilot_id=caller.pilot_id, reason=body.reason)
+    _publish(services, aftermath)
+
+
+@router.get("/self/sandboxes/{digest}", response_class=Response, responses=_GZIP)
+def download_sandbox(
+    caller: PilotCaller, services: ServicesOf, digest: Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
+) -> Response:
+    """The input sandbox of a job that the pilot holds."""
+    held = services.database.transact(lambda tx: holds_sandbox(tx, _id(caller), digest))
+    if not held:
+        raise NotFound(f"no job of this pilot has the sandbox {digest}")
+    return Response(services.sandboxes.get(caller.vo, digest), media_type="application/gzip")
+
+
+@router.put("/self/archives/{job_id}/{attempt}", status_code=HTTPStatus.NO_CONTENT, openapi_extra=AS_BODY)
+def upload_archive(
+    caller: PilotCaller,
+    services: ServicesOf,
+    job_id: Annotated[int, Path(ge=1)],
+    attempt: Annotated[int, Path(ge=1)],
+    content: Upload,
+) -> None:
+    """The log and small outputs of an attempt that the pilot holds, as tar.gz; a repeated upload replaces it."""
+    held = services.database.transact(lambda tx: holds_attempt(tx, _id(caller), job_id, attempt))
+    if not held:
+        raise NotFound(f"attempt {attempt} at job {job_id} is not this pilot's (any more)")
+    check_archive(content)
+    services.sandboxes.put_archive(caller.vo, job_id, attempt, content)
+
+
+def _offer(services: Services, caller: Caller, body: OfferRequest) -> OfferReply | None:
+    """The reply, or None when matching was asked and may assign something soon."""
+
+    def work(tx: Transaction, pilot: PilotRow, rules: Rules) -> tuple[offers.Offered, OfferReply | None]:
+        offered = offers.offer(tx, pilot, body, rules)
+        if offered.messages:
+            return offered, None
+        given = assignments(tx, pilot, offered.assigned)
+        return offered, OfferReply(assignments=given, drain=offered.drain)
+
+    offered, reply = _as_pilot(services, caller, work)
+    services.publisher.publish(offered.messages)
+    return reply
+
+
+def _fetch(services: Services, caller: Caller, body: OfferRequest) -> OfferReply:
+    def work(tx: Transaction, pilot: PilotRow, rules: Rules) -> OfferReply:
+        found = offers.fetch(tx, pilot.id, body.jobs)
+        return OfferReply(assignments=assignments(tx, pilot, found), drain=pilot.drains(rules))
+
+    return _as_pilot(services, caller, work)
+
+
+def _as_pilot(services: Services, caller: Caller, work: Callable[[Transaction, PilotRow, Rules], T]) -> T:
+    """Run `work` with the calling pilot locked."""
+    rules = Rules.of(services.settings)
+    return services.database.transact(lambda tx: work(tx, pilots.lock(tx, _id(caller)), rules))
+
+
+def _publish(services: Services, aftermath: Aftermath) -> None:
+    services.publisher.publish(to_publish(services.database, aftermath))
+
+
+def _served_slots(app: FastAPI, services: Services) -> ServedSlots:
+    """The one poller of this application; made by the first pilot that waits, on the event loop's own thread."""
+    if not hasattr(app.state, "served_slots"):
+        app.state.served_slots = ServedSlots(services.database)
+    found = app.state.served_slots
+    assert isinstance(found, ServedSlots)
+    return found
+
+
+def _id(caller: Caller) -> int:
+    if caller.pilot_id is None:
+        raise Unauthorized("this route is for pilots; the token is a person's")
+    return caller.pilot_id

@@ -1,0 +1,62 @@
+"""Sites: shown to users, declared and banned by operators."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+
+from pipeline.api.policy import Operator, Reader
+from pipeline.api.services import ServicesOf
+from pipeline.store import sites
+from pipeline.store.sites import Scope
+from schemas.requirements import Name
+from schemas.site_views import Allowed, AllowRequest, BanRequest, BanView, SitesDiff, SitesView
+from schemas.sites import SitesFile
+
+router = APIRouter(prefix="/v1/sites", tags=["sites"])
+
+Site = Annotated[Name, Path(description="the site's name")]
+DryRun = Annotated[bool, Query(description="only tell the difference")]
+
+
+@router.get("")
+def list_(caller: Reader, services: ServicesOf) -> SitesView:
+    """Every site with its queues, storages and bans; pilots are counted in the caller's VO."""
+    return services.database.transact(lambda tx: sites.list_sites(tx, caller.vo_id))
+
+
+@router.post("/apply")
+def apply(caller: Operator, services: ServicesOf, body: SitesFile, dry_run: DryRun = False) -> SitesDiff:
+    """Declare what the file says; what it leaves out gets nothing new. Held jobs are looked at again."""
+    del caller
+    data_dir = services.settings.resolved_data_dir()
+    diff = services.database.transact(lambda tx: sites.apply(tx, body, data_dir=data_dir, dry_run=dry_run))
+    if diff.added or diff.changed:
+        _wake(services, dry_run=dry_run)
+    return diff
+
+
+@router.post("/{site}/ban")
+def ban(caller: Operator, services: ServicesOf, site: Site, body: BanRequest) -> BanView:
+    """Let nothing new go to a site or one of its queues."""
+    scope = Scope(site, body.queue, body.vo)
+    return services.database.transact(
+        lambda tx: sites.ban(tx, scope, by=caller.subject, why=body.why, until=body.until)
+    )
+
+
+@router.post("/{site}/allow")
+def allow(caller: Operator, services: ServicesOf, site: Site, body: AllowRequest) -> Allowed:
+    """Lift the bans of a site, or of one of its queues. Held jobs are looked at again."""
+    scope = Scope(site, body.queue, body.vo)
+    lifted = services.database.transact(lambda tx: sites.allow(tx, scope, by=caller.subject))
+    return Allowed(lifted=tuple(lifted), woken=_wake(services, dry_run=not lifted))
+
+
+def _wake(services: ServicesOf, *, dry_run: bool) -> int:
+    if dry_run:
+        return 0
+    messages = sites.wake_held(services.database, None, wake_after=services.settings.wake_after)
+    services.publisher.publish(messages)
+    return sum(len(message.body.ids()) for message in messages)
