@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-PATIENCE = 10.0
+PATIENCE = 15.0
 """Seconds that pilots may take to hand their jobs back."""
 LOOK = 0.05
 
@@ -26,9 +26,8 @@ def end_local_pilots(data_dir: Path, *, hurry: Callable[[], bool]) -> None:
 
 
 def running_pilots(data_dir: Path) -> Iterator[int]:
-    """The pids of pilots that run. A record is `local-batch/QUEUE/PILOT/pid`: a pid and its start time in clock ticks.
-
-    The start time tells the pilot from a later process that got its pid.
+    """The leaders of the process groups of pilots that run. `local-batch/QUEUE/TAG/pid` names a leader's pid and its
+    start time in clock ticks, which tells it from a later process of that pid (see executors/pilots/local.py).
     """
     for record in (data_dir / "local-batch").glob("*/*/pid"):
         try:
@@ -51,4 +50,4 @@ def start_time(pid: int) -> str | None:
 
 def _signal(pid: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, number)
+        os.killpg(pid, number)

@@ -1,0 +1,129 @@
+"""`penstock doctor`: what an installation needs, looked at one by one, with what mends what is wrong."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import click
+
+from pipeline.cli.direct import opened_database, opened_transport
+from pipeline.cli.options import example, json_option
+from pipeline.cli.output import print_json
+from pipeline.errors import PenstockError
+from pipeline.runtime.spec import queue_names
+from pipeline.settings import Settings, load_settings
+from pipeline.store import schema
+
+SKEW = 5.0
+"""Seconds between two clocks that nobody minds: leases and ages go by the database's alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check."""
+
+    check: str
+    ok: bool
+    detail: str
+
+
+class Sick(PenstockError):
+    """A check found something; the message says what, and what mends it."""
+
+
+@click.command(epilog=example("penstock doctor", "penstock doctor --json"))
+@json_option
+def doctor(*, as_json: bool) -> None:
+    """Check settings, database, broker and clocks.
+
+    A line per check says what was found and what mends it; exit code 1 if any fails.
+    """
+    findings = examine()
+    if as_json:
+        print_json([{"check": one.check, "ok": one.ok, "detail": one.detail} for one in findings])
+    else:
+        for one in findings:
+            word = click.style("ok  ", fg="green") if one.ok else click.style("fail", fg="red")
+            click.echo(f"{word}  {one.check:<9} {one.detail}")
+    if not all(one.ok for one in findings):
+        raise click.exceptions.Exit(1)
+
+
+def examine() -> list[Finding]:
+    """Every finding; checks that need what failed before are still made, and say so themselves."""
+    try:
+        settings = load_settings()
+    except PenstockError as error:
+        return [Finding("settings", ok=False, detail=str(error))]
+    checks: Sequence[tuple[str, Callable[[Settings], str]]] = (
+        ("settings", _settings),
+        ("database", _database),
+        ("schema", _schema),
+        ("clock", _clock),
+        ("broker", _broker),
+    )
+    return [_finding(name, check, settings) for name, check in checks]
+
+
+def _finding(name: str, check: Callable[[Settings], str], settings: Settings) -> Finding:
+    try:
+        return Finding(name, ok=True, detail=check(settings))
+    except PenstockError as error:
+        return Finding(name, ok=False, detail=" ".join(str(error).split()))
+
+
+def _settings(settings: Settings) -> str:
+    changed = sorted(f"PENSTOCK_{name.upper()}" for name in settings.model_fields_set)
+    return f"data in {settings.resolved_data_dir()}; set: {', '.join(changed) or 'nothing, all defaults'}"
+
+
+def _database(settings: Settings) -> str:
+    _embedded_file_is_there(settings)
+    with opened_database(settings, checked=False) as database:
+        started = time.monotonic()
+        database.now()
+        return f"{database.safe_url()} answered in {(time.monotonic() - started) * 1000:.0f} ms"
+
+
+def _schema(settings: Settings) -> str:
+    _embedded_file_is_there(settings)
+    with opened_database(settings) as database:
+        return f"at {schema.current(database)}; this release works on {schema.head()}"
+
+
+def _clock(settings: Settings) -> str:
+    _embedded_file_is_there(settings)
+    with opened_database(settings, checked=False) as database:
+        before = datetime.now(UTC)
+        theirs = database.now()
+        after = datetime.now(UTC)
+    skew = max((before - theirs).total_seconds(), (theirs - after).total_seconds(), 0.0)
+    if skew > SKEW:
+        raise Sick(
+            f"{socket.gethostname()} and the database differ by {skew:.1f} s; run an NTP service on both "
+            f"(log times and cron minutes would mislead)"
+        )
+    return f"{socket.gethostname()} and the database differ by {skew:.1f} s"
+
+
+def _broker(settings: Settings) -> str:
+    if not settings.broker_url and not settings.redis_socket().exists():
+        raise Sick(
+            f"the private Redis does not run (no {settings.redis_socket()}); start `penstock up`, "
+            "or set PENSTOCK_BROKER_URL"
+        )
+    with opened_transport(settings) as transport:
+        depths = transport.depth(queue_names())
+        ready = sum(depth.ready for depth in depths.values())
+        return f"{transport.capabilities.name} answered: {ready} messages wait in {len(depths)} queues"
+
+
+def _embedded_file_is_there(settings: Settings) -> None:
+    """Looking must not create an empty database."""
+    path = settings.resolved_data_dir() / "penstock.db"
+    if not settings.database_url and not path.exists():
+        raise Sick(f"there is no {path} yet; run `penstock up` or `penstock db upgrade`, or set PENSTOCK_DATABASE_URL")

@@ -1,0 +1,125 @@
+"""`penstock sites`: where jobs may run."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import quote
+
+import click
+
+from pipeline.cli.jobfile import read_model
+from pipeline.cli.options import Moment, example, json_option, pass_settings
+from pipeline.cli.output import cells, print_json, show_list, warn
+from pipeline.client import open_client
+from pipeline.settings import Settings
+from schemas.site_views import Allowed, AllowRequest, BanRequest, BanView, SitesDiff, SitesView
+from schemas.sites import SitesFile
+
+queue_option = click.option("--queue", help="Only this queue of the site.")
+vo_option = click.option("--vo", help="Only for this VO.")
+
+
+@click.group(epilog=example("penstock sites apply sites.yaml --dry-run", "penstock sites list"))
+def sites() -> None:
+    """Apply the sites file; list, ban and allow sites."""
+
+
+@sites.command(epilog=example("penstock sites apply sites.yaml --dry-run", "penstock sites apply sites.yaml"))
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Only tell the difference.")
+@json_option
+@pass_settings
+def apply(settings: Settings, /, *, file: Path, dry_run: bool, as_json: bool) -> None:
+    """Declare sites, their queues and storages, as a whole.
+
+    What the file no longer names gets nothing new. Bans stay as they are.
+    """
+    declared = read_model(file, SitesFile)
+    path = f"/v1/sites/apply?dry_run={str(dry_run).lower()}"
+    with open_client(settings) as client:
+        diff = client.post(path, SitesDiff, declared)
+    if as_json:
+        print_json(cells(diff))
+        return
+    for sign, labels in (("+", diff.added), ("~", diff.changed), ("-", diff.removed)):
+        for label in labels:
+            click.echo(f"{sign} {label}")
+    if not (diff.added or diff.changed or diff.removed):
+        click.echo("nothing changes")
+    for warning in diff.warnings:
+        warn(warning)
+
+
+@sites.command("list", epilog=example("penstock sites list", "penstock sites list --json"))
+@json_option
+@pass_settings
+def list_(settings: Settings, /, *, as_json: bool) -> None:
+    """List the queues of all sites, with your VO's pilots and the bans in force."""
+    with open_client(settings) as client:
+        view = client.get("/v1/sites", SitesView)
+    if as_json:
+        print_json(cells(view))
+        return
+    rows = [
+        cells(queue) | {"site": site.name, "queue": queue.name, "state": _state(view, site.name, queue.name)}
+        for site in view.sites
+        for queue in site.queues
+    ]
+    columns = ("site", "queue", "state", "batch_system", "cores", "memory", "max_pilots", "pilots", "reason")
+    show_list(rows, columns, as_json=False)
+    for ban in view.bans:
+        until = f"until {ban.until:%Y-%m-%d %H:%M} UTC" if ban.until else "until allowed"
+        click.echo(f"ban {ban.id}: {_scope(ban)}, by {ban.banned_by}, {until}: {ban.why}")
+
+
+@sites.command(
+    epilog=example(
+        'penstock sites ban CERN --reason "cooling" --until 6h',
+        "penstock sites ban CERN --queue long --reason downtime",
+    )
+)
+@click.argument("site")
+@click.option("--reason", required=True, help="Why; everybody sees it.")
+@click.option(
+    "--until", type=Moment(), help="Until this time (ISO 8601, UTC) or for this long (2h, 7d); left out: until allowed."
+)
+@queue_option
+@vo_option
+@pass_settings
+def ban(
+    settings: Settings, /, *, site: str, reason: str, until: datetime | timedelta | None, **scope: str | None
+) -> None:
+    """Let nothing new go to a site; what runs there goes on."""
+    moment = datetime.now(UTC) + until if isinstance(until, timedelta) else until
+    request = BanRequest(why=reason, until=moment, **scope)
+    with open_client(settings) as client:
+        made = client.post(f"/v1/sites/{quote(site, safe='')}/ban", BanView, request)
+    click.echo(f"ban {made.id}: {_scope(made)}")
+
+
+@sites.command(epilog=example("penstock sites allow CERN", "penstock sites allow CERN --queue long"))
+@click.argument("site")
+@queue_option
+@vo_option
+@pass_settings
+def allow(settings: Settings, /, *, site: str, queue: str | None, vo: str | None) -> None:
+    """Lift the bans of a site or of one of its queues."""
+    with open_client(settings) as client:
+        done = client.post(f"/v1/sites/{quote(site, safe='')}/allow", Allowed, AllowRequest(queue=queue, vo=vo))
+    for lifted in done.lifted:
+        click.echo(f"ban {lifted.id}: {_scope(lifted)}, lifted")
+    if not done.lifted:
+        click.echo("there was no ban")
+
+
+def _scope(ban: BanView) -> str:
+    words = [ban.site if ban.queue is None else f"{ban.site}/{ban.queue}"]
+    return " ".join(words + ([f"for {ban.vo}"] if ban.vo else []))
+
+
+def _state(view: SitesView, site: str, queue: str) -> str:
+    if any(ban.site == site and ban.queue in (None, queue) for ban in view.bans):
+        return "banned"
+    declared = {one.name: one for entry in view.sites if entry.name == site for one in entry.queues}
+    return "open" if declared[queue].declared else "closed"
