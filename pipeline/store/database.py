@@ -159,7 +159,7 @@ def is_transient(error: DBAPIError) -> bool:
     return code in TRANSIENT_CODES or "locked" in str(error.orig)
 
 
-def in_chunks(ids: Sequence[int], size: int = CHUNK) -> Iterable[Sequence[int]]:
+def in_chunks(ids: Sequence[T], size: int = CHUNK) -> Iterable[Sequence[T]]:
     """`ids` in order, at most `size` at a time."""
     return (ids[start : start + size] for start in range(0, len(ids), size))
 

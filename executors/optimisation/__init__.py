@@ -1,0 +1,1 @@
+"""Received jobs go through the chain of optimisers and end up waiting, held, failed or killed."""
