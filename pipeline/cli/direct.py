@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pipeline.cli.options import session
 from pipeline.errors import BadInput
 from pipeline.logs import configure_logging
-from pipeline.runtime.spec import queue_names
+from pipeline.runtime.spec import declared_queues
 from pipeline.settings import Settings
 from pipeline.store import schema
 from pipeline.store.database import Database
@@ -50,8 +50,8 @@ def quiet(settings: Settings) -> None:
 
 def known_queue(name: str) -> str:
     """`name`. Raises BadInput for a queue that no consumer serves."""
-    if name not in queue_names():
-        raise BadInput(f"there is no queue {name!r}; there are {', '.join(queue_names())}")
+    if name not in declared_queues():
+        raise BadInput(f"there is no queue {name!r}; there are {', '.join(declared_queues())}")
     return name
 
 

@@ -14,7 +14,7 @@ from pipeline.cli.direct import opened_database, opened_transport
 from pipeline.cli.options import example, json_option
 from pipeline.cli.output import print_json
 from pipeline.errors import PenstockError
-from pipeline.runtime.spec import queue_names
+from pipeline.runtime.spec import declared_queues
 from pipeline.settings import Settings, load_settings
 from pipeline.store import schema
 
@@ -117,7 +117,7 @@ def _broker(settings: Settings) -> str:
             "or set PENSTOCK_BROKER_URL"
         )
     with opened_transport(settings) as transport:
-        depths = transport.depth(queue_names())
+        depths = transport.depth(declared_queues())
         ready = sum(depth.ready for depth in depths.values())
         return f"{transport.capabilities.name} answered: {ready} messages wait in {len(depths)} queues"
 

@@ -8,7 +8,7 @@ from pipeline.cli.direct import opened_database, who
 from pipeline.cli.options import example, json_option, pass_settings
 from pipeline.cli.output import cells, show_list, warn
 from pipeline.cli.queues import LIVE_WITHIN
-from pipeline.runtime.spec import queue_names
+from pipeline.runtime.spec import declared_queues
 from pipeline.settings import Settings
 from pipeline.store import instances as store
 
@@ -45,7 +45,7 @@ def drain(settings: Settings, *, target: str) -> None:
     for the consumers that run now: those started later serve it.
     """
     with opened_database(settings) as database:
-        if target in queue_names():
+        if target in declared_queues():
             database.transact(lambda tx: store.drain_queue(tx, target, who()))
         else:
             database.transact(lambda tx: store.drain_instance(tx, target))

@@ -9,7 +9,7 @@ import click
 from pipeline.cli.direct import known_queue, opened_database, opened_transport, who
 from pipeline.cli.options import example, json_option, pass_settings
 from pipeline.cli.output import show_list
-from pipeline.runtime.spec import queue_names
+from pipeline.runtime.spec import declared_queues
 from pipeline.settings import Settings
 from pipeline.store import instances
 from pipeline.store.instances import Control, InstanceRow
@@ -54,7 +54,7 @@ def queues(settings: Settings, *, as_json: bool) -> None:
     READY messages wait, those IN FLIGHT are with a consumer; OLDEST AGE is in seconds; WISH is what an
     operator asked for: pause or drain.
     """
-    names = queue_names()
+    names = declared_queues()
     with opened_database(settings) as database, opened_transport(settings) as transport:
         rows, controls = database.transact(lambda tx: (instances.list_instances(tx), instances.controls(tx)))
         views = survey(transport.depth(names), rows, controls)

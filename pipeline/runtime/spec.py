@@ -52,11 +52,6 @@ class ConsumerSpec:
         return {body.type_name(): body for body in self.bodies}
 
 
-def queue_names() -> list[str]:
-    """The queues that have a consumer declared, without importing any: entry points are named after their queues."""
-    return sorted(entry.name for entry in entry_points(group="penstock.consumers"))
-
-
 def declared_queues() -> tuple[str, ...]:
     """The queues that have a consumer declared, by the names of the entry points; loads none of them."""
     return tuple(sorted(entry.name for entry in entry_points(group="penstock.consumers")))

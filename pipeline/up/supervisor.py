@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pipeline.embedded import redis_answers, redis_command
 from pipeline.errors import BrokerUnavailable
-from pipeline.runtime.spec import queue_names
+from pipeline.runtime.spec import declared_queues
 from pipeline.settings import Settings
 from pipeline.store.database import Database
 from pipeline.up.child import BAD_INPUT, Child
@@ -167,7 +167,7 @@ def _stages(settings: Settings, output: Output, lock: int) -> dict[str, Child | 
         # the lock is Redis's too, so that no second one can start on the same files while it ends
         "redis": Child("redis", tuple(redis_command(settings)), output, held=(lock,)) if private else None,
         "api": penstock("api", "api"),
-        "consumer": penstock("consumer", "consume", *queue_names()),
+        "consumer": penstock("consumer", "consume", *declared_queues()),
         "triggers": penstock("triggers", "triggers"),
     }
 
