@@ -26,12 +26,13 @@ def unpack(content: bytes, folder: Path) -> list[Path]:
         aside = Path(name).resolve()
         try:
             with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
-                size = sum(member.size for member in archive)
+                members = archive.getmembers()
+                size = sum(member.size for member in members)
                 if size > SIZE_LIMIT:
                     raise BadInput(
                         f"the archive unpacks to {size} bytes; {SIZE_LIMIT} are allowed; nothing was unpacked"
                     )
-                archive.extractall(aside, filter="data")
+                archive.extractall(aside, members=[_relative(member) for member in members], filter="data")
         except tarfile.FilterError as error:
             raise BadInput(
                 f"the archive was not unpacked: its entry {error.tarinfo.name!r} would leave {folder}"
@@ -40,3 +41,10 @@ def unpack(content: bytes, folder: Path) -> list[Path]:
             raise BadInput(f"the archive was not unpacked: it can't be read: {error}") from error
         shutil.copytree(aside, folder, symlinks=True, dirs_exist_ok=True)
         return sorted(path.relative_to(aside) for path in aside.rglob("*") if not path.is_dir())
+
+
+def _relative(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """The member as it is; the standard library would quietly take the slash from an absolute name."""
+    if member.name.startswith("/"):
+        raise tarfile.AbsolutePathError(member)
+    return member

@@ -59,7 +59,7 @@ class RunningApi:
     def http(self, token: str | None = None) -> httpx.Client:
         """A bare HTTP client."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30, verify=False)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
 
 
 @contextmanager

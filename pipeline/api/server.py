@@ -24,13 +24,10 @@ from pipeline.sandboxes import Sandboxes
 from pipeline.settings import Settings
 from pipeline.store import instances, schema
 from pipeline.store.database import Database
-from pipeline.store.heartbeats import SERVING_GAP, mark_serving
 from pipeline.store.instances import Identity, Pulse, Wish
 
 BEAT = 1.0
 """Seconds between two beats: a wish is seen within two."""
-TOUCH_EVERY = 5
-"""Beats between two notes that the API serves heartbeats."""
 
 _log = get_logger("api")
 
@@ -64,7 +61,7 @@ class ApiServer(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            lifespan="off",
+            lifespan="on",
             timeout_graceful_shutdown=int(settings.drain_deadline) or 1,
             ssl_certfile=settings.api_tls_certificate,
             ssl_keyfile=settings.api_tls_key,
@@ -164,19 +161,14 @@ def _registered(services: Services, server: ApiServer, url: str) -> Iterator[Non
 
 
 def _beat(services: Services, server: ApiServer, identity: Identity, ended: Event) -> None:
-    gap = SERVING_GAP * services.settings.heartbeat_interval
-    turn = 0
     while True:
         try:
             wishes = services.database.transact(lambda tx: instances.beat(tx, identity, Pulse()))
-            if turn % TOUCH_EVERY == 0:
-                services.database.transact(lambda tx: mark_serving(tx, gap))
         except DatabaseUnavailable as error:
             _log.warning("beat_missed", error=str(error))
         else:
             if wishes.own is Wish.DRAIN:
                 server.stop()
-        turn += 1
         if ended.wait(BEAT):
             return
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 
 from pipeline.api.policy import FOR_ALL, Watcher
 from pipeline.api.services import ServicesOf
-from pipeline.runtime.spec import find_consumers
+from pipeline.runtime.spec import declared_queues
 from pipeline.store import instances
 from pipeline.store.instances import InstanceRow
 from schemas.api import InstanceList, InstanceView, JsonSchema, QueueList, QueueView
@@ -32,7 +32,7 @@ def list_queues(_caller: Watcher, services: ServicesOf) -> QueueList:
     """How full each queue is, and how many consumers serve it."""
     rows, controls = services.database.transact(lambda tx: (instances.list_instances(tx), instances.controls(tx)))
     wishes = {control.queue: control.wish for control in controls}
-    names = sorted(find_consumers())
+    names = declared_queues()
     depths = services.publisher.depth(names)
     live = [row for row in rows if row.silence < LIVE_WITHIN]
     return QueueList(

@@ -1,0 +1,76 @@
+"""Processes, queues, health and metrics over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from pipeline.errors import ApiUnavailable
+from pipeline.store import instances
+from pipeline.store.instances import Identity, Pulse
+from pipeline.transport.memory import memory_broker
+from schemas.api import Role
+from schemas.messages import JobsReceived, about_ids
+from tests.api_server import RunningApi, running_api
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    with running_api(tmp_path_factory.mktemp("api")) as running:
+        yield running
+
+
+def register(api: RunningApi, name: str, version: str) -> None:
+    identity = Identity(name, "consumer", ("optimisation", "matching"), version, "host", 1, None)
+    api.database.transact(lambda tx: instances.beat(tx, identity, Pulse(in_flight=2)))
+
+
+def test_instances_are_listed_with_a_warning_where_versions_differ(api: RunningApi) -> None:
+    with api.client(Role.MONITOR) as client:
+        register(api, "one", "1.0")
+        assert client.instances().warnings == ()
+        register(api, "two", "2.0")
+        found = client.instances()
+    assert [(item.id, item.queues, item.in_flight) for item in found.items] == [
+        ("one", ("optimisation", "matching"), 2),
+        ("two", ("optimisation", "matching"), 2),
+    ]
+    assert found.warnings == ("versions differ: 1.0, 2.0; finish the upgrade",)
+
+
+def test_queues_show_their_depth_consumers_and_wishes(api: RunningApi) -> None:
+    register(api, "one", "1.0")
+    api.services.publisher.publish(about_ids(JobsReceived, [1], now=datetime.now(UTC)))
+    api.database.transact(lambda tx: instances.pause(tx, "data", "a test"))
+    with api.client(Role.OPERATOR) as client:
+        queues = {item.queue: item for item in client.queues().items}
+    assert set(queues) >= {"optimisation", "matching", "pilots", "data", "upkeep"}
+    assert (queues["optimisation"].ready, queues["optimisation"].in_flight) == (1, 0)
+    assert queues["optimisation"].consumers >= 1
+    assert queues["upkeep"].consumers == 0
+    assert (queues["data"].wish, queues["upkeep"].wish) == ("pause", None)
+
+
+def test_a_broker_that_is_down_leaves_the_api_ready_and_queues_unavailable(api: RunningApi) -> None:
+    broker = memory_broker(api.services.settings.broker_url.removeprefix("memory://"))
+    broker.stop()
+    try:
+        with api.http(api.token(Role.OPERATOR)) as http:
+            assert http.get("/readyz").status_code == 200
+            refused = http.get("/v1/queues")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        with api.client(Role.OPERATOR) as client, pytest.raises(ApiUnavailable, match="503"):
+            client.queues()
+    finally:
+        broker.start()
+
+
+def test_health_and_metrics_want_no_token(api: RunningApi) -> None:
+    with api.http() as http:
+        assert http.get("/livez").json() == http.get("/readyz").json() == {"status": "ok"}
+        http.get("/v1/campaigns/5")
+        metrics = http.get("/metrics").text
+    wanted = 'penstock_http_requests_total{method="GET",route="/v1/campaigns/{campaign_id}",status="401"}'
+    assert wanted in metrics
