@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pipeline.runtime.spec import Context, find_consumers
+from pipeline.runtime.spec import Context, find_consumer
 from pipeline.store import messages as message_store
 from pipeline.transport.port import open_transport
-from schemas.messages import Body, Message, decode
+from schemas.messages import Message, decode
 
 MOST = 10_000
 
@@ -15,12 +15,10 @@ def run(context: Context) -> list[Message]:
     due = context.database.transact(lambda tx: message_store.due(tx, MOST))
     if not due:
         return []
-    bodies: dict[str, type[Body]] = {}
-    for spec in find_consumers().values():
-        bodies |= spec.catalogue()
+    bodies = {queue: find_consumer(queue).catalogue() for queue in {deferred.queue for deferred in due}}
     transport = open_transport(context.settings.resolved_broker_url(), f"{context.instance}-deferred")
     try:
-        transport.publish([decode(deferred.payload, bodies) for deferred in due])
+        transport.publish([decode(deferred.payload, bodies[deferred.queue]) for deferred in due])
     finally:
         transport.close()
     context.database.transact(lambda tx: message_store.forget(tx, [deferred.id for deferred in due]))
