@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, select, tuple_, update
+from sqlalchemy import Row, Select, case, delete, select, tuple_, update
 
 from pipeline.store.database import CHUNK, Contended, Transaction, in_chunks
 from pipeline.store.losers import LostAttempt, doom
@@ -57,7 +57,7 @@ _COLUMNS = tuple(jobs.c[name] for name in JobRow.__slots__)
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What one locked job shall become. `values` are further columns, and part of how changes are grouped."""
+    """What one locked job shall become. `values` are further columns."""
 
     job: JobRow
     to: JobState
@@ -79,9 +79,9 @@ def lock(tx: Transaction, ids: Iterable[int]) -> list[JobRow]:
     return found
 
 
-def lock_where(tx: Transaction, query: Select[Any]) -> list[JobRow]:
-    """The jobs of a query made by `columns()`, locked, ordered by id."""
-    return [_row(row) for row in tx.lock(query.order_by(jobs.c.id))]
+def lock_where(tx: Transaction, query: Select[Any], *, skip_locked: bool = False) -> list[JobRow]:
+    """The jobs of a query made by `columns()`, locked, ordered by id; without those that another holds, if asked."""
+    return [_row(row) for row in tx.lock(query.order_by(jobs.c.id), skip_locked=skip_locked)]
 
 
 def columns() -> Select[Any]:
@@ -177,7 +177,8 @@ def _row(row: Row[Any]) -> JobRow:
 def _grouped(changes: Sequence[Change]) -> Iterable[list[Change]]:
     groups: defaultdict[tuple[Any, ...], list[Change]] = defaultdict(list)
     for change in changes:
-        groups[change.job.state, change.to, change.reason, change.wake_at, change.values].append(change)
+        names = tuple(name for name, _ in change.values)
+        groups[change.job.state, change.to, change.wake_at, names].append(change)
     return groups.values()
 
 
@@ -185,7 +186,6 @@ def _update(tx: Transaction, group: list[Change]) -> None:
     first = group[0]
     values: dict[str, Any] = {
         "state": first.to,
-        "reason": first.reason[:MAX_REASON] or None,
         "wake_at": first.wake_at,
         "changed_at": tx.now,
     }
@@ -193,13 +193,25 @@ def _update(tx: Transaction, group: list[Change]) -> None:
         values |= {"pilot_id": None, "site_id": None, "absences": 0}
     if first.to is JobState.MATCHED:
         values["attempt"] = jobs.c.attempt + 1
-    values |= dict(first.values)
     for start in range(0, len(group), CHUNK):
         part = group[start : start + CHUNK]
         ids = [change.job.id for change in part]
-        matched = tx.run(update(jobs).where(jobs.c.id.in_(ids), jobs.c.state == first.job.state).values(values))
+        changed = update(jobs).where(jobs.c.id.in_(ids), jobs.c.state == first.job.state)
+        matched = tx.run(changed.values({**values, **_own_values(part)}))
         if matched != len(part):
             raise Contended(f"{len(part) - matched} of {len(part)} jobs left {first.job.state} under our lock")
+
+
+def _own_values(part: Sequence[Change]) -> dict[str, Any]:
+    """What each change sets by itself: a constant where all agree, else chosen by id, in one statement all the same."""
+    own = {change.job.id: {"reason": change.reason[:MAX_REASON] or None, **dict(change.values)} for change in part}
+    chosen: dict[str, Any] = {}
+    for name in own[part[0].job.id]:
+        of_job = {job_id: values[name] for job_id, values in own.items()}
+        first = of_job[part[0].job.id]
+        alike = all(value == first for value in of_job.values())
+        chosen[name] = first if alike else case(of_job, value=jobs.c.id)
+    return chosen
 
 
 def _leave_waiting(tx: Transaction, changes: Sequence[Change]) -> None:
