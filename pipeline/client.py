@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
@@ -17,6 +18,8 @@ from pipeline.errors import ApiUnavailable, BadInput, Conflict, Forbidden, NotFo
 from pipeline.settings import Settings
 from schemas import api
 from schemas.campaign import Campaign
+from schemas.site_views import Allowed, AllowRequest, BanRequest, BanView, SitesDiff, SitesView
+from schemas.sites import SitesFile
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -151,6 +154,22 @@ class Client:
     def queues(self) -> api.QueueList:
         """How full the queues are."""
         return self.get("/v1/queues", api.QueueList)
+
+    def sites(self) -> SitesView:
+        """Every site with its queues, storages and bans."""
+        return self.get("/v1/sites", SitesView)
+
+    def apply_sites(self, wanted: SitesFile, *, dry_run: bool = False) -> SitesDiff:
+        """Declare what the file says; the difference. Raises BadInput."""
+        return self.post(f"/v1/sites/apply?dry_run={str(dry_run).lower()}", SitesDiff, wanted)
+
+    def ban_site(self, site: str, ban: BanRequest) -> BanView:
+        """Let nothing new go to a site or one of its queues. Raises NotFound."""
+        return self.post(f"/v1/sites/{quote(site, safe='')}/ban", BanView, ban)
+
+    def allow_site(self, site: str, scope: AllowRequest) -> Allowed:
+        """Lift the bans within a scope. Raises NotFound."""
+        return self.post(f"/v1/sites/{quote(site, safe='')}/allow", Allowed, scope)
 
     def get(self, path: str, reply: type[M], query: BaseModel | None = None) -> M:
         """Ask for what is at `path`."""

@@ -20,7 +20,9 @@ from pipeline.store.campaign_queries import (
     summarise_campaign,
 )
 from pipeline.store.job_commands import Counted, JobFilter
+from pipeline.store.optimisation import read_offers
 from schemas.api import AcceptRequest, CampaignPage, CampaignQuery, CampaignView, Commanded, SubmitReply, SubmitRequest
+from schemas.placement import unplaceable
 
 router = APIRouter(prefix="/v1/campaigns", tags=["campaigns"])
 
@@ -53,6 +55,7 @@ def submit(
         campaign_id=submitted.campaign_id,
         name=body.description.campaign,
         jobs=submitted.jobs,
+        warnings=_warnings(services, caller, body),
     )
 
 
@@ -144,6 +147,13 @@ def accept(caller: User, services: ServicesOf, campaign_id: CampaignId, body: Ac
     )
     services.publisher.publish(messages)
     return _commanded(services, caller, campaign_id)
+
+
+def _warnings(services: Services, caller: Caller, body: SubmitRequest) -> tuple[str, ...]:
+    margin = services.settings.pilot_margin
+    offers = services.database.transact(lambda tx: read_offers(tx, [caller.vo_id], margin=margin))[caller.vo_id]
+    found = [(step.name, unplaceable(step.requirements, offers)) for step in body.description.steps]
+    return tuple(f"step {name} is held until this changes: {reason}" for name, reason in found if reason)
 
 
 def _check(services: Services, caller: Caller, campaign_id: int) -> None:

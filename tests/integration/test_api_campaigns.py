@@ -13,6 +13,8 @@ from pipeline.store.database import Transaction
 from pipeline.transport.memory import memory_broker
 from schemas.api import CampaignQuery, JobQuery, JobSelection, Role
 from schemas.campaign import Campaign
+from schemas.site_views import AllowRequest, BanRequest
+from schemas.sites import SitesFile
 from schemas.states import CampaignState, JobState
 from tests.api_server import RunningApi, running_api
 
@@ -226,3 +228,27 @@ def test_a_submission_survives_a_broker_that_is_down(api: RunningApi) -> None:
 def test_the_published_schema_describes_the_job_file(api: RunningApi) -> None:
     with api.http() as http:
         assert json.loads(http.get("/v1/schema/campaign").content) == Campaign.model_json_schema()
+
+
+def test_a_step_that_no_site_queue_can_run_is_taken_with_a_warning(api: RunningApi) -> None:
+    queue = {"name": "short", "cores": 4, "memory": 8000, "vos": [api.vo]}
+    site = {"name": f"site-{api.vo}", "storages": ["disk"], "queues": [queue]}
+    sites = SitesFile.model_validate({"storages": [{"name": "disk", "url": "file:///data"}], "sites": [site]})
+    steps = [
+        {"name": "fits", "command": ["true"]},
+        {"name": "huge", "command": ["true"], "requirements": {"cores": 64}},
+    ]
+    description = Campaign.model_validate({"campaign": "c", "steps": steps})
+    with api.client(Role.OPERATOR) as client:
+        (first, _) = client.submit(description).warnings
+        assert "no site queue is declared for this VO" in first
+        assert client.apply_sites(sites, dry_run=True).dry_run
+        assert not client.apply_sites(sites).dry_run
+        (only,) = client.submit(description).warnings
+        assert only.startswith("step huge is held")
+        assert "wants cores 64, has 4" in only
+        ban = client.ban_site(f"site-{api.vo}", BanRequest(why="a test"))
+        assert (ban.site, ban.why) == (f"site-{api.vo}", "a test")
+        assert len(client.submit(description).warnings) == 2
+        assert len(client.allow_site(f"site-{api.vo}", AllowRequest()).lifted) == 1
+        assert f"site-{api.vo}" in {site.name for site in client.sites().sites}
