@@ -19,6 +19,9 @@ _ECS_VERSION = "8.11"
 _QUIET = ("sqlalchemy", "alembic", "rq", "httpx", "httpcore", "urllib3", "asyncio")
 """Libraries whose chatter below warnings tells an operator nothing."""
 
+_LEFT_BY_FORMATTERS = frozenset({"message", "asctime"})
+"""What other handlers' formatters leave on a record."""
+
 
 def configure_logging(settings: Settings, kind: str) -> None:
     """Set this process's logging up; `kind` names it (`service.name` becomes penstock-KIND). May be called again."""
@@ -69,13 +72,13 @@ class _Ecs:
 
     def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
         del logger, method
-        fields: dict[str, Any] = dict(event)
+        fields = {name: value for name, value in event.items() if name not in _LEFT_BY_FORMATTERS}
         said = str(fields.pop("event", ""))
         line: dict[str, Any] = {
             "@timestamp": fields.pop("timestamp", None),
             "log.level": fields.pop("level", "info"),
             "message": said,
-            "event.action": said,
+            "event.action": said if said.isidentifier() else None,
             "service.name": self._service,
             "log.logger": fields.pop("logger", None),
             "ecs.version": _ECS_VERSION,

@@ -6,32 +6,32 @@ in the worker's own process. It loads the settings itself, since RQ hands it not
 
 from __future__ import annotations
 
-import os
+import time
 from dataclasses import dataclass
 
-from pipeline.errors import BadInput
 from pipeline.logs import configure_logging
 from pipeline.runtime.execution import execute_group, reader
 from pipeline.runtime.instance import name_instance
 from pipeline.runtime.rounds import Failure, Round
 from pipeline.runtime.settlement import Batch, Settlement
-from pipeline.runtime.spec import ConsumerSpec, Context, find_consumers
+from pipeline.runtime.spec import ConsumerSpec, Context, find_consumer
 from pipeline.settings import Settings, load_settings
 from pipeline.store.database import Database
 from pipeline.transport.port import Transport, open_transport
+from pipeline.transport.rq_current import current_queue
 
 
 def execute_message(message_json: str) -> None:
     """Execute one message, commit its outcome and publish its follow-ups.
 
-    A message that fails is deferred or becomes a dead letter, as in our consumer: to RQ it is a success.
-    Raises BrokerUnavailable or DatabaseUnavailable, upon which RQ keeps it as a failed job, and BadInput
-    when no consumer knows the type.
+    A message that fails, or is none, is deferred or becomes a dead letter, as in our consumer: to RQ that
+    is a success. Raises BrokerUnavailable or DatabaseUnavailable, upon which RQ keeps it as a failed job,
+    BadSettings when no consumer serves the queue, and BadInput outside of RQ workers.
     """
     settings = load_settings()
     configure_logging(settings, "rq-worker")
     payload = message_json.encode()
-    spec = _spec_for(payload)
+    spec = find_consumer(current_queue())
     database = Database(settings.resolved_database_url())
     instance = name_instance("rq")
     transport = open_transport(settings.resolved_broker_url(), instance)
@@ -55,24 +55,13 @@ class _Round:
         settlement = Settlement(self.settings, self.spec, read)
         context = Context(self.settings, self.database, self.instance)
         batch = Batch((), Round([payload], read))
+        overdue = time.monotonic() + (self.settings.executor_deadline or self.spec.deadline)
         while group := batch.round.next():
             report = execute_group(self.spec, context, self.spec.memory, group)
             if isinstance(report.results, Failure):
+                batch.round.halving = time.monotonic() < overdue  # RQ's alarm rings once: nothing ends a second hang
                 batch.round.failed(report.results)
             else:
                 batch.round.succeeded(report.results)
         settlement.commit(batch, self.database)
         settlement.publish(batch, self.transport)
-
-
-def _spec_for(payload: bytes) -> ConsumerSpec:
-    """The consumer that knows the message. Raises BadInput."""
-    reasons = []
-    for spec in find_consumers().values():
-        try:
-            reader(spec)(payload)
-        except ValueError as error:
-            reasons.append(f"{spec.queue}: {error}")
-        else:
-            return spec
-    raise BadInput(f"no consumer on this machine (pid {os.getpid()}) can read the message: {'; '.join(reasons)}")

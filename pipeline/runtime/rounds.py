@@ -47,6 +47,8 @@ class Round:
         self._groups: deque[Group] = deque([tuple(payloads)] if payloads else [])
         self._running: Group | None = None
         self._failures = 0
+        self.halving = True
+        """Whether a group that fails is halved; set to False by who has no time left for it."""
         self.results: list[tuple[bytes, Result]] = []
         """What is known so far; the payload may be a part of a message that came."""
 
@@ -64,7 +66,7 @@ class Round:
         """What was run failed as a whole."""
         assert self._running is not None
         self._failures += 1
-        if self._failures < FAILURES_PER_ROUND:
+        if self.halving and self._failures < FAILURES_PER_ROUND:
             halves = self._halves(self._running)
             if halves is not None:
                 self._groups.extendleft(reversed(halves))

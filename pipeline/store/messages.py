@@ -240,6 +240,11 @@ def forget_redeliveries(tx: Transaction, message_ids: Sequence[str]) -> None:
         tx.run(delete(tables.redeliveries).where(tables.redeliveries.c.message_id.in_(message_ids)))
 
 
+def forget_old_redeliveries(tx: Transaction, age: float) -> int:
+    """Drop counts that nobody touched for so many seconds, left by messages that were purged; how many."""
+    return tx.run(delete(tables.redeliveries).where(tables.redeliveries.c.at < tx.after(-age)))
+
+
 def _storable(reason: str) -> str:
     """Cut to the column, and without the half characters that no database takes."""
     return reason[:REASON_LIMIT].encode(errors="replace").decode()

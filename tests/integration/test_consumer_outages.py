@@ -1,0 +1,73 @@
+"""Consumers while the broker or the database is away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.outside.stage import StageMaker, rehearsal, stages
+from tests.servers import MariaDbServer, RedisServer, running_mariadb, running_redis
+from tests.waiting import eventually
+
+
+@pytest.fixture
+def broker() -> Iterator[RedisServer]:
+    with running_redis(durable=True) as server:
+        yield server
+
+
+@pytest.fixture
+def database() -> Iterator[MariaDbServer]:
+    with running_mariadb() as server:
+        yield server
+
+
+@pytest.fixture
+def make_stage(tmp_path: Path, broker: RedisServer) -> Iterator[StageMaker]:
+    with stages(tmp_path, broker.url + "?takeover=2") as make:
+        yield make
+
+
+def test_follow_ups_and_acknowledgements_wait_for_the_broker(make_stage: StageMaker, broker: RedisServer) -> None:
+    stage = make_stage()
+    stage.start()
+    (row,) = stage.instances()
+    stage.publish(rehearsal(1, 2, faults={1: "wait", 2: "follow"}))
+    eventually(stage.gate_reached)
+    broker.stop()
+    stage.open_gate()
+    stage.wait_for([1, 2])
+    eventually(lambda: _status(f"{row.health_url}/readyz") == 503)
+    assert _status(f"{row.health_url}/livez") == 200
+    broker.start()
+    stage.wait_for([1_000_002])
+    eventually(stage.empty)
+    eventually(lambda: _status(f"{row.health_url}/readyz") == 200)
+    said = stage.log.read_text()
+    assert (said.count('"broker_lost"'), said.count('"broker_back"')) == (2, 2), "as message and as event.action"
+    assert stage.executed()[1_000_002] == 1
+
+
+def test_dead_letters_and_heartbeats_wait_for_the_database(make_stage: StageMaker, database: MariaDbServer) -> None:
+    stage = make_stage(database_url=database.new_database())
+    process = stage.start()
+    (row,) = stage.instances()
+    stage.publish(rehearsal(1, faults={1: "wait"}), rehearsal(2, faults={2: "dead"}))
+    eventually(stage.gate_reached)
+    database.stop()
+    stage.open_gate()
+    eventually(lambda: '"database_lost"' in stage.log.read_text())
+    assert _status(f"{row.health_url}/livez") == 200
+    assert process.poll() is None
+    database.start()
+    (letter,) = eventually(stage.dead)
+    assert letter.reason == "said to be hopeless"
+    eventually(stage.empty)
+    eventually(lambda: stage.instances()[0].silence < 3)
+
+
+def _status(url: str) -> int:
+    return httpx.get(url, timeout=5).status_code

@@ -1,0 +1,1 @@
+"""Adds a message type to Penstock by entry points alone."""
