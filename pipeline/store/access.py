@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Row, Select, select, update
 
-from pipeline.errors import NotFound, Unauthorized
+from pipeline.errors import BadInput, NotFound, Unauthorized
 from pipeline.store.database import Transaction
 from pipeline.store.tables import groups, identities, pilots, tokens, vos
 from schemas.api import Role, TokenReply, TokenView
@@ -19,6 +20,8 @@ from schemas.api import Role, TokenReply, TokenView
 PREFIX = "pst_"
 ISSUER = "penstock"
 BOOTSTRAP = "bootstrap"
+_VO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+"""It is part of paths and URLs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,9 @@ def bootstrap(tx: Transaction, *, vo: str = "default", group: str = "default", s
 
 
 def ensure_vo(tx: Transaction, name: str) -> int:
-    """The id of the VO of this name, made if there is none."""
+    """The id of the VO of this name, made if there is none. Raises BadInput for a name that is no name of a VO."""
+    if not _VO_NAME.fullmatch(name):
+        raise BadInput(f"{name!r} can't be a VO's name: letters, digits and ._- after a letter or digit, 63 at most")
     tx.add_missing(vos, [{"name": name}])
     return int(tx.scalar(select(vos.c.id).where(vos.c.name == name)))
 

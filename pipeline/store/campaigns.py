@@ -10,7 +10,7 @@ from sqlalchemy import delete, func, insert, literal, select
 
 from pipeline.errors import BadInput, Conflict
 from pipeline.store import jobs, steps
-from pipeline.store.database import Database, Transaction
+from pipeline.store.database import Contended, Database, Transaction
 from pipeline.store.steps import StepRow, Window
 from pipeline.store.tables import campaigns, datasets, idempotency_keys, job_events, job_specs, sandboxes
 from pipeline.store.tables import jobs as jobs_table
@@ -169,16 +169,22 @@ def _begin(tx: Transaction, submission: Submission) -> tuple[int, bool]:
     )
     for position, template in enumerate(description.steps):
         _add_step(tx, submission, campaign_id, position, template)
-    if submission.idempotency_key is not None:
-        tx.add(
-            idempotency_keys,
-            owner_id=submission.owner_id,
-            idempotency_key=submission.idempotency_key,
-            request_digest=submission.request_digest,
-            campaign_id=campaign_id,
-            created_at=tx.now,
-        )
+    _claim_key(tx, submission, campaign_id)
     return campaign_id, False
+
+
+def _claim_key(tx: Transaction, submission: Submission, campaign_id: int) -> None:
+    if submission.idempotency_key is None:
+        return
+    row = {
+        "owner_id": submission.owner_id,
+        "idempotency_key": submission.idempotency_key,
+        "request_digest": submission.request_digest,
+        "campaign_id": campaign_id,
+        "created_at": tx.now,
+    }
+    if not tx.add_missing(idempotency_keys, [row]):
+        raise Contended(f"the Idempotency-Key {submission.idempotency_key!r} came twice at once")
 
 
 def _repeated(tx: Transaction, submission: Submission) -> int | None:

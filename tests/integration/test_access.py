@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from pipeline.errors import NotFound, Unauthorized
+from pipeline.errors import BadInput, NotFound, Unauthorized
 from pipeline.store import access
 from pipeline.store.access import NewToken
 from pipeline.store.database import Database
@@ -105,3 +105,9 @@ def test_bootstrap_makes_an_operator_and_may_run_again(database: Database) -> No
     assert first != second
     assert one == two
     assert (one.vo, one.role) == ("default", Role.OPERATOR)
+
+
+@pytest.mark.parametrize("name", ["", "..", "../other", "a/b", "a" * 64])
+def test_a_vos_name_is_fit_for_paths(database: Database, name: str) -> None:
+    with pytest.raises(BadInput, match="can't be a VO's name"):
+        database.transact(lambda tx: access.ensure_vo(tx, name))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from pipeline.client import Client
 from pipeline.errors import BadInput, Conflict, Forbidden, NotFound
 from pipeline.store import jobs
 from pipeline.store.database import Transaction
@@ -32,9 +34,11 @@ def fail_every_job(api: RunningApi, campaign_id: int) -> None:
     api.database.transact(work)
 
 
-@pytest.fixture(scope="module")
-def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    with running_api(tmp_path_factory.mktemp("api")) as running:
+@pytest.fixture(scope="module", params=["sqlite", "mariadb"])
+def shared_api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    on_mariadb = request.param == "mariadb"
+    url = request.getfixturevalue("mariadb_server").new_database() if on_mariadb else ""
+    with running_api(tmp_path_factory.mktemp("api"), database_url=url) as running:
         yield running
 
 
@@ -68,6 +72,25 @@ def test_the_same_key_with_another_body_is_a_conflict(api: RunningApi) -> None:
         client.submit(campaign("one"), key="k")
         with pytest.raises(Conflict, match="belongs to another request"):
             client.submit(campaign("two"), key="k")
+
+
+def test_the_same_request_many_times_at_once_is_one_campaign(api: RunningApi) -> None:
+    token = api.token(Role.USER)
+
+    def submit(_turn: int) -> int | str:
+        with Client(api.url, token) as client:
+            try:
+                return client.submit(campaign(jobs=50), key="k").campaign_id
+            except Conflict as error:
+                return str(error)
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(submit, range(16)))
+    with Client(api.url, token) as client:
+        (only,) = client.campaigns().items
+        assert set(client.campaign(only.id).steps[0].jobs.values()) == {50}
+    assert only.id in answers
+    assert all(answer == only.id or "is still arriving" in str(answer) for answer in answers), answers
 
 
 def test_a_key_belongs_to_its_owner(api: RunningApi) -> None:

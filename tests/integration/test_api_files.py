@@ -40,9 +40,11 @@ def submit_one(api: RunningApi) -> int:
         return client.jobs().items[-1].id
 
 
-@pytest.fixture(scope="module")
-def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    with running_api(tmp_path_factory.mktemp("api"), sandbox_limit=1) as running:
+@pytest.fixture(scope="module", params=["sqlite", "mariadb"])
+def shared_api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    on_mariadb = request.param == "mariadb"
+    url = request.getfixturevalue("mariadb_server").new_database() if on_mariadb else ""
+    with running_api(tmp_path_factory.mktemp("api"), database_url=url, sandbox_limit=1) as running:
         yield running
 
 
