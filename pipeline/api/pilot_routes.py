@@ -205,7 +205,7 @@ def _publish(services: Services, aftermath: Aftermath) -> None:
 def _served_slots(app: FastAPI, services: Services) -> ServedSlots:
     """The one poller of this application; made by the first pilot that waits, on the event loop's own thread."""
     if not hasattr(app.state, "served_slots"):
-        app.state.served_slots = ServedSlots(services.database)
+        app.state.served_slots = ServedSlots(services.database, services.stopping)
     found = app.state.served_slots
     assert isinstance(found, ServedSlots)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from threading import Event
 
 from anyio import to_thread
 from structlog import get_logger
@@ -20,14 +21,15 @@ _log = get_logger("api")
 class ServedSlots:
     """Belongs to one event loop. A poll reads by state, not by ids: commits leave gaps, and lists grow."""
 
-    def __init__(self, database: Database, *, period: float = PERIOD) -> None:
+    def __init__(self, database: Database, stopping: Event, *, period: float = PERIOD) -> None:
         self._database = database
+        self._stopping = stopping
         self._period = period
         self._waiting: dict[int, set[asyncio.Event]] = {}
         self._poll: asyncio.Task[None] | None = None
 
     async def wait(self, pilot_id: int, seconds: float) -> bool:
-        """Wait until jobs were assigned to the pilot, up to so many seconds; whether there are any."""
+        """Wait until jobs were assigned to the pilot or the process stops, up to so many seconds; whether one came."""
         told = asyncio.Event()
         self._waiting.setdefault(pilot_id, set()).add(told)
         if self._poll is None or self._poll.done():
@@ -52,6 +54,8 @@ class ServedSlots:
             except DatabaseUnavailable as error:
                 _log.warning("served_slots_unknown", error=str(error))
                 found = frozenset()
+            if self._stopping.is_set():
+                found = frozenset(self._waiting)
             for pilot_id in found & set(self._waiting):
                 for told in self._waiting[pilot_id]:
                     told.set()
