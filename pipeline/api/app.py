@@ -12,6 +12,7 @@ from pipeline.api import (
     file_routes,
     health_routes,
     job_routes,
+    pilot_list_routes,
     pilot_routes,
     problems,
     sites_routes,
@@ -31,6 +32,7 @@ _ROUTERS = (
     token_routes.router,
     system_routes.router,
     sites_routes.router,
+    pilot_list_routes.router,
     pilot_routes.router,
     health_routes.router,
 )

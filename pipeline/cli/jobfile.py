@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from pipeline.errors import BadInput
 
 M = TypeVar("M", bound=BaseModel)
+_UNKNOWN = "unknown field"
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # the C one is there or not
@@ -40,20 +43,55 @@ def read_model(path: Path, model: type[M]) -> M:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        raise BadInput(f"{path}: {first_complaint(error)}") from error
+        raise BadInput(f"{path}: {first_complaint(error, raw)}") from error
 
 
-def first_complaint(error: ValidationError) -> str:
-    """The first thing that is wrong, as `path.of.field: reason`, and how many more there are."""
-    errors = error.errors(include_url=False)
-    # of a union's branches, the complaint that lies deepest is about what was meant
-    first = max(errors, key=lambda one: len(one["loc"])) if _is_union(errors) else errors[0]
-    field = ".".join(str(part) for part in first["loc"] if not _is_branch(part))
-    reason = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        reason = "unknown field"
-    rest = f" (and {len(errors) - 1} more)" if len(errors) > 1 and not _is_union(errors) else ""
-    return f"{field}: {reason}{rest}" if field else f"{reason}{rest}"
+def first_complaint(error: ValidationError, raw: Any = None) -> str:
+    """What is wrong, as `path.of.field: reason`, and how many more things are; `raw`: what was validated."""
+    complaints = [_complaint(details, raw) for details in error.errors(include_url=False)]
+    # a container that is too short, say, is so for what is wrong inside it
+    apart = [one for one in complaints if not any(_lies_in(other.path, one.path) for other in complaints)]
+    # what does not even have the type of a union's branch was meant for another branch
+    meant = [one for one in apart if not one.of_other_branch] or apart[:1]
+    first = next((one for one in meant if one.reason == _UNKNOWN), meant[0])
+    field = ".".join(str(part) for part in first.path)
+    rest = f" (and {len(meant) - 1} more)" if len(meant) > 1 else ""
+    return f"{field}: {first.reason}{rest}" if field else f"{first.reason}{rest}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Complaint:
+    path: tuple[str | int, ...]
+    reason: str
+    of_other_branch: bool
+
+
+def _complaint(details: ErrorDetails, raw: Any) -> _Complaint:
+    """One error of pydantic's, without the names of unions' branches, which are no fields of the file."""
+    place, path, branch = raw, [], False
+    for part in details["loc"]:
+        branch = False
+        if _leads_on(place, part):
+            place = place[part]
+        elif raw is not None and details["type"] != "missing":
+            branch = True
+            continue
+        elif raw is not None and part != details["loc"][-1]:
+            continue
+        path.append(part)
+    reason = _UNKNOWN if details["type"] == "extra_forbidden" else details["msg"].removeprefix("Value error, ")
+    return _Complaint(tuple(path), " ".join(reason.split()), branch and details["type"].endswith("_type"))
+
+
+def _leads_on(place: Any, part: str | int) -> bool:
+    """Whether `part` is a field or an index of what was read, and not the name of a branch."""
+    if isinstance(place, list):
+        return isinstance(part, int) and part < len(place)
+    return isinstance(place, dict) and part in place
+
+
+def _lies_in(inner: tuple[str | int, ...], outer: tuple[str | int, ...]) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
 def _parse(path: Path) -> Any:
@@ -69,7 +107,7 @@ def _parse(path: Path) -> Any:
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise BadInput(f"{path}: it is no YAML: {error.problem}{place}") from error
     except yaml.YAMLError as error:
-        raise BadInput(f"{path}: it is no YAML: {error}") from error
+        raise BadInput(f"{path}: it is no YAML: {' '.join(str(error).split())}") from error
 
 
 def _kind(raw: Any) -> str:
@@ -77,12 +115,3 @@ def _kind(raw: Any) -> str:
         return "empty"
     names: dict[str, str] = {"list": "a list", "str": "a text"}
     return names.get(type(raw).__name__, f"a {type(raw).__name__}")
-
-
-def _is_union(errors: list[Any]) -> bool:
-    return len({one["loc"][:3] for one in errors}) == 1 and any(_is_branch(p) for one in errors for p in one["loc"])
-
-
-def _is_branch(part: int | str) -> bool:
-    """Whether this part of a path is pydantic's name of a union's branch, and no field of the file."""
-    return isinstance(part, str) and ("[" in part or part in {"Axes", "Range", "StepInput", "str", "int", "float"})

@@ -113,8 +113,9 @@ def output(settings: Settings, /, *, job_id: int, folder: Path) -> None:
 @pass_settings
 def kill(settings: Settings, /, *, ids: tuple[int, ...], **options: Any) -> None:
     """Kill jobs; those on a pilot end when it confirms."""
+    selection = _selection(ids, options)
     with open_client(settings) as client:
-        _say(client.kill(_selection(ids, options)))
+        _say(client.kill(selection))
 
 
 @jobs.command(epilog=example("penstock jobs retry 7 8", "penstock jobs retry --campaign 1"))
@@ -123,8 +124,9 @@ def kill(settings: Settings, /, *, ids: tuple[int, ...], **options: Any) -> None
 @pass_settings
 def retry(settings: Settings, /, *, ids: tuple[int, ...], **options: Any) -> None:
     """Let failed jobs start again, their retry budgets fresh."""
+    selection = _selection(ids, options)
     with open_client(settings) as client:
-        _say(client.retry(_selection(ids, options)))
+        _say(client.retry(selection))
 
 
 def _selection(ids: tuple[int, ...], options: dict[str, Any]) -> JobSelection:

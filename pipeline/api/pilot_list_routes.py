@@ -1,0 +1,23 @@
+"""Pilots, for the people of their VO. What pilots themselves call is in `pilot_routes`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from pipeline.api.pages import cut
+from pipeline.api.policy import Reader
+from pipeline.api.services import ServicesOf
+from pipeline.store.pilot_queries import list_pilots
+from schemas.pilot_views import PilotPage, PilotQuery
+
+router = APIRouter(prefix="/v1/pilots", tags=["pilots"])
+
+
+@router.get("")
+def list_(caller: Reader, services: ServicesOf, query: Annotated[PilotQuery, Query()]) -> PilotPage:
+    """The VO's pilots, the newest first."""
+    found = services.database.transact(lambda tx: list_pilots(tx, caller.vo_id, query, most=query.limit + 1))
+    items, following = cut(found, query.limit)
+    return PilotPage(items=items, next=following)

@@ -1,0 +1,76 @@
+"""What commands print."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from pipeline.cli.output import show_list, show_one
+from pipeline.cli.queues import survey
+from pipeline.store.instances import Control, InstanceRow, Wish
+from pipeline.transport.port import Depth
+from pipeline.up.output import readable
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+def test_a_pipe_gets_a_plain_table_whose_empty_cells_keep_their_place(capsys: pytest.CaptureFixture[str]) -> None:
+    show_list(
+        [{"id": 1, "name": None, "at": NOON}, {"id": 22, "name": "b\nc", "at": None}],
+        ("id", "name", "at"),
+        as_json=False,
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "ID  NAME  AT",
+        "1   -     2026-01-02 12:00:00",
+        "22  b c   -",
+    ]
+
+
+def test_json_is_whole_whatever_the_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    show_list([{"id": 1, "at": NOON, "raw": b"x"}], ("id",), as_json=True)
+    assert json.loads(capsys.readouterr().out) == [{"id": 1, "at": "2026-01-02T12:00:00+00:00", "raw": "x"}]
+
+
+def test_an_empty_list_is_valid_json(capsys: pytest.CaptureFixture[str]) -> None:
+    show_list([], ("id",), as_json=True)
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_one_thing_shows_its_fields_and_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    show_one({"id": 1, "nothing": None, "events": [{"to": "done"}]}, as_json=False)
+    assert capsys.readouterr().out.splitlines() == ["id  1", "", "events:", "TO", "done"]
+
+
+def instance(*queues: str, silence: float = 0.0, oldest_age: float | None = None) -> InstanceRow:
+    """A consumer of these queues."""
+    return InstanceRow(
+        id="c", kind="consumer", queues=queues, version="1", host="h", pid=1, health_url=None, in_flight=0,
+        oldest_age=oldest_age, state="running", wish=None, started_at=NOON, last_seen=NOON, silence=silence,
+    )  # fmt: skip
+
+
+def test_a_queue_counts_the_consumers_that_live() -> None:
+    rows = [instance("data"), instance("data", "matching"), instance("data", silence=100)]
+    (view,) = survey({"data": Depth(0, 0, None)}, rows, [])
+    assert view.consumers == 2
+
+
+def test_the_oldest_age_is_what_consumers_saw_where_the_broker_cannot_tell() -> None:
+    rows = [instance("data", oldest_age=3.0), instance("data", oldest_age=5.0)]
+    views = survey(
+        {"data": Depth(2, 0, None), "upkeep": Depth(2, 0, 1.5)}, rows, [Control("upkeep", Wish.PAUSE, "me", NOON)]
+    )
+    assert [(view.queue, view.oldest_age, view.wish) for view in views] == [
+        ("data", 5.0, None),
+        ("upkeep", 1.5, "pause"),
+    ]
+
+
+def test_a_log_line_is_made_readable_and_another_line_left_alone() -> None:
+    line = '{"@timestamp": "2026-01-02T12:00:00Z", "log.level": "info", "message": "job_matched", "labels": {"job": 7}}'
+    assert readable(line) == "12:00:00 info    job_matched job=7"
+    assert readable('{"a": 1}') == '{"a": 1}'
+    assert readable("plain words") == "plain words"
