@@ -44,6 +44,7 @@ def environment(data: Path) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PENSTOCK_DATA_DIR": str(data),
         "PENSTOCK_API_PORT": "0",
+        "PENSTOCK_SCHEDULES": json.dumps({"provisioning": "* * * * * */2"}),  # nobody wants to watch a pilot not start
     }
     return kept | own
 
