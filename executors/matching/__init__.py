@@ -1,0 +1,1 @@
+"""Free slots and waiting jobs are paired, whichever of the two came first."""
