@@ -7,6 +7,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from pipeline.api.policy import FOR_ALL
 from pipeline.api.services import ServicesOf
+from pipeline.errors import BrokerUnavailable
+from pipeline.metrics import QUEUE_READY
+from pipeline.runtime.spec import declared_queues
 from schemas.api import Health
 
 router = APIRouter(tags=["health"], dependencies=FOR_ALL)
@@ -30,6 +33,11 @@ def ready(services: ServicesOf) -> Health:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-def metrics() -> Response:
-    """Prometheus metrics of this process."""
+def metrics(services: ServicesOf) -> Response:
+    """Prometheus metrics of this process, and the depth of the queues as long as the broker answers."""
+    try:
+        for queue, depth in services.publisher.depth(declared_queues()).items():
+            QUEUE_READY.labels(queue).set(depth.ready)
+    except BrokerUnavailable:
+        QUEUE_READY.clear()
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

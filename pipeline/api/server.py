@@ -20,6 +20,7 @@ from pipeline.api.app import create_app
 from pipeline.api.publisher import Publisher
 from pipeline.api.services import Services
 from pipeline.errors import BadSettings, DatabaseUnavailable
+from pipeline.metrics import INSTANCE
 from pipeline.sandboxes import Sandboxes
 from pipeline.settings import Settings
 from pipeline.store import instances, schema
@@ -146,6 +147,7 @@ def _registered(services: Services, server: ApiServer, url: str) -> Iterator[Non
         pid=os.getpid(),
         health_url=url,
     )
+    INSTANCE.labels(identity.id, identity.kind, identity.version).set(1)
     ended = Event()
     beats = Thread(target=_beat, args=(services, server, identity, ended), name="beat", daemon=True)
     beats.start()

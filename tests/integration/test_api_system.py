@@ -74,3 +74,4 @@ def test_health_and_metrics_want_no_token(api: RunningApi) -> None:
         metrics = http.get("/metrics").text
     wanted = 'penstock_http_requests_total{method="GET",route="/v1/campaigns/{campaign_id}",status="401"}'
     assert wanted in metrics
+    assert 'penstock_queue_ready{queue="upkeep"} 0.0' in metrics
