@@ -8,7 +8,7 @@ SPEC = ConsumerSpec(
     queue="optimisation",
     bodies=(JobsReceived,),
     execute=execute,
-    batch=4,
+    batch=2,
     deadline=60.0,
     preload=("executors.optimisation.shell",),
 )

@@ -15,8 +15,8 @@ from pipeline.store import autoclusters, jobs, optimisation, specs
 from pipeline.store.autoclusters import Bucket, Key
 from pipeline.store.database import Transaction
 from pipeline.store.jobs import Change, JobRow
-from pipeline.store.steps import ended_steps
-from schemas.messages import JobsReceived, JobsWaiting, Message, StepsDue, about_ids
+from pipeline.store.steps import ended_steps, received_messages
+from schemas.messages import JobsWaiting, Message, StepsDue, about_ids
 from schemas.outcomes import Done, Outcome
 from schemas.requirements import Requirement
 from schemas.states import JOB_FINAL, JobState
@@ -111,7 +111,7 @@ def _follow_ups(
     claimed: list[int] = []
     for step_id, moved_on in sorted(Counter(job.step_id for job in judged).items()):
         claimed += jobs.claim_received(tx, step_id, moved_on, wake_at)
-    yield from about_ids(JobsReceived, claimed, now=tx.now)
+    yield from received_messages(tx, claimed)
 
 
 def _autoclusters(found: Sequence[JobRow], changes: Sequence[Change]) -> frozenset[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,9 +13,11 @@ from pipeline.store import jobs
 from pipeline.store.database import Contended, Transaction
 from pipeline.store.tables import campaigns, datasets, steps
 from pipeline.store.tables import jobs as jobs_table
-from schemas.messages import MAX_IDS, JobsReceived, Message, about_ids
+from schemas.messages import JobsReceived, Message, about_ids
 from schemas.states import CAMPAIGN_TRANSITIONS, JOB_FINAL, STEP_TRANSITIONS, CampaignState, JobState, StepState
 
+JOBS_PER_MESSAGE = 250
+"""Jobs in a message of a window: few enough that ten jobs of another campaign do not wait long behind them."""
 UNFINISHED = tuple(state for state in JobState if state not in JOB_FINAL)
 
 
@@ -123,8 +125,13 @@ def release(tx: Transaction, step: StepRow, window: Window) -> list[Message]:
 
 def next_window(tx: Transaction, step_id: int, window: Window) -> list[Message]:
     """Claim the next jobs of a step that no message names; the messages to publish after the commit."""
-    ids = jobs.claim_received(tx, step_id, window.messages * MAX_IDS, window.wake_at)
-    return about_ids(JobsReceived, ids, now=tx.now)
+    ids = jobs.claim_received(tx, step_id, window.messages * JOBS_PER_MESSAGE, window.wake_at)
+    return received_messages(tx, ids)
+
+
+def received_messages(tx: Transaction, ids: Sequence[int]) -> list[Message]:
+    """The messages about claimed jobs, in the size of a window's."""
+    return about_ids(JobsReceived, ids, now=tx.now, size=JOBS_PER_MESSAGE)
 
 
 def set_campaign_state(tx: Transaction, campaign_id: int, state: CampaignState, to: CampaignState) -> None:

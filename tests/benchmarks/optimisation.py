@@ -45,7 +45,7 @@ def _rate(database_url: str, broker_url: str, slots: int) -> float:
             "PENSTOCK_DATA_DIR": folder,
             "PENSTOCK_CONSUMER_SLOTS": str(slots),
         }
-        command = [sys.executable, "-m", "pipeline.cli.main", "consume", "optimisation"]
+        command = [sys.executable, "-m", "pipeline.cli", "consume", "optimisation"]
         consumer = subprocess.Popen(command, env=os.environ | variables, stderr=subprocess.DEVNULL)
         try:
             _process(database, broker_url, 1)

@@ -71,7 +71,7 @@ def _ids(messages: Sequence[Message], body: type) -> list[int]:
 
 
 def test_the_queue_of_a_stopped_consumer_does_not_grow(context: Context) -> None:
-    submitted = submit(context.database, {"name": "a", **array(6_000)})
+    submitted = submit(context.database, {"name": "a", **array(1_500)})
     _publish(context, submitted.messages)
     rounds = 0
 
@@ -87,7 +87,7 @@ def test_the_queue_of_a_stopped_consumer_does_not_grow(context: Context) -> None
 
 
 def test_what_a_broker_lost_is_published_again(context: Context, redis_server: RedisServer) -> None:
-    submitted = submit(context.database, {"name": "a", **array(2_500)})
+    submitted = submit(context.database, {"name": "a", **array(900)})
     _publish(context, submitted.messages)
     redis_server.flush()
     _make_overdue(context.database)
