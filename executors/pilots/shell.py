@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from functools import partial
 
 from structlog import get_logger
@@ -11,7 +12,7 @@ from structlog import get_logger
 from executors.pilots.decide import Plan, plan
 from executors.pilots.queue_round import carry_out
 from pipeline.runtime.spec import Context
-from pipeline.store import provisioning
+from pipeline.store import provisioning, trigger_runs
 from pipeline.store.database import Transaction
 from schemas.messages import Message, ProvisioningDue, SiteQueuesDue, about_ids
 from schemas.outcomes import Done, Outcome
@@ -39,6 +40,8 @@ def execute(context: Context, messages: Sequence[Message]) -> list[Outcome]:
 def _provision(tx: Transaction, context: Context, cycle: int) -> list[Message]:
     """Plan a cycle that nobody has planned. One that comes again only says again which queues have work."""
     if provisioning.begin_cycle(tx, cycle):
+        # a tick that nobody marks holds the next ones back for its whole grace
+        trigger_runs.mark_executed(tx, trigger_runs.Run("provisioning", datetime.fromtimestamp(cycle, UTC)))
         made = plan(provisioning.situation(tx), context.settings.pilot_margin)
         _write(tx, made)
     elif provisioning.present_cycle(tx) != cycle:
