@@ -1,0 +1,185 @@
+"""The pure rules of provisioning."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from executors.pilots.decide import Hearing, Next, follow, next_state, plan
+from executors.pilots.port import BatchAnswer, BatchState
+from pipeline.store.provisioning import Demand, LivePilot, Room, Situation
+from pipeline.store.queue_pilots import BatchPilot
+from schemas.requirements import Requirement
+from schemas.sites import SiteQueueEntry
+from schemas.states import PILOT_TRANSITIONS, PilotState
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+HEARD = Hearing(NOW, NOW - timedelta(hours=1), 120.0)
+MARGIN = 300.0
+
+
+def room(queue: int, vo: int = 1, *, open_: bool = True, **entry: Any) -> Room:
+    wanted = {"name": f"q{queue}", "cores": 1, "memory": 8192, "max_pilots": 10, "max_pending_pilots": 10, **entry}
+    return Room(queue, 1, "S", vo, SiteQueueEntry.model_validate(wanted), open_)
+
+
+def demand(jobs: int, vo: int = 1, **wants: Any) -> Demand:
+    return Demand(vo, Requirement(**wants), jobs)
+
+
+def pilot(
+    number: int, queue: int, vo: int = 1, state: PilotState = PilotState.QUEUED, *, leaves: bool = False, cores: int = 0
+) -> LivePilot:
+    return LivePilot(number, queue, vo, state, leaves, cores, 8192, 10_240, 80_000.0)
+
+
+def requested(
+    *, rooms: list[Room], wants: list[Demand], live: tuple[LivePilot, ...] = ()
+) -> dict[tuple[int, int], int]:
+    made = plan(Situation(tuple(wants), tuple(rooms), live, frozenset()), MARGIN)
+    return {(request.room.site_queue_id, request.room.vo_id): request.count for request in made.requests}
+
+
+def test_one_waiting_job_wants_one_pilot_however_many_queues_there_are() -> None:
+    assert requested(rooms=[room(1), room(2), room(3)], wants=[demand(1)]) == {(1, 1): 1}
+
+
+def test_the_demand_is_shared_in_proportion_to_free_room() -> None:
+    assert requested(rooms=[room(1), room(2, max_pilots=5)], wants=[demand(9)]) == {(1, 1): 6, (2, 1): 3}
+
+
+def test_a_queue_gets_no_more_than_its_limits_leave() -> None:
+    live = (pilot(1, 1, state=PilotState.RUNNING), pilot(2, 1))
+    assert requested(rooms=[room(1, max_pilots=4)], wants=[demand(100)], live=live) == {(1, 1): 2}
+    assert requested(rooms=[room(1, max_pending_pilots=3)], wants=[demand(100)], live=live) == {(1, 1): 2}
+
+
+def test_cores_count_and_not_pilots() -> None:
+    assert requested(rooms=[room(1, cores=4)], wants=[demand(9)]) == {(1, 1): 3}
+    assert requested(rooms=[room(1, cores=8)], wants=[demand(3, cores=4)]) == {(1, 1): 2}
+
+
+def test_free_slots_and_pilots_to_come_are_counted_on_but_not_draining_ones() -> None:
+    ready = pilot(1, 1, state=PilotState.RUNNING, cores=2)
+    assert requested(rooms=[room(1, cores=2)], wants=[demand(4)], live=(ready, pilot(2, 1))) == {}
+    leaving = pilot(3, 1, state=PilotState.RUNNING, leaves=True, cores=2)
+    assert requested(rooms=[room(1, cores=2)], wants=[demand(4)], live=(ready, leaving)) == {(1, 1): 1}
+
+
+@pytest.mark.parametrize(
+    ("entry", "wants"),
+    [
+        ({"wall_time": 3600}, {"wall_time": 3600}),
+        ({"memory": 1000}, {"memory": 2000}),
+        ({}, {"tags": ("gpu",)}),
+        ({}, {"banned_sites": ("S",)}),
+    ],
+)
+def test_a_job_that_no_fresh_pilot_could_run_wants_none(entry: dict[str, Any], wants: dict[str, Any]) -> None:
+    assert requested(rooms=[room(1, **entry)], wants=[demand(5, **wants)]) == {}
+
+
+def test_a_banned_or_backed_off_queue_gets_none() -> None:
+    assert requested(rooms=[room(1, open_=False), room(2)], wants=[demand(5)]) == {(2, 1): 5}
+
+
+def test_vos_are_served_side_by_side_by_a_queue_that_both_may_use() -> None:
+    rooms = [room(1, 1), room(1, 2)]
+    assert requested(rooms=rooms, wants=[demand(100), demand(100, vo=2)]) == {(1, 1): 5, (1, 2): 5}
+    assert requested(rooms=rooms, wants=[demand(100), demand(2, vo=2)]) == {(1, 1): 8, (1, 2): 2}
+
+
+def test_pending_pilots_are_removed_after_two_cycles_without_any_demand() -> None:
+    live = (pilot(1, 1), pilot(2, 1, state=PilotState.RUNNING))
+    first = plan(Situation((), (room(1),), live, frozenset()), MARGIN)
+    assert (first.removals, first.idle) == ((), frozenset({(1, 1)}))
+    assert plan(Situation((), (room(1),), live, first.idle), MARGIN).removals == (1,)
+    assert plan(Situation((demand(1),), (room(1),), live, first.idle), MARGIN).removals == ()
+
+
+def test_pending_pilots_of_a_queue_that_is_declared_no_more_are_removed() -> None:
+    assert plan(Situation((demand(9),), (), (pilot(1, 1),), frozenset()), MARGIN).removals == (1,)
+
+
+@given(
+    jobs=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 2), st.integers(1, 4)), max_size=4),
+    queues=st.lists(st.tuples(st.integers(1, 8), st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=3),
+    live=st.lists(st.tuples(st.integers(1, 3), st.sampled_from([PilotState.QUEUED, PilotState.RUNNING])), max_size=5),
+)
+def test_a_plan_keeps_every_limit_and_asks_for_no_more_than_the_demand(
+    jobs: list[tuple[int, int, int]], queues: list[tuple[int, int, int]], live: list[tuple[int, PilotState]]
+) -> None:
+    rooms = [
+        room(number, vo, cores=cores, max_pilots=most, max_pending_pilots=pending, memory=99_999, disk=99_999)
+        for number, (cores, most, pending) in enumerate(queues, 1)
+        for vo in (1, 2)
+    ]
+    alive = tuple(pilot(number, queue, state=state) for number, (queue, state) in enumerate(live, 1))
+    wants = [demand(count, vo, cores=cores) for count, vo, cores in jobs]
+    made = requested(rooms=rooms, wants=wants, live=alive)
+    for number, (_, most, pending) in enumerate(queues, 1):
+        new = sum(count for (queue, _), count in made.items() if queue == number)
+        mine = [p for p in alive if p.site_queue_id == number]
+        assert new <= max(most - len(mine), 0)
+        assert new <= max(pending - sum(p.state is PilotState.QUEUED for p in mine), 0)
+    for vo in (1, 2):
+        assert sum(n for (_, of), n in made.items() if of == vo) <= sum(d.jobs for d in wants if d.vo_id == vo)
+
+
+def batch_pilot(state: PilotState, *, seen: float | None = None, **values: Any) -> BatchPilot:
+    last_seen = None if seen is None else NOW - timedelta(seconds=seen)
+    given_ = {"remove_requested": False, "submitted_at": NOW - timedelta(hours=1), "last_seen": last_seen, **values}
+    return BatchPilot(1, "tag", 1, state, **given_)
+
+
+def answer(state: BatchState, code: int | None = None) -> BatchAnswer:
+    return BatchAnswer("tag", state, code, f"exit code {code}")
+
+
+@pytest.mark.parametrize(
+    ("pilot_", "batch", "to"),
+    [
+        (batch_pilot(PilotState.REQUESTED), BatchState.RUNNING, PilotState.SUBMITTED),
+        (batch_pilot(PilotState.SUBMITTED), BatchState.QUEUED, PilotState.QUEUED),
+        (batch_pilot(PilotState.SUBMITTED), BatchState.RUNNING, PilotState.QUEUED),
+        (batch_pilot(PilotState.QUEUED), BatchState.HELD, PilotState.HELD),
+        (batch_pilot(PilotState.QUEUED), BatchState.QUEUED, None),
+        (batch_pilot(PilotState.QUEUED), BatchState.DONE, PilotState.FAILED),
+        (batch_pilot(PilotState.QUEUED, remove_requested=True), BatchState.FAILED, PilotState.REMOVED),
+        (batch_pilot(PilotState.QUEUED), None, PilotState.FAILED),
+        (batch_pilot(PilotState.SUBMITTED, submitted_at=NOW), None, None),
+        (batch_pilot(PilotState.RUNNING, seen=5), BatchState.DONE, None),
+        (batch_pilot(PilotState.RUNNING, seen=5), None, None),
+        (batch_pilot(PilotState.RUNNING, seen=500), BatchState.RUNNING, None),
+        (batch_pilot(PilotState.RUNNING, seen=500), BatchState.DONE, PilotState.DONE),
+        (batch_pilot(PilotState.RUNNING, seen=500), BatchState.FAILED, PilotState.FAILED),
+        (batch_pilot(PilotState.LOST, seen=500), None, PilotState.FAILED),
+        (batch_pilot(PilotState.DRAINING, seen=500, remove_requested=True), None, PilotState.REMOVED),
+    ],
+)
+def test_a_batch_systems_answer_moves_a_pilot_unless_its_heartbeat_says_otherwise(
+    pilot_: BatchPilot, batch: BatchState | None, to: PilotState | None
+) -> None:
+    then = next_state(pilot_, None if batch is None else answer(batch, 0), HEARD)
+    assert (None if then is None else then.to) == to
+    assert to is None or to in PILOT_TRANSITIONS[pilot_.state]
+
+
+@pytest.mark.parametrize("since", [None, NOW - timedelta(seconds=60)])
+def test_silence_does_not_count_while_the_api_could_not_hear(since: datetime | None) -> None:
+    silent = batch_pilot(PilotState.RUNNING, seen=5000)
+    assert next_state(silent, answer(BatchState.DONE, 0), Hearing(NOW, since, 120.0)) is None
+
+
+def test_a_requested_pilot_is_submitted_unless_the_batch_system_knows_it_or_nobody_wants_it() -> None:
+    wanted = batch_pilot(PilotState.REQUESTED, submitted_at=None)
+    assert follow([wanted], {}, HEARD).submit == (wanted,)
+    assert follow([wanted], {"tag": answer(BatchState.QUEUED)}, HEARD).submit == ()
+    unwanted = batch_pilot(PilotState.REQUESTED, remove_requested=True)
+    steps = follow([unwanted], {}, HEARD)
+    assert (steps.submit, steps.moves) == ((), ((unwanted, Next(PilotState.REMOVED, "was not wanted any more")),))
+    assert follow([unwanted], {"tag": answer(BatchState.QUEUED)}, HEARD).remove == ("tag",)
