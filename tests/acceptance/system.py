@@ -81,11 +81,9 @@ class System:
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """A process of ours that goes on running; its output goes to a log."""
-        log = (self.folder / f"{arguments[0]}-{len(self.processes)}.log").open("wb")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cli", *arguments], env=self.environment, stdout=log, stderr=log
-        )
-        log.close()
+        with (self.folder / f"{arguments[0]}-{len(self.processes)}.log").open("wb") as log:
+            command = [sys.executable, "-m", "pipeline.cli", *arguments]
+            process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
         self.processes.append(process)
         return process
 
@@ -100,17 +98,12 @@ class System:
         """The answer of a command with --json."""
         return json.loads(self.run(*arguments, "--json"))
 
-    def ready(self) -> bool:
-        """Whether the API answers and a consumer and the triggers are registered."""
-        note = self.data_dir / "api.url"
-        if not note.exists():
-            return False
-        try:
-            if httpx.get(f"{note.read_text().strip()}/readyz", timeout=5).is_error:
-                return False
-        except httpx.HTTPError:
-            return False
-        return {"api", "consumer", "triggers"} <= {row["kind"] for row in self.json("instances")}
+    def get(self, path: str) -> Any:
+        """The API's answer to the operator. Raises httpx.HTTPError."""
+        url, token = ((self.data_dir / name).read_text().strip() for name in ("api.url", "token"))
+        reply = httpx.get(url + path, headers={"Authorization": f"Bearer {token}"}, timeout=10)
+        reply.raise_for_status()
+        return reply.json()
 
     def pids(self, kind: str) -> list[int]:
         """The live processes of a kind: api, consumer, triggers; worker (of the consumers' pools); pilot."""
@@ -171,9 +164,10 @@ def penstock_up(folder: Path, variables: Mapping[str, str] | None = None) -> Ite
     system = System(folder, {**FAST, **(variables or {})})
     if "PENSTOCK_DATABASE_URL" in system.variables:
         system.run("db", "upgrade")
-    system.start("up")
+    ready = folder / "ready"
+    system.start("up", "--ready-file", str(ready))
     try:
-        eventually(system.ready, within=60.0, every=0.3)
+        eventually(ready.exists, within=60.0)
         system.apply_sites()
         yield system
     finally:
@@ -199,8 +193,11 @@ def ledger_campaign(folder: Path, jobs: int) -> dict[str, Any]:
 
 
 def ended(system: System, campaign_id: int) -> bool:
-    """Whether a campaign is over, one way or another."""
-    return str(system.json("campaigns", "show", str(campaign_id))["state"]) in {"done", "blocked", "cancelled"}
+    """Whether a campaign is over, one way or another; no while the API is away."""
+    try:
+        return system.get(f"/v1/campaigns/{campaign_id}")["state"] in {"done", "blocked", "cancelled"}
+    except httpx.HTTPError:
+        return False
 
 
 def moment(seed: int, earliest: float, latest: float) -> float:
