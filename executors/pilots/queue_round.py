@@ -66,19 +66,19 @@ def _round(context: Context, queue: LeasedQueue) -> tuple[list[Message], str]:
 
     context.database.transact(adopt)
     messages = _end(context, steps)
-    if steps.stillborn:
-        return messages, f"{len(steps.stillborn)} pilots failed to start; the last one {steps.stillborn[-1]}"
-    _submit(context, queue, system, steps.submit)
     system.remove(steps.remove)
     if steps.remove:
         _log.info("pilots_removed", queue=queue.label, count=len(steps.remove))
+    if steps.stillborn:
+        return messages, f"{len(steps.stillborn)} pilots failed to start; the last one {steps.stillborn[-1]}"
+    _submit(context, queue, system, steps.submit)
     return messages, ""
 
 
 def _hearing(context: Context, queue: LeasedQueue) -> Hearing:
     settings = context.settings
     gap = heartbeats.SERVING_GAP * settings.heartbeat_interval
-    since = context.database.transact(lambda tx: heartbeats.serving_since(tx, gap))
+    since = context.database.read(lambda tx: heartbeats.serving_since(tx, gap))
     return Hearing(queue.now, since, settings.heartbeat_timeout)
 
 
