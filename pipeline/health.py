@@ -14,6 +14,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pipeline.errors import BadSettings
 from pipeline.settings import Settings
 
+_STOP_WITHIN = 0.05
+
 Complaints = Callable[[], Sequence[str]]
 """What is wrong now, in words; nothing when all is well."""
 
@@ -41,14 +43,14 @@ class HealthServer:
             ) from error
         host, port = self._server.server_address[:2]
         self.url = f"http://{host!s}:{port}"
-        self._thread = Thread(target=self._server.serve_forever, args=(0.1,), name="health", daemon=True)
+        self._thread = Thread(target=self._server.serve_forever, args=(_STOP_WITHIN,), name="health", daemon=True)
 
     def start(self) -> None:
         """Serve from now on."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Serve no more; returns within about 0.1 s."""
+        """Serve no more; returns within 0.05 s."""
         self._server.shutdown()
         self._server.server_close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Sequence
@@ -66,6 +67,7 @@ class Consumer:
         database.close()
         failed = any(loop.failed for loop in self._loops)
         _log.info("consumer_ended", instance=name, failed=failed)
+        gc.freeze()  # else the interpreter takes 0.3 s to look through everything once more before it ends
         return 1 if failed else 0
 
     def stop(self) -> None:

@@ -13,7 +13,7 @@ from threading import Event, Thread
 from structlog import get_logger
 
 from pipeline.errors import DatabaseUnavailable
-from pipeline.metrics import INSTANCE
+from pipeline.metrics import DATABASE_RETRIES, INSTANCE
 from pipeline.store.database import Database
 from pipeline.store.instances import Identity, Pulse, Wishes, beat, leave
 
@@ -67,6 +67,7 @@ class Instance:
         self._obey = obey
         self._seen = 0.0
         self._lost = False
+        self._retries = 0
         self._ended = Event()
         self._thread = Thread(target=self._run, name="instance", daemon=True)
 
@@ -96,6 +97,8 @@ class Instance:
 
     def _beat(self) -> None:
         pulse = self._pulse()
+        retries, self._retries = self._retries, self._database.retries
+        DATABASE_RETRIES.inc(self._retries - retries)
         try:
             self.wishes = self._database.transact(lambda tx: beat(tx, self.identity, pulse))
         except DatabaseUnavailable as error:

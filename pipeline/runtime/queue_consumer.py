@@ -23,7 +23,7 @@ from pipeline.store.messages import count_redelivery
 from pipeline.transport.port import Transport, open_transport
 from schemas.outcomes import Dead
 
-RECEIVE_WAIT = 0.25
+RECEIVE_WAIT = 0.15
 """Seconds that an idle loop waits in the broker, or for a slot; a stop is seen no later."""
 _LEAST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1
 """Seconds between two looks at the queue while a batch runs."""

@@ -24,6 +24,8 @@ LEDGER = "ledger"
 GATE = "gate"
 REACHED = "reached"
 
+_leaked: list[bytearray] = []
+
 
 class Rehearsal(Body):
     """Ids to write down, and what shall go wrong with some of them."""
@@ -77,6 +79,8 @@ def _suffer(fault: str, folder: Path) -> None:
             hoard = []
             while True:
                 hoard.append(bytearray(16 << 20))
+        case "grow":
+            _leaked.extend(bytearray(b"x" * (1 << 20)) for _ in range(380))
         case "raise":
             raise LookupError("there is no such place")
         case "outside":
