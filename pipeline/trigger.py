@@ -22,7 +22,11 @@ def tick(name: str) -> Callable[[datetime], Body]:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """One line of the schedule. Raises BadSettings for a bad expression."""
+    """One line of the schedule. Raises BadSettings for a bad expression.
+
+    Whoever executes the message marks the tick in `trigger_runs`; while one is published and not marked, within
+    its grace, the next ones are skipped.
+    """
 
     name: str
     schedule: str

@@ -52,7 +52,8 @@ class Clock:
             if not trigger_runs.claim(tx, run, self.instance, skipped=skip):
                 continue
             if skip:
-                _log.warning("tick_skipped", trigger=run.name, due=run.scheduled_for.isoformat(), too_late=too_late)
+                said = _log.warning if too_late else _log.info
+                said("tick_skipped", trigger=run.name, due=run.scheduled_for.isoformat(), too_late=too_late)
             else:
                 claimed.append(run)
         return claimed

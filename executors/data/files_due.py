@@ -20,7 +20,7 @@ def compare(context: Context, file_ids: Sequence[int]) -> None:
         found = files.replicas_of(tx, file_ids)
         return found, files.storage_rows(tx, {replica.storage_id for replica in found})
 
-    replicas, storages = context.database.transact(read)
+    replicas, storages = context.database.read(read)
     answers = ask(storages, [(replica.storage_id, replica.path) for replica in replicas])
     context.database.transact(lambda tx: _note(tx, context.settings.wake_after, replicas, answers))
 

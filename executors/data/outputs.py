@@ -24,7 +24,7 @@ def verify(context: Context, job_ids: Sequence[int]) -> list[Message]:
         claims = files.claims(tx, job_ids)
         return claims, files.storage_rows(tx, {o.storage_id for claim in claims for o in claim.outputs})
 
-    claims, storages = context.database.transact(read)
+    claims, storages = context.database.read(read)
     wanted = [(o.storage_id, o.path) for claim in claims if is_compared(claim) for o in claim.outputs]
     answers = ask(storages, wanted)
     rules = Rules.of(context.settings)

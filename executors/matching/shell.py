@@ -145,4 +145,4 @@ def _missed(context: Context, result: _Result) -> list[Message]:
         }
         return about_ids(JobsWaiting, sorted(missed), now=tx.now)
 
-    return context.database.transact(look)
+    return context.database.read(look)

@@ -130,4 +130,4 @@ def _news(context: Context, result: _Result) -> list[Message]:
         parked = optimisation.is_any_slot_parked(tx, result.vo_ids)
         return about_ids(JobsWaiting, sorted(result.autocluster_ids), now=tx.now) if parked else []
 
-    return context.database.transact(ask)
+    return context.database.read(ask)

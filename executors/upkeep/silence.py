@@ -18,7 +18,7 @@ def run(context: Context) -> list[Message]:
     """Stall and lose; returns the messages about what that changed."""
     settings, database = context.settings, context.database
     rules = Rules.of(settings)
-    hearing = database.transact(lambda tx: silence.listen(tx, rules))
+    hearing = database.read(lambda tx: silence.listen(tx, rules))
     if silence_is_general(
         len(hearing.silent), hearing.active, share=settings.silence_share, least=settings.silence_least
     ):

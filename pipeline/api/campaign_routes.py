@@ -63,7 +63,7 @@ def submit(
 def list_(caller: Reader, services: ServicesOf, query: Annotated[CampaignQuery, Query()]) -> CampaignPage:
     """The VO's campaigns, the newest first."""
     wanted = CampaignFilter(query.state, query.name, query.owner)
-    found = services.database.transact(
+    found = services.database.read(
         lambda tx: list_campaigns(tx, caller.vo_id, wanted, after=query.after or None, most=query.limit + 1)
     )
     items, following = cut(found, query.limit)
@@ -82,7 +82,7 @@ def show(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """A campaign with its steps and their jobs by state; pollers send `If-None-Match`."""
-    view = services.database.transact(lambda tx: show_campaign(tx, caller.vo_id, campaign_id))
+    view = services.database.read(lambda tx: show_campaign(tx, caller.vo_id, campaign_id))
     content = view.model_dump_json()
     etag = f'"{hashlib.sha256(content.encode()).hexdigest()[:32]}"'
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
@@ -151,16 +151,16 @@ def accept(caller: User, services: ServicesOf, campaign_id: CampaignId, body: Ac
 
 def _warnings(services: Services, caller: Caller, body: SubmitRequest) -> tuple[str, ...]:
     margin = services.settings.pilot_margin
-    offers = services.database.transact(lambda tx: read_offers(tx, [caller.vo_id], margin=margin))[caller.vo_id]
+    offers = services.database.read(lambda tx: read_offers(tx, [caller.vo_id], margin=margin))[caller.vo_id]
     found = [(step.name, unplaceable(step.requirements, offers)) for step in body.description.steps]
     return tuple(f"step {name} is held until this changes: {reason}" for name, reason in found if reason)
 
 
 def _check(services: Services, caller: Caller, campaign_id: int) -> None:
-    services.database.transact(lambda tx: require_command(tx, caller, campaign_id))
+    services.database.read(lambda tx: require_command(tx, caller, campaign_id))
 
 
 def _commanded(services: Services, caller: Caller, campaign_id: int, counted: Counted | None = None) -> Commanded:
-    view = services.database.transact(lambda tx: summarise_campaign(tx, caller.vo_id, campaign_id))
+    view = services.database.read(lambda tx: summarise_campaign(tx, caller.vo_id, campaign_id))
     done = counted or Counted()
     return Commanded(campaign_id=campaign_id, state=view.state, changed=done.changed, requested=done.requested)

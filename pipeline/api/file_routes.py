@@ -33,7 +33,7 @@ def put_sandbox(caller: User, services: ServicesOf, sha256: Digest, content: Upl
 @router.head("/sandboxes/{sha256}", response_class=Response)
 def has_sandbox(caller: User, services: ServicesOf, sha256: Digest) -> Response:
     """200 when the sandbox is there, 404 when it is to be uploaded."""
-    size = services.database.transact(lambda tx: sandbox_size(tx, caller.vo_id, sha256))
+    size = services.database.read(lambda tx: sandbox_size(tx, caller.vo_id, sha256))
     if size is None or not services.sandboxes.exists(caller.vo, sha256):
         raise NotFound(f"the sandbox {sha256} was not uploaded")
     return Response(headers={"ETag": f'"{sha256}"'})
@@ -43,7 +43,7 @@ def has_sandbox(caller: User, services: ServicesOf, sha256: Digest) -> Response:
 def files(caller: Reader, services: ServicesOf, query: Annotated[FileQuery, Query()]) -> FilePage:
     """The VO's files by id, with the URLs of their replicas."""
     wanted = FileFilter(query.lfn, query.dataset)
-    found = services.database.transact(
+    found = services.database.read(
         lambda tx: list_files(tx, caller.vo_id, wanted, after=query.after, most=query.limit + 1)
     )
     items, following = cut(found, query.limit)

@@ -28,7 +28,7 @@ TAR_GZ: dict[int | str, dict[str, Any]] = {
 def list_(caller: Reader, services: ServicesOf, query: Annotated[JobQuery, Query()]) -> JobPage:
     """The VO's jobs by id."""
     wanted = JobFilter(query.id, query.campaign, query.step, query.state, query.site)
-    found = services.database.transact(
+    found = services.database.read(
         lambda tx: list_jobs(tx, caller.vo_id, wanted, after=query.after, most=query.limit + 1)
     )
     items, following = cut(found, query.limit)
@@ -61,20 +61,20 @@ def retry(caller: User, services: ServicesOf, body: JobSelection) -> Changed:
 @router.get("/{job_id}")
 def show(caller: Reader, services: ServicesOf, job_id: JobId) -> JobView:
     """A job with its events, attempts, running tail and outputs."""
-    return services.database.transact(lambda tx: show_job(tx, caller.vo_id, job_id))
+    return services.database.read(lambda tx: show_job(tx, caller.vo_id, job_id))
 
 
 @router.get("/{job_id}/logs")
 def logs(caller: Reader, services: ServicesOf, job_id: JobId) -> JobLogs:
     """Standard output and error: the running attempt's last lines, else those of the newest one that ended."""
-    place = services.database.transact(lambda tx: place_of_job(tx, caller.vo_id, job_id))
+    place = services.database.read(lambda tx: place_of_job(tx, caller.vo_id, job_id))
     return read_logs(services.sandboxes, job_id, place)
 
 
 @router.get("/{job_id}/archive", response_class=Response, responses=TAR_GZ)
 def archive(caller: Reader, services: ServicesOf, job_id: JobId) -> Response:
     """The newest archive as tar.gz: logs, and the small files that the job asked to keep."""
-    place = services.database.transact(lambda tx: place_of_job(tx, caller.vo_id, job_id))
+    place = services.database.read(lambda tx: place_of_job(tx, caller.vo_id, job_id))
     attempt, content = newest_archive(services.sandboxes, job_id, place)
     name = f'attachment; filename="job-{job_id}-a{attempt}.tar.gz"'
     return Response(content, media_type="application/gzip", headers={"Content-Disposition": name})
@@ -83,7 +83,7 @@ def archive(caller: Reader, services: ServicesOf, job_id: JobId) -> Response:
 @router.get("/{job_id}/outputs")
 def outputs(caller: Reader, services: ServicesOf, job_id: JobId) -> JobOutputs:
     """The registered outputs with the URLs of their replicas."""
-    return JobOutputs(items=services.database.transact(lambda tx: show_job(tx, caller.vo_id, job_id)).outputs)
+    return JobOutputs(items=services.database.read(lambda tx: show_job(tx, caller.vo_id, job_id)).outputs)
 
 
 def _chosen(caller: Caller, body: JobSelection) -> JobFilter:

@@ -147,7 +147,7 @@ def download_sandbox(
     caller: PilotCaller, services: ServicesOf, digest: Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 ) -> Response:
     """The input sandbox of a job that the pilot holds."""
-    held = services.database.transact(lambda tx: holds_sandbox(tx, _id(caller), digest))
+    held = services.database.read(lambda tx: holds_sandbox(tx, _id(caller), digest))
     if not held:
         raise NotFound(f"no job of this pilot has the sandbox {digest}")
     return Response(services.sandboxes.get(caller.vo, digest), media_type="application/gzip")
@@ -162,7 +162,7 @@ def upload_archive(
     content: Upload,
 ) -> None:
     """The log and small outputs of an attempt that the pilot holds, as tar.gz; a repeated upload replaces it."""
-    held = services.database.transact(lambda tx: holds_attempt(tx, _id(caller), job_id, attempt))
+    held = services.database.read(lambda tx: holds_attempt(tx, _id(caller), job_id, attempt))
     if not held:
         raise NotFound(f"attempt {attempt} at job {job_id} is not this pilot's (any more)")
     check_archive(content)

@@ -29,7 +29,7 @@ class Policy:
         """The caller. Raises Unauthorized without a valid token, Forbidden for another role."""
         if credentials is None:
             raise Unauthorized("this route wants a token: send `Authorization: Bearer TOKEN`")
-        caller = services.database.transact(lambda tx: authenticate(tx, credentials.credentials))
+        caller = services.database.read(lambda tx: authenticate(tx, credentials.credentials))
         if caller.role not in self.roles:
             wanted = ", ".join(sorted(self.roles))
             route = f"{request.method} {request.url.path}"

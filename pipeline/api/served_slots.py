@@ -50,7 +50,7 @@ class ServedSlots:
     async def _look(self) -> None:
         while self._waiting:
             try:
-                found = await to_thread.run_sync(lambda: self._database.transact(served))
+                found = await to_thread.run_sync(lambda: self._database.read(served))
             except DatabaseUnavailable as error:
                 _log.warning("served_slots_unknown", error=str(error))
                 found = frozenset()

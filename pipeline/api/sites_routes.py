@@ -23,7 +23,7 @@ DryRun = Annotated[bool, Query(description="only tell the difference")]
 @router.get("")
 def list_(caller: Reader, services: ServicesOf) -> SitesView:
     """Every site with its queues, storages and bans; pilots are counted in the caller's VO."""
-    return services.database.transact(lambda tx: sites.list_sites(tx, caller.vo_id))
+    return services.database.read(lambda tx: sites.list_sites(tx, caller.vo_id))
 
 
 @router.post("/apply")

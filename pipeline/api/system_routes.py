@@ -23,14 +23,14 @@ router = APIRouter(prefix="/v1", tags=["system"])
 @router.get("/instances")
 def list_instances(_caller: Watcher, services: ServicesOf) -> InstanceList:
     """Every process, with a warning where versions differ."""
-    rows = services.database.transact(instances.list_instances)
+    rows = services.database.read(instances.list_instances)
     return InstanceList(items=tuple(_view(row) for row in rows), warnings=_warnings(rows))
 
 
 @router.get("/queues")
 def list_queues(_caller: Watcher, services: ServicesOf) -> QueueList:
     """How full each queue is, and how many consumers serve it."""
-    rows, controls = services.database.transact(lambda tx: (instances.list_instances(tx), instances.controls(tx)))
+    rows, controls = services.database.read(lambda tx: (instances.list_instances(tx), instances.controls(tx)))
     wishes = {control.queue: control.wish for control in controls}
     names = declared_queues()
     depths = services.publisher.depth(names)

@@ -32,9 +32,7 @@ def create(caller: Operator, services: ServicesOf, body: TokenRequest) -> TokenR
 @router.get("/tokens")
 def list_(caller: Operator, services: ServicesOf, query: Annotated[Page, Query()]) -> TokenPage:
     """The VO's tokens, without their secrets."""
-    found = services.database.transact(
-        lambda tx: list_tokens(tx, caller.vo_id, after=query.after, most=query.limit + 1)
-    )
+    found = services.database.read(lambda tx: list_tokens(tx, caller.vo_id, after=query.after, most=query.limit + 1))
     items, following = cut(found, query.limit)
     return TokenPage(items=items, next=following)
 

@@ -68,7 +68,7 @@ def list_(settings: Settings, /, *, limit: int, as_json: bool, **options: Any) -
     """List dead letters, the newest first."""
     with opened_database(settings) as database:
         wanted = _wanted((), options).resolve(database)
-        letters = database.transact(lambda tx: store.list_dead(tx, wanted, limit=limit))
+        letters = database.read(lambda tx: store.list_dead(tx, wanted, limit=limit))
     show_list(letters, ("id", "queue", "type", "attempts", "created_at", "reason"), as_json=as_json)
 
 
@@ -79,7 +79,7 @@ def list_(settings: Settings, /, *, limit: int, as_json: bool, **options: Any) -
 def show(settings: Settings, *, letter: int, as_json: bool) -> None:
     """Show a dead letter with its message and the traceback."""
     with opened_database(settings) as database:
-        found = database.transact(lambda tx: store.show_dead(tx, letter))
+        found = database.read(lambda tx: store.show_dead(tx, letter))
     show_one(found, as_json=as_json)
 
 
@@ -135,9 +135,9 @@ def _pages(database: Database, wanted: DeadLetterFilter) -> Iterator[list[DeadLe
     """What meets the filter, page by page; ids that were named must all be there."""
     if wanted.ids is not None:
         for letter in wanted.ids:
-            database.transact(partial(store.show_dead, letter_id=letter))
+            database.read(partial(store.show_dead, letter_id=letter))
     after: int | None = None
-    while page := database.transact(partial(store.list_dead, wanted=wanted, after=after, limit=PAGE)):
+    while page := database.read(partial(store.list_dead, wanted=wanted, after=after, limit=PAGE)):
         yield page
         after = page[-1].id
 

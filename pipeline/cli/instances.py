@@ -24,7 +24,7 @@ def instances(settings: Settings, *, as_json: bool) -> None:
     SILENCE is seconds since one was last seen; one that was killed shows as silent until upkeep removes it.
     """
     with opened_database(settings) as database:
-        rows = database.transact(store.list_instances)
+        rows = database.read(store.list_instances)
     live = [row for row in rows if row.silence < LIVE_WITHIN]
     shown = [cells(row) | ({} if row in live else {"state": "silent"}) for row in rows]
     show_list(shown, COLUMNS, as_json=as_json)

@@ -31,7 +31,7 @@ def list_(settings: Settings, /, *, as_json: bool) -> None:
     triggers = find_triggers(settings)
     with opened_database(settings) as database:
         now = database.now()
-        last = database.transact(lambda tx: {name: trigger_runs.last_scheduled(tx, name) for name in triggers})
+        last = database.read(lambda tx: {name: trigger_runs.last_scheduled(tx, name) for name in triggers})
     rows = [
         {
             "name": name,

@@ -26,6 +26,7 @@ TRANSIENT_CODES = frozenset({1205, 1213, 1053, 1927, 1040, 1290, 2002, 2003, 200
 MAX_TRIES = 8
 IO_TIMEOUT = 20
 BUSY_TIMEOUT = 10
+_READ_ONLY = "penstock_read_only"
 CHUNK = 1_000
 """Rows per statement where a caller's list has no bound of its own."""
 
@@ -106,6 +107,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = url
         self._engine = _engine(url)
+        self._reading = self._engine.execution_options(**{_READ_ONLY: True})
         self.dialect = self._engine.dialect.name
         self.retries = 0
         """Transactions that were run again so far; approximate where threads share the database."""
@@ -121,9 +123,16 @@ class Database:
         `work` must therefore have no effect but through its transaction. Raises DatabaseUnavailable when
         it went on failing.
         """
+        return self._run(self._engine, work)
+
+    def read(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work`, which only reads: on SQLite it then waits for no writer. Otherwise as `transact`."""
+        return self._run(self._reading, work)
+
+    def _run(self, engine: Engine, work: Callable[[Transaction], T]) -> T:
         for attempt in range(1, MAX_TRIES + 1):
             try:
-                with self._engine.begin() as connection:
+                with engine.begin() as connection:
                     return work(Transaction(connection, _now(connection)))
             except (DBAPIError, Contended) as error:
                 if isinstance(error, DBAPIError) and not is_transient(error):
@@ -138,7 +147,7 @@ class Database:
 
     def now(self) -> datetime:
         """The database's clock."""
-        return self.transact(lambda tx: tx.now)
+        return self.read(lambda tx: tx.now)
 
     def safe_url(self) -> str:
         """The URL without its password."""
@@ -197,7 +206,7 @@ def _mysql(url: URL) -> Engine:
         url.set(drivername="mysql+mysqldb"),
         isolation_level="READ COMMITTED",
         pool_size=4,
-        max_overflow=20,
+        max_overflow=40,
         pool_recycle=600,
         connect_args={
             "charset": "utf8mb4",
@@ -220,7 +229,8 @@ def _sqlite(url: URL) -> Engine:
         cursor.close()
 
     def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        is_read_only = connection.get_execution_options().get(_READ_ONLY, False)
+        connection.exec_driver_sql("BEGIN" if is_read_only else "BEGIN IMMEDIATE")
 
     event.listen(engine, "connect", prepare)
     event.listen(engine, "begin", begin)

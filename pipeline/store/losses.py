@@ -86,4 +86,4 @@ def to_publish(database: Database, aftermath: Aftermath) -> list[Message]:
     def ended(tx: Transaction) -> list[Message]:
         return about_ids(StepsDue, ended_steps(tx, aftermath.step_ids), now=tx.now)
 
-    return [*aftermath.messages, *database.transact(ended)]
+    return [*aftermath.messages, *database.read(ended)]

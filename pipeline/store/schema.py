@@ -42,7 +42,7 @@ def head() -> str | None:
 
 def current(database: Database) -> str | None:
     """The schema that the database has; None for a database without one."""
-    return database.transact(lambda tx: MigrationContext.configure(tx.connection).get_current_revision())
+    return database.read(lambda tx: MigrationContext.configure(tx.connection).get_current_revision())
 
 
 def check(database: Database) -> None:
