@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,12 +35,21 @@ def user(tmp_path: Path, api: RunningApi) -> CommandLine:
     return CommandLine(tmp_path / "data", settings)
 
 
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file with the schema, for tests to copy."""
+    folder = tmp_path_factory.mktemp("migrated")
+    CommandLine(folder).said("db", "upgrade")
+    return folder / "penstock.db"
+
+
 @pytest.fixture
-def operator(tmp_path: Path, redis_server: RedisServer) -> CommandLine:
+def operator(tmp_path: Path, redis_server: RedisServer, migrated: Path) -> CommandLine:
     """An operator beside the database and the broker, with no API running."""
     redis_server.flush()
     made = CommandLine(tmp_path / "data", {"PENSTOCK_BROKER_URL": redis_server.url})
-    made.said("db", "upgrade")
+    made.data_dir.mkdir()
+    shutil.copyfile(migrated, made.data_dir / "penstock.db")
     return made
 
 
