@@ -60,6 +60,10 @@ class Transaction:
         """All rows of a query, locked until the transaction ends (SQLite: it holds the only write lock)."""
         return self.connection.execute(query.with_for_update(skip_locked=skip_locked)).all()
 
+    def share(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        """All rows of a query, which nobody may change until the transaction ends, but others may share."""
+        return self.connection.execute(query.with_for_update(read=True)).all()
+
     def first(self, query: Select[Any]) -> Row[Any] | None:
         """The first row of a query, or None."""
         return self.connection.execute(query.limit(1)).first()

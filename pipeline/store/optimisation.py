@@ -101,7 +101,7 @@ def read_offers(tx: Transaction, vo_ids: Iterable[int], *, margin: float) -> Map
 
 
 def running_steps(tx: Transaction, step_ids: Iterable[int]) -> frozenset[int]:
-    """Those of the steps that run, in a campaign that runs."""
+    """Those of the steps that run, in a campaign that runs; neither is paused or ended before the caller commits."""
     query = (
         select(steps.c.id)
         .join(campaigns, campaigns.c.id == steps.c.campaign_id)
@@ -111,7 +111,7 @@ def running_steps(tx: Transaction, step_ids: Iterable[int]) -> frozenset[int]:
             campaigns.c.state == CampaignState.RUNNING,
         )
     )
-    return frozenset(row.id for row in tx.rows(query))
+    return frozenset(row.id for row in tx.share(query))
 
 
 def is_any_slot_parked(tx: Transaction, vo_ids: Iterable[int]) -> bool:

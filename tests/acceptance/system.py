@@ -19,6 +19,7 @@ import httpx
 import psutil
 import yaml
 
+from tests.servers import free_port
 from tests.waiting import eventually
 
 FAST = {
@@ -100,10 +101,18 @@ class System:
 
     def get(self, path: str) -> Any:
         """The API's answer to the operator. Raises httpx.HTTPError."""
-        url, token = ((self.data_dir / name).read_text().strip() for name in ("api.url", "token"))
+        url = (self.data_dir / "api.url").read_text().strip()
+        token = self.variables.get("PENSTOCK_TOKEN") or (self.data_dir / "token").read_text().strip()
         reply = httpx.get(url + path, headers={"Authorization": f"Bearer {token}"}, timeout=10)
         reply.raise_for_status()
         return reply.json()
+
+    def answers(self) -> bool:
+        """Whether the API answers."""
+        try:
+            return bool(self.get("/v1/whoami"))
+        except (httpx.HTTPError, OSError):
+            return False
 
     def pids(self, kind: str) -> list[int]:
         """The live processes of a kind: api, consumer, triggers; worker (of the consumers' pools); pilot."""
@@ -172,6 +181,28 @@ def penstock_up(folder: Path, variables: Mapping[str, str] | None = None) -> Ite
         yield system
     finally:
         system.end()
+
+
+QUEUES = ("optimisation", "matching", "pilots", "data", "upkeep")
+
+
+@contextmanager
+def penstock_apart(folder: Path, variables: Mapping[str, str], *, fast: bool = True) -> Iterator[System]:
+    """Each process by itself, as an orchestrator starts them, on a database and a broker that are there."""
+    port = {"PENSTOCK_API_PORT": str(free_port())}
+    system = System(folder, {**(FAST if fast else {}), **port, **variables})
+    system.run("db", "upgrade")
+    system.variables["PENSTOCK_TOKEN"] = system.run("tokens", "bootstrap").strip()
+    try:
+        system.start("api")
+        system.start("consume", *QUEUES)
+        system.start("triggers")
+        eventually(system.answers, within=60.0)
+        yield system
+    finally:
+        system.end()
+        for pid in system.pids("pilot"):
+            os.kill(pid, signal.SIGTERM)
 
 
 def ledger_campaign(folder: Path, jobs: int) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from sqlalchemy import func, select, update
 
@@ -10,8 +12,10 @@ from pipeline.errors import BadInput, Conflict
 from pipeline.runtime.spec import Context
 from pipeline.settings import Settings
 from pipeline.store import campaigns, job_commands, jobs, steps
-from pipeline.store.database import Database
+from pipeline.store.database import Database, Transaction
 from pipeline.store.job_commands import JobFilter
+from pipeline.store.jobs import Change
+from pipeline.store.optimisation import running_steps
 from pipeline.store.tables import campaigns as campaigns_table
 from pipeline.store.tables import job_events, waiting_jobs
 from pipeline.store.tables import jobs as jobs_table
@@ -130,6 +134,30 @@ def test_a_pause_withdraws_waiting_jobs_and_resuming_releases_them(database: Dat
         campaigns.pause(database, submitted.campaign_id)
     messages = campaigns.resume(database, submitted.campaign_id, window=4, wake_after=WAKE_AFTER)
     assert sorted(i for message in messages for i in message.body.ids()) == ids[1:4]
+
+
+def test_a_pause_waits_for_an_optimisation_that_has_seen_the_campaign_run(database: Database) -> None:
+    submitted = submit(database, {"name": "a"})
+    (job,) = all_jobs(database, submitted.campaign_id)
+    order: list[str] = []
+
+    def pause() -> None:
+        campaigns.pause(database, submitted.campaign_id)
+        order.append("paused")
+
+    with ThreadPoolExecutor(1) as pool:
+
+        def optimise(tx: Transaction) -> None:
+            assert running_steps(tx, [job.step_id])
+            pausing = pool.submit(pause)
+            with pytest.raises(TimeoutError):
+                pausing.result(0.3)
+            jobs.apply(tx, [Change(job, JobState.WAITING, values=(("autocluster_id", 1),))])
+            order.append("waiting")
+
+        database.transact(optimise)
+    assert order == ["waiting", "paused"]
+    assert _states(database, submitted.campaign_id) == {"received": 1}
 
 
 def test_a_cancelled_campaign_releases_nothing_more(database: Database) -> None:
