@@ -6,16 +6,27 @@ then what wants more cores, so that a whole node is not split up while jobs that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from heapq import heapify, heappop, heappush
+from typing import Protocol
 
 from pipeline.store.jobs import JobRow
 from pipeline.store.matching import Level, Place, Room
 from schemas.requirements import Names, Requirement, Resource, fits
 
-Take = Callable[[Level, int], Sequence[JobRow]]
-"""Gives up to so many jobs of a level, the oldest first."""
+
+class Backlog(Protocol):
+    """What waits, as far as it is not known yet."""
+
+    def take(self, level: Level, most: int) -> Sequence[JobRow]:
+        """Up to so many jobs of a level, the oldest first."""
+        ...
+
+    def after(self, level: Level) -> Level | None:
+        """The next lower level of the same autocluster."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +48,10 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The matches; levels of which every job that could be had was taken; whether `most` ended it."""
+    """The matches; autoclusters of which less could be had than the slots could take; whether `most` ended it."""
 
     matches: tuple[Match, ...] = ()
-    drained: frozenset[tuple[int, int]] = frozenset()
+    drained: frozenset[int] = frozenset()
     is_cut_short: bool = False
 
 
@@ -54,33 +65,34 @@ class _Table:
     matches: list[Match] = field(default_factory=list)
 
 
-def key(level: Level) -> tuple[int, int]:
-    """What tells levels apart."""
-    return level.autocluster_id, level.priority
+def rank(level: Level) -> tuple[int, int, int]:
+    """By which levels are served, the least first."""
+    return -level.priority, -level.requirement.cores, level.head_job_id
 
 
-def in_order(levels: Iterable[Level]) -> list[Level]:
-    """The levels in the order in which they are served."""
-    return sorted(levels, key=lambda level: (-level.priority, -level.requirement.cores, level.head_job_id))
-
-
-def match(slots: Sequence[Slot], levels: Iterable[Level], rooms: Mapping[int, int], take: Take, most: int) -> Outcome:
-    """At most `most` matches. `rooms` says how many more jobs sites may run that have a limit.
+def match(
+    slots: Sequence[Slot], heads: Iterable[Level], rooms: Mapping[int, int], backlog: Backlog, most: int
+) -> Outcome:
+    """At most `most` matches. `heads` are the highest levels of their autoclusters, `rooms` says how many more jobs
+    those sites may run that have a limit.
 
     A slot is filled before the next one gets anything: empty pilots can then end.
     """
     table = _Table([slot for slot in slots if slot.free.cores > 0], dict(rooms), most)
     drained = set()
-    for level in in_order(levels):
+    queue = [(rank(level), level) for level in heads]
+    heapify(queue)
+    while queue and table.slots and table.left > 0:
+        _, level = heappop(queue)
         shares = list(_shares(level, table))
         wanted = sum(count for _, count in shares)
-        if wanted:
-            taken = take(level, wanted)
-            _deal(level, shares, taken, table)
-            if len(taken) < wanted:
-                drained.add(key(level))
-        if not table.slots or table.left <= 0:
-            break
+        taken = backlog.take(level, wanted) if wanted else ()
+        _deal(level, shares, taken, table)
+        if len(taken) < wanted:
+            drained.add(level.autocluster_id)
+            lower = backlog.after(level)
+            if lower is not None:
+                heappush(queue, (rank(lower), lower))
     return Outcome(tuple(table.matches), frozenset(drained), table.left <= 0)
 
 

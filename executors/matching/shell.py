@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
-from executors.matching.decide import Match, Slot, key, match, suits, trimmed, wanted_by
+from executors.matching.decide import Match, Slot, match, suits, trimmed, wanted_by
 from pipeline.runtime.spec import Context
 from pipeline.settings import Settings
 from pipeline.store import jobs, matching
 from pipeline.store.database import Transaction
-from pipeline.store.jobs import Change
+from pipeline.store.jobs import Change, JobRow
 from pipeline.store.matching import Alive, Level, Place, Room, Totals
 from pipeline.store.steps import ended_steps
 from schemas.messages import Body, JobsWaiting, Message, SlotsOffered, StepsDue, about_ids
@@ -39,8 +40,21 @@ class _Result:
     messages: tuple[Message, ...] = ()
     idle: tuple[Slot, ...] = ()
     """Slots that were parked."""
-    settled: frozenset[tuple[int, int]] = frozenset()
-    """Levels that were looked at and have nothing left that an idle slot could take, unless it comes back."""
+    settled: frozenset[int] = frozenset()
+    """Autoclusters of which no idle slot can take more than was taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Backlog:
+    """The waiting jobs as this transaction locks them."""
+
+    tx: Transaction
+
+    def take(self, level: Level, most: int) -> Sequence[JobRow]:
+        return matching.take(self.tx, level, most)
+
+    def after(self, level: Level) -> Level | None:
+        return matching.next_level(self.tx, level)
 
 
 def execute(context: Context, messages: Sequence[Message]) -> list[Outcome]:
@@ -57,13 +71,16 @@ def _ids(messages: Iterable[Message], body: type[Body]) -> tuple[int, ...]:
 
 def _match(tx: Transaction, batch: _Batch, settings: Settings) -> _Result:
     alive = Alive(settings.heartbeat_timeout, settings.pilot_max_failures)
-    levels = matching.waiting_levels(tx)
-    offered_at, parked_at = _places(tx, batch, levels, alive)
+    offered_at = matching.places_of(tx, batch.pilot_ids, alive)
+    heads = matching.heads(
+        tx, {place.vo_id for place in offered_at.values()} | matching.vos_of(tx, batch.autocluster_ids)
+    )
+    parked_at = _parked(tx, [level for level in heads if level.autocluster_id in set(batch.autocluster_ids)], alive)
     offered = matching.lock_slots(tx, batch.pilot_ids, "offered")
     parked = matching.lock_slots(tx, parked_at, "parked", skip_locked=True)
     slots = _free(tx, {**offered, **parked}, {**offered_at, **parked_at})
     rooms = matching.site_rooms(tx, {slot.place.site_id for slot in slots})
-    outcome = match(slots, levels, rooms, partial(matching.take, tx), MOST_MATCHES)
+    outcome = match(slots, heads, rooms, _Backlog(tx), MOST_MATCHES)
     kept, ended = _carry_out(tx, outcome.matches, settings)
     served = {found.place.pilot_id for found in kept}
     left_over = set() if not outcome.is_cut_short else offered.keys() - served
@@ -77,19 +94,17 @@ def _match(tx: Transaction, batch: _Batch, settings: Settings) -> _Result:
             *about_ids(StepsDue, ended, now=tx.now),
         ),
         idle=tuple(slot for slot in slots if slot.place.pilot_id not in served | left_over),
-        settled=frozenset(map(key, levels)) - outcome.drained,
+        settled=frozenset(level.autocluster_id for level in heads) - outcome.drained,
     )
 
 
-def _places(
-    tx: Transaction, batch: _Batch, levels: Sequence[Level], alive: Alive
-) -> tuple[Mapping[int, Place], Mapping[int, Place]]:
-    """Where the offered slots are, and where those parked ones are that jobs which woke us could go to."""
-    offered = matching.places_of(tx, batch.pilot_ids, alive)
-    news = [level for level in levels if level.autocluster_id in set(batch.autocluster_ids)]
-    parked = matching.parked_places(tx, {level.vo_id for level in news}, alive) if news else {}
-    suitable = (place for _, place in sorted(parked.items()) if any(suits(place, level) for level in news))
-    return offered, {place.pilot_id: place for place, _ in zip(suitable, range(MOST_PARKED), strict=False)}
+def _parked(tx: Transaction, news: Sequence[Level], alive: Alive) -> Mapping[int, Place]:
+    """Where those parked slots are that jobs which woke us could go to."""
+    if not news:
+        return {}
+    found = matching.parked_places(tx, {level.vo_id for level in news}, alive)
+    suitable = (place for _, place in sorted(found.items()) if any(suits(place, level) for level in news))
+    return {place.pilot_id: place for place in islice(suitable, MOST_PARKED)}
 
 
 def _free(tx: Transaction, locked: Mapping[int, Totals], places: Mapping[int, Place]) -> list[Slot]:
@@ -137,11 +152,11 @@ def _missed(context: Context, result: _Result) -> list[Message]:
         return []
 
     def look(tx: Transaction) -> list[Message]:
-        levels = matching.waiting_levels(tx, {slot.place.vo_id for slot in result.idle})
+        heads = matching.heads(tx, {slot.place.vo_id for slot in result.idle})
         missed = {
             level.autocluster_id
-            for level in levels
-            if key(level) not in result.settled and wanted_by(result.idle, level)
+            for level in heads
+            if level.autocluster_id not in result.settled and wanted_by(result.idle, level)
         }
         return about_ids(JobsWaiting, sorted(missed), now=tx.now)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 
@@ -65,19 +65,59 @@ class Alive:
     max_failures: int
 
 
-def waiting_levels(tx: Transaction, vo_ids: Iterable[int] | None = None) -> list[Level]:
-    """What waits, of these VOs (None: of all). A loose scan of the index: its cost does not grow with the backlog."""
-    query = select(
-        waiting_jobs.c.autocluster_id, waiting_jobs.c.descent, func.min(waiting_jobs.c.job_id).label("head")
-    ).group_by(waiting_jobs.c.autocluster_id, waiting_jobs.c.descent)
-    heads = tx.rows(query)
-    of_cluster = _clusters(tx, {row.autocluster_id for row in heads}, vo_ids)
+def heads(tx: Transaction, vo_ids: Iterable[int]) -> list[Level]:
+    """The highest level of each autocluster of these VOs that has waiting jobs, by one look into the index for each.
+
+    `GROUP BY` would ask less, if MariaDB chose the loose index scan; measured, it reads the whole index unless its
+    statistics happen to be fresh.
+    """
+    first = select(waiting_jobs.c.descent).where(waiting_jobs.c.autocluster_id == autoclusters.c.id)
+    first = first.order_by(waiting_jobs.c.descent).limit(1)
+    clusters = (
+        select(
+            autoclusters.c.id,
+            autoclusters.c.vo_id,
+            autoclusters.c.requirement_id,
+            first.scalar_subquery().label("descent"),
+        )
+        .where(autoclusters.c.vo_id.in_(set(vo_ids)))
+        .subquery()
+    )
+    oldest = select(waiting_jobs.c.job_id).where(
+        waiting_jobs.c.autocluster_id == clusters.c.id, waiting_jobs.c.descent == clusters.c.descent
+    )
+    query = (
+        select(
+            clusters,
+            oldest.order_by(waiting_jobs.c.job_id).limit(1).scalar_subquery().label("head"),
+            requirements.c.signature,
+            requirements.c.body,
+        )
+        .join(requirements, requirements.c.id == clusters.c.requirement_id)
+        .where(clusters.c.descent.is_not(None))
+    )
     return [
-        Level(row.autocluster_id, vo_id, -row.descent, row.head, signature, requirement)
-        for row in heads
-        if row.autocluster_id in of_cluster
-        for vo_id, signature, requirement in [of_cluster[row.autocluster_id]]
+        Level(row.id, row.vo_id, -row.descent, row.head, row.signature, _parsed(row.body))
+        for row in tx.rows(query)
+        if row.head is not None
     ]
+
+
+def next_level(tx: Transaction, level: Level) -> Level | None:
+    """The level of the same autocluster that comes after this one; None when there is none."""
+    query = (
+        select(waiting_jobs.c.descent, waiting_jobs.c.job_id)
+        .where(waiting_jobs.c.autocluster_id == level.autocluster_id, waiting_jobs.c.descent > -level.priority)
+        .order_by(waiting_jobs.c.descent, waiting_jobs.c.job_id)
+    )
+    row = tx.first(query)
+    return None if row is None else replace(level, priority=-row.descent, head_job_id=row.job_id)
+
+
+def vos_of(tx: Transaction, autocluster_ids: Iterable[int]) -> frozenset[int]:
+    """The VOs that these autoclusters belong to."""
+    query = select(autoclusters.c.vo_id).where(autoclusters.c.id.in_(set(autocluster_ids))).distinct()
+    return frozenset(row.vo_id for row in tx.rows(query))
 
 
 def places_of(tx: Transaction, pilot_ids: Iterable[int], alive: Alive) -> Mapping[int, Place]:
@@ -173,22 +213,6 @@ def set_slots(tx: Transaction, pilot_ids: Iterable[int], state: str) -> None:
     """Move locked slots; nobody need look at them again."""
     for chunk in in_chunks(sorted(pilot_ids)):
         tx.run(update(slots).where(slots.c.pilot_id.in_(chunk)).values(state=state, wake_at=None))
-
-
-def _clusters(
-    tx: Transaction, ids: Iterable[int], vo_ids: Iterable[int] | None
-) -> Mapping[int, tuple[int, str, Requirement]]:
-    found: dict[int, tuple[int, str, Requirement]] = {}
-    for chunk in in_chunks(sorted(ids)):
-        query = (
-            select(autoclusters.c.id, autoclusters.c.vo_id, requirements.c.signature, requirements.c.body)
-            .join(requirements, requirements.c.id == autoclusters.c.requirement_id)
-            .where(autoclusters.c.id.in_(chunk))
-        )
-        if vo_ids is not None:
-            query = query.where(autoclusters.c.vo_id.in_(set(vo_ids)))
-        found |= {row.id: (row.vo_id, row.signature, _parsed(row.body)) for row in tx.rows(query)}
-    return found
 
 
 def _places(tx: Transaction, condition: ColumnElement[bool], alive: Alive) -> dict[int, Place]:

@@ -14,14 +14,17 @@ from consumers.matching import SPEC as MATCHING
 from consumers.optimisation import SPEC as OPTIMISATION
 from pipeline.runtime.spec import Context
 from pipeline.settings import Settings
-from pipeline.store import job_commands
-from pipeline.store.database import Database
+from pipeline.store import job_commands, matching
+from pipeline.store import jobs as jobs_store
+from pipeline.store.database import Database, Transaction
 from pipeline.store.job_commands import JobFilter
-from pipeline.store.tables import job_events, jobs, limits, slots, waiting_jobs
+from pipeline.store.jobs import Change
+from pipeline.store.tables import job_events, jobs, limits, metadata, slots, waiting_jobs
 from schemas.messages import JobsReceived, JobsWaiting, Message, SlotsOffered, StepsDue
 from schemas.outcomes import Done
-from schemas.states import PilotState
+from schemas.states import JobState, PilotState
 from tests.building import Site, ban, offering, pilot, site, slot
+from tests.servers import MariaDbServer
 from tests.submitting import array, submit, user
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -267,3 +270,34 @@ def test_optimisation_and_matching_at_once_leave_no_parked_slot_beside_a_waiting
         while work:
             work = [message for found in consumers.map(consume, work) for message in found]
     assert _remaining(database) == 0
+
+
+def _rows_read(tx: Transaction) -> int:
+    rows = tx.connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Handler_read%%'").all()
+    return sum(int(row[1]) for row in rows)
+
+
+def test_neither_looking_for_heads_nor_taking_jobs_reads_the_backlog(mariadb_server: MariaDbServer) -> None:
+    database = Database(mariadb_server.new_database())
+    metadata.create_all(database.engine)
+    site(database)
+    _wait(database, {"name": "a", **array(10)}, {"name": "b", "priority": -1, **array(10)})
+    vo_id = user(database).vo_id
+    database.transact(
+        lambda tx: tx.connection.exec_driver_sql(
+            "INSERT INTO waiting_jobs SELECT id, 0, seq FROM autoclusters, seq_1001_to_21000"
+        )
+    )
+
+    def work(tx: Transaction) -> tuple[int, list[int]]:
+        before = _rows_read(tx)
+        (head,) = matching.heads(tx, {vo_id})
+        found = matching.take(tx, head, 5)
+        jobs_store.apply(tx, [Change(job, JobState.MATCHED) for job in found])
+        assert matching.next_level(tx, head) is not None
+        return _rows_read(tx) - before, [job.id for job in found]
+
+    read, taken = database.transact(work)
+    assert len(taken) == 5
+    assert read < 500
+    database.close()

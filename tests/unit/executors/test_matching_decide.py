@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executors.matching.decide import Match, Slot, in_order, match, suits, trimmed, wanted_by
+from executors.matching.decide import Match, Slot, match, rank, suits, trimmed, wanted_by
 from pipeline.store.jobs import JobRow
 from pipeline.store.matching import Level, Place, Room
 from schemas.requirements import Requirement, Resource, fits
@@ -41,7 +42,7 @@ def _job(job_id: int, level: Level) -> JobRow:
 
 
 class Backlog:
-    """What waits, by level; hands jobs out as the store does."""
+    """What waits; hands jobs out as the store does, and knows the next lower level of an autocluster."""
 
     def __init__(self, waiting: dict[Level, int]) -> None:
         self.left = {
@@ -52,20 +53,37 @@ class Backlog:
         taken, self.left[level] = self.left[level][:most], self.left[level][most:]
         return taken
 
+    def after(self, level: Level) -> Level | None:
+        lower = [
+            other
+            for other, jobs in self.left.items()
+            if jobs and other.autocluster_id == level.autocluster_id and other.priority < level.priority
+        ]
+        return max(lower, key=lambda other: other.priority, default=None)
 
-def _subset(names: Sequence[str]) -> st.SearchStrategy[tuple[str, ...]]:
-    return st.sets(st.sampled_from(names)).map(lambda found: tuple(sorted(found)))
+    def heads(self) -> list[Level]:
+        """The highest level of each autocluster."""
+        highest: dict[int, Level] = {}
+        for level, jobs in self.left.items():
+            known = highest.get(level.autocluster_id)
+            if jobs and (known is None or level.priority > known.priority):
+                highest[level.autocluster_id] = level
+        return list(highest.values())
+
+
+def _mostly(usual: object, *others: object) -> st.SearchStrategy[Any]:
+    return st.sampled_from([usual, usual, usual, *others])
 
 
 requirements = st.builds(
     Requirement,
-    cores=st.integers(1, 8),
-    memory=st.integers(1, 8_000),
-    disk=st.integers(1, 8_000),
-    wall_time=st.integers(1, 100),
-    tags=_subset(TAGS[:1]),
-    sites=_subset(SITES[:1]),
-    banned_sites=_subset(SITES[1:]),
+    cores=_mostly(1, 2, 4, 8),
+    memory=_mostly(1_000, 1, 7_000),
+    disk=_mostly(10, 900),
+    wall_time=_mostly(60, 1, 100),
+    tags=_mostly((), ("gpu",)),
+    sites=_mostly((), ("A",)),
+    banned_sites=_mostly((), ("B",)),
 )
 
 
@@ -73,11 +91,12 @@ requirements = st.builds(
 def backlogs(draw: st.DrawFn) -> dict[Level, int]:
     """Levels with how many jobs each has; ids do not overlap."""
     found = {}
-    for number in range(draw(st.integers(0, 6))):
+    for number in range(draw(st.integers(1, 5))):
         wants = draw(requirements)
-        vo_id, priority = draw(st.integers(1, 2)), draw(st.integers(-1, 1))
-        head = draw(st.integers(0, 99)) * 10_000 + number * 100 + 1
-        found[Level(number + 1, vo_id, priority, head, wants.signature(), wants)] = draw(st.integers(0, 12))
+        vo_id = draw(_mostly(1, 2))
+        for priority in draw(st.sets(st.integers(-2, 2), min_size=1, max_size=3)):
+            head = draw(st.integers(0, 99)) * 10_000 + number * 1_000 + priority * 100 + 501
+            found[Level(number + 1, vo_id, priority, head, wants.signature(), wants)] = draw(st.integers(0, 12))
     return found
 
 
@@ -85,11 +104,11 @@ def backlogs(draw: st.DrawFn) -> dict[Level, int]:
 def slot_lists(draw: st.DrawFn) -> list[Slot]:
     """Slots on two sites; some are over-committed already."""
     found = []
-    for pilot_id in range(1, draw(st.integers(0, 5)) + 1):
+    for pilot_id in range(1, draw(st.integers(1, 5)) + 1):
         site_id = draw(st.integers(0, 1))
-        place = Place(pilot_id, draw(st.integers(1, 2)), site_id, SITES[site_id], draw(_subset(TAGS)))
-        free = Room(draw(st.integers(-1, 16)), draw(st.integers(-1, 16_000)), draw(st.integers(-1, 16_000)))
-        found.append(Slot(place, free, draw(st.integers(0, 120))))
+        place = Place(pilot_id, draw(_mostly(1, 2)), site_id, SITES[site_id], draw(_mostly(TAGS, (), ("gpu",))))
+        free = Room(draw(_mostly(8, -1, 0, 3, 16)), draw(_mostly(16_000, -1, 2_500)), draw(_mostly(900, -1, 45)))
+        found.append(Slot(place, free, draw(_mostly(120, 0, 60))))
     return found
 
 
@@ -98,7 +117,8 @@ site_rooms = st.dictionaries(st.integers(0, 1), st.integers(0, 10))
 
 def _matches(slots: Sequence[Slot], waiting: dict[Level, int], rooms: dict[int, int]) -> list[tuple[Match, Level]]:
     of_cluster = {level.autocluster_id: level for level in waiting}
-    outcome = match(slots, waiting, rooms, Backlog(waiting).take, MOST)
+    backlog = Backlog(waiting)
+    outcome = match(slots, backlog.heads(), rooms, backlog, MOST)
     return [(found, of_cluster[found.job.autocluster_id or 0]) for found in outcome.matches]
 
 
@@ -142,7 +162,7 @@ def test_free_room_and_limits_are_never_exceeded_and_no_job_goes_twice(
 @given(slot_lists(), backlogs(), site_rooms)
 def test_nothing_is_left_that_still_fits(slots: list[Slot], waiting: dict[Level, int], rooms: dict[int, int]) -> None:
     backlog = Backlog(waiting)
-    outcome = match(slots, waiting, rooms, backlog.take, MOST)
+    outcome = match(slots, backlog.heads(), rooms, backlog, MOST)
     if outcome.is_cut_short:
         return
     used: defaultdict[int, list[Requirement]] = defaultdict(list)
@@ -164,12 +184,12 @@ def test_nothing_is_left_that_still_fits(slots: list[Slot], waiting: dict[Level,
             assert not any(wanted_by([rest], level) for level, jobs in backlog.left.items() if jobs)
 
 
-@given(slot_lists(), requirements, st.lists(st.integers(-3, 3), min_size=1, max_size=6), site_rooms)
+@given(slot_lists(), requirements, st.lists(st.integers(-9, 9), min_size=1, max_size=6, unique=True), site_rooms)
 def test_among_equal_requirements_higher_priority_goes_first_then_age(
     slots: list[Slot], wants: Requirement, priorities: list[int], rooms: dict[int, int]
 ) -> None:
     waiting = {
-        Level(number + 1, 1, priority, (len(priorities) - number) * 100, wants.signature(), wants): 3
+        Level(number // 2 + 1, 1, priority, (len(priorities) - number) * 100, wants.signature(), wants): 3
         for number, priority in enumerate(priorities)
     }
     ranks = [(-found.job.priority, found.job.id) for found, _ in _matches(slots, waiting, rooms)]
@@ -197,15 +217,16 @@ def test_wide_jobs_come_before_narrow_ones_of_their_priority() -> None:
         Level(2, 1, 0, 9, wide.signature(), wide),
         Level(3, 1, 1, 99, narrow.signature(), narrow),
     ]
-    assert [level.autocluster_id for level in in_order(levels)] == [3, 2, 1]
+    assert [level.autocluster_id for level in sorted(levels, key=rank)] == [3, 2, 1]
 
 
-def test_a_drained_level_is_told_from_one_with_jobs_left() -> None:
+def test_a_drained_autocluster_is_told_from_one_with_jobs_left() -> None:
     wants = Requirement()
     waiting = {Level(1, 1, 0, 1, wants.signature(), wants): 2, Level(2, 1, 0, 101, wants.signature(), wants): 9}
     slot = Slot(Place(1, 1, 1, "A", ()), Room(4, 9_999, 9_999), 9_999)
-    outcome = match([slot], waiting, {}, Backlog(waiting).take, MOST)
-    assert outcome.drained == {(1, 0)}
+    backlog = Backlog(waiting)
+    outcome = match([slot], backlog.heads(), {}, backlog, MOST)
+    assert outcome.drained == {1}
     assert [found.job.id for found in outcome.matches] == [1, 2, 101, 102]
     assert not outcome.is_cut_short
 
