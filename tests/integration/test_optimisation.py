@@ -14,6 +14,7 @@ from pipeline.runtime.spec import Context
 from pipeline.settings import Settings
 from pipeline.store import campaigns as campaign_store
 from pipeline.store.database import Database
+from pipeline.store.steps import JOBS_PER_MESSAGE
 from pipeline.store.tables import autoclusters, datasets, job_specs, jobs, requirements, site_queues, waiting_jobs
 from schemas.messages import JobsReceived, Message, StepsDue
 from schemas.outcomes import Done
@@ -82,26 +83,26 @@ def test_parked_slots_are_told_of_waiting_jobs(database: Database) -> None:
 def test_a_message_delivered_again_tells_the_news_again_and_changes_nothing(database: Database) -> None:
     at = site(database)
     offering(database, at, state="parked")
-    submitted = submit(database, {"name": "a", **array(1_500)}, window=1)
+    submitted = submit(database, {"name": "a", **array(JOBS_PER_MESSAGE + 9)}, window=1)
     (message,) = submitted.messages
     first = _optimise(database, message.body.ids())
     again = _optimise(database, message.body.ids())
     assert [m.body.type_name() for m in first] == ["JobsWaiting", "JobsReceived"]
     assert [m.body for m in again] == [first[0].body]
-    assert _count(database, waiting_jobs) == 1_000
+    assert _count(database, waiting_jobs) == JOBS_PER_MESSAGE
 
 
 def test_the_next_window_is_released_as_the_last_one_moves_on(database: Database) -> None:
     site(database)
-    submitted = submit(database, {"name": "a", **array(2_500)}, window=1)
+    submitted = submit(database, {"name": "a", **array(2 * JOBS_PER_MESSAGE + 9)}, window=1)
     (message,) = submitted.messages
     sizes = []
     pending = list(message.body.ids())
     while pending:
         sizes.append(len(pending))
         pending = [job_id for message in _optimise(database, pending) for job_id in message.body.ids()]
-    assert sizes == [1_000, 1_000, 500]
-    assert _count(database, waiting_jobs) == 2_500
+    assert sizes == [JOBS_PER_MESSAGE, JOBS_PER_MESSAGE, 9]
+    assert _count(database, waiting_jobs) == sum(sizes)
 
 
 def test_what_no_site_can_run_is_held_with_the_reason(database: Database) -> None:
