@@ -101,7 +101,7 @@ class System:
 
     def get(self, path: str) -> Any:
         """The API's answer to the operator. Raises httpx.HTTPError."""
-        url = (self.data_dir / "api.url").read_text().strip()
+        url = self.variables.get("PENSTOCK_API_URL") or (self.data_dir / "api.url").read_text().strip()
         token = self.variables.get("PENSTOCK_TOKEN") or (self.data_dir / "token").read_text().strip()
         reply = httpx.get(url + path, headers={"Authorization": f"Bearer {token}"}, timeout=10)
         reply.raise_for_status()
@@ -187,10 +187,11 @@ QUEUES = ("optimisation", "matching", "pilots", "data", "upkeep")
 
 
 @contextmanager
-def penstock_apart(folder: Path, variables: Mapping[str, str], *, fast: bool = True) -> Iterator[System]:
+def penstock_apart(folder: Path, variables: Mapping[str, str]) -> Iterator[System]:
     """Each process by itself, as an orchestrator starts them, on a database and a broker that are there."""
-    port = {"PENSTOCK_API_PORT": str(free_port())}
-    system = System(folder, {**(FAST if fast else {}), **port, **variables})
+    port = free_port()
+    api = {"PENSTOCK_API_PORT": str(port), "PENSTOCK_API_URL": f"http://127.0.0.1:{port}"}
+    system = System(folder, {**FAST, **api, **variables})
     system.run("db", "upgrade")
     system.variables["PENSTOCK_TOKEN"] = system.run("tokens", "bootstrap").strip()
     try:
