@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     executor_deadline: PositiveFloat | None = Field(
         default=None, description="deadline of a batch over the consumers' own"
     )
-    campaign_window: PositiveInt = Field(default=4, description="messages of one campaign in a queue at a time")
+    campaign_window: PositiveInt = Field(default=8, description="messages of one campaign in a queue at a time")
 
     wake_after: Seconds = Field(default=30.0, description="least time until reconcile looks at a published row again")
     heartbeat_interval: Seconds = Field(default=10.0, description="what pilots are told")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, case, delete, or_, select, update
+from sqlalchemy import Row, Select, case, delete, insert, literal, or_, select, update
 
 from pipeline.store.database import CHUNK, Contended, Transaction, in_chunks
 from pipeline.store.losers import LostAttempt, doom
@@ -23,6 +23,7 @@ from schemas.states import JOB_OCCUPYING, JOB_ON_PILOT, JOB_TRANSITIONS, JobStat
 MAX_REASON = 500
 _RANGES = 50
 """Ranges per statement; SQLite refuses expressions of great depth."""
+_EVENT = ("job_id", "attempt", "from_state", "to_state", "pilot_id", "reason", "at")
 _LOSING = frozenset({JobState.RECEIVED, JobState.FAILED, JobState.KILLED})
 _GONE_FROM_PILOT = frozenset({JobState.RECEIVED, JobState.WAITING})
 
@@ -66,11 +67,6 @@ class Change:
     reason: str = ""
     wake_at: datetime | None = None
     values: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def attempt(self) -> int:
-        """The attempt that the event belongs to: an assignment begins a new one."""
-        return self.job.attempt + (1 if self.to is JobState.MATCHED else 0)
 
 
 def lock(tx: Transaction, ids: Iterable[int]) -> list[JobRow]:
@@ -234,40 +230,45 @@ def _leave_waiting(tx: Transaction, changes: Sequence[Change]) -> None:
 
 
 def _join_waiting(tx: Transaction, changes: Sequence[Change]) -> None:
-    rows = []
-    for change in changes:
-        if change.to is JobState.WAITING:
-            values = {
-                "autocluster_id": change.job.autocluster_id,
-                "priority": change.job.priority,
-                **dict(change.values),
-            }
-            rows.append(
-                {
-                    "autocluster_id": values["autocluster_id"],
-                    "descent": -values["priority"],
-                    "job_id": change.job.id,
-                }
-            )
-    tx.add_all(waiting_jobs, rows)
+    """From the rows as they have become: the database copies keys faster than we send them."""
+    for chunk in in_chunks([change.job.id for change in changes if change.to is JobState.WAITING]):
+        joined = select(jobs.c.autocluster_id, -jobs.c.priority, jobs.c.id).where(jobs.c.id.in_(chunk))
+        tx.run(insert(waiting_jobs).from_select(["autocluster_id", "descent", "job_id"], joined))
 
 
 def _write_events(tx: Transaction, changes: Sequence[Change]) -> None:
+    """From the rows as they have become, but for those that have just lost the pilot that the event is to name."""
+    leaving = [change for change in changes if change.to in _GONE_FROM_PILOT and change.job.pilot_id is not None]
     tx.add_all(
         job_events,
         [
             {
                 "job_id": change.job.id,
-                "attempt": change.attempt,
+                "attempt": change.job.attempt,
                 "from_state": change.job.state,
                 "to_state": change.to,
-                "pilot_id": dict(change.values).get("pilot_id", change.job.pilot_id),
+                "pilot_id": change.job.pilot_id,
                 "reason": change.reason[:MAX_REASON] or None,
                 "at": tx.now,
             }
-            for change in changes
+            for change in leaving
         ],
     )
+    left = {change.job.id for change in leaving}
+    of_kind: defaultdict[JobState, list[int]] = defaultdict(list)
+    for change in changes:
+        if change.job.id not in left:
+            of_kind[change.job.state].append(change.job.id)
+    for from_state, ids in of_kind.items():
+        for chunk in in_chunks(ids):
+            tx.run(insert(job_events).from_select(_EVENT, _as_events(tx, from_state, chunk)))
+
+
+def _as_events(tx: Transaction, from_state: JobState, ids: Sequence[int]) -> Select[Any]:
+    now = literal(tx.now, job_events.c.at.type)
+    return select(
+        jobs.c.id, jobs.c.attempt, literal(from_state.value), jobs.c.state, jobs.c.pilot_id, jobs.c.reason, now
+    ).where(jobs.c.id.in_(ids))
 
 
 def _drop_peeks(tx: Transaction, changes: Sequence[Change]) -> None:
