@@ -19,5 +19,6 @@ def eventually(check: Callable[[], T], *, within: float = 30.0, every: float = 0
         if answer:
             return answer
         if time.monotonic() > deadline:
-            raise AssertionError(f"{getattr(check, '__name__', 'the condition')} was not met within {within} s: {answer!r}")
+            name = getattr(check, "__name__", "the condition")
+            raise AssertionError(f"{name} was not met within {within} s: {answer!r}")
         pause.wait(every)

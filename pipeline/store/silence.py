@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 from sqlalchemy import delete, func, select, update
 
 from pipeline.store import jobs, losses

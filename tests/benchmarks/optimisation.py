@@ -65,4 +65,3 @@ def _process(database: Database, broker_url: str, size: int) -> None:
     transport.close()
     received = exists().where(jobs.c.campaign_id == submitted.campaign_id, jobs.c.state == JobState.RECEIVED)
     eventually(lambda: not database.transact(lambda tx: tx.scalar(select(received))), within=120.0)
-
