@@ -6,6 +6,7 @@ import builtins
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from math import prod
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, field_validator, model_validator
@@ -43,10 +44,15 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+RangeBound = Annotated[int, Field(ge=-(10**18), le=10**18)]
+
+
 class Range(Model):
     """The integers `start`, `start + step`, ... below `stop`."""
 
-    range: tuple[int, int] | tuple[int, int, int] = Field(description="start, stop and perhaps step, as in Python")
+    range: tuple[RangeBound, RangeBound] | tuple[RangeBound, RangeBound, RangeBound] = Field(
+        description="start, stop and perhaps step, as in Python"
+    )
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
@@ -65,11 +71,18 @@ class Axes(Model):
 
     axes: dict[str, Range | Annotated[tuple[Value, ...], Field(min_length=1)]]
 
+    @model_validator(mode="after")
+    def _can_be_counted(self) -> Self:
+        if self._size() > MAX_JOBS_PER_STEP:
+            raise ValueError(f"the axes make {self._size()} jobs; at most {MAX_JOBS_PER_STEP} are allowed in a step")
+        return self
+
     def __len__(self) -> int:
-        count = 1
-        for axis in self.axes.values():
-            count *= len(axis.values() if isinstance(axis, Range) else axis)
-        return count
+        return self._size()
+
+    def _size(self) -> int:
+        # not len(), which can't be larger than an index of the machine's
+        return prod(len(axis.values() if isinstance(axis, Range) else axis) for axis in self.axes.values())
 
     def __getitem__(self, index: int) -> Scalars:
         chosen: Scalars = {}
@@ -90,7 +103,7 @@ class Retries(Model):
 class StepInput(Model):
     """All registered outputs of an earlier step, or those whose file name is `name`."""
 
-    step: StepName
+    step: StepName = Field(description="a step that this one comes after")
     name: str | None = Field(default=None, description="only files of this name")
 
 
@@ -103,24 +116,24 @@ FileName = Annotated[str, Field(pattern=r"^[^/\x00]+$", description="a file in t
 class Step(Model):
     """One template and the jobs that its parameters make of it."""
 
-    name: StepName
+    name: StepName = Field(description="unique in the campaign; others name it under `after`")
     command: Annotated[tuple[str, ...], Field(min_length=1)] = Field(description="program and arguments, no shell")
     parameters: tuple[Scalars, ...] | Axes | None = Field(
         default=None, description="a list of mappings, one job each; or axes, one job per combination; none: one job"
     )
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = Field(default={}, description="variables set for the command, may hold {parameters}")
     sandbox: tuple[str, ...] = Field(default=(), description="local files sent along, relative to the job file")
     inputs: tuple[LogicalName | StepInput, ...] = Field(default=(), description="catalogue files that a job reads")
     outputs: tuple[FileName, ...] = Field(default=(), description="files that a job must leave; checked, registered")
     archive: tuple[str, ...] = Field(default=(), description="globs of small files kept with the job's log")
     storage: Name | None = Field(default=None, description="where outputs go; none: the running site's first storage")
     verify: Literal["all", "sample", "trust"] = Field(default="all", description="which outputs are compared")
-    requirements: Requirement = Requirement()
-    priority: Priority = 0
-    retries: Retries = Retries()
+    requirements: Requirement = Field(default=Requirement(), description="what each job needs of a slot")
+    priority: Priority = Field(default=0, description="among the jobs of one owner; the highest goes first")
+    retries: Retries = Field(default=Retries(), description="how often a job is tried again by itself")
     after: tuple[StepName, ...] = Field(default=(), description="steps that must have closed before this one")
     min_success: Annotated[float, Field(ge=0, le=1)] = Field(default=1.0, description="share of jobs that must be done")
-    job_type: Name = "user"
+    job_type: Name = Field(default="user", description="kind of work, such as `simulation`; shares and limits see it")
 
     @field_validator("parameters")
     @classmethod
@@ -142,6 +155,8 @@ class Step(Model):
         if isinstance(self.parameters, Axes) and BUILT_IN & set(self.parameters.axes):
             raise ValueError(f"step {self.name}: {', '.join(sorted(BUILT_IN))} are given, do not name an axis so")
         for template in self.templates():
+            if "\0" in template:
+                raise ValueError(f"step {self.name}: a NUL character in {template!r}; no program could get it")
             unknown = placeholders(template) - known
             if unknown:
                 raise ValueError(f"step {self.name}: unknown parameter {{{min(unknown)}}} in {template!r}")
@@ -170,8 +185,12 @@ class Step(Model):
 class Campaign(Model):
     """What `penstock submit` takes."""
 
-    campaign: Annotated[str, Field(min_length=1, max_length=200)] = Field(description="its name; need not be unique")
-    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=1000)]
+    campaign: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] = Field(
+        description="its name; need not be unique"
+    )
+    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=1000)] = Field(
+        description="in any order; `after` says which waits for which"
+    )
 
     @model_validator(mode="after")
     def _steps_make_an_order(self) -> Self:

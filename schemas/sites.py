@@ -13,23 +13,25 @@ from schemas.requirements import Name, Names, Resource
 class StorageEntry(Model):
     """A storage: `kind` names an entry point of `penstock.storages`, `url` its root."""
 
-    name: Name
-    kind: Name = "file"
+    name: Name = Field(description="unique; sites and steps name it")
+    kind: Name = Field(default="file", description="an entry point of penstock.storages")
     url: str = Field(description="root URL; ${DATA_DIR} stands for the data directory of the applying process")
 
 
 class SiteQueueEntry(Model):
     """A queue of a site's batch system and what a pilot there has. memory, disk: MiB; wall_time: seconds."""
 
-    name: Name
+    name: Name = Field(description="unique in its site")
     batch_system: Name = Field(default="local", description="an entry point of penstock.batch_systems")
     options: dict[str, Any] = Field(default={}, description="what that batch system wants to know")
-    vos: Annotated[Names, Field(min_length=1)] = ("default",)
-    cores: PositiveInt = 1
-    memory: PositiveInt = 2048
-    disk: PositiveInt = 10240
-    wall_time: PositiveInt = Field(default=86_400, description="the batch system's limit; pilots live a margin less")
-    tags: Names = ()
+    vos: Annotated[Names, Field(min_length=1)] = Field(default=("default",), description="whose jobs may run there")
+    cores: PositiveInt = Field(default=1, description="cores of one pilot; its jobs share them")
+    memory: PositiveInt = Field(default=2048, description="of one pilot, MiB")
+    disk: PositiveInt = Field(default=10240, description="scratch space of one pilot, MiB")
+    wall_time: PositiveInt = Field(
+        default=86_400, description="the batch system's limit, seconds; pilots live a margin less"
+    )
+    tags: Names = Field(default=(), description="what jobs may ask for, such as `gpu`")
     max_pilots: NonNegativeInt = Field(default=1, description="pilots in any live state")
     max_pending_pilots: NonNegativeInt = Field(default=1, description="pilots that do not run yet")
 
@@ -41,10 +43,12 @@ class SiteQueueEntry(Model):
 class SiteEntry(Model):
     """A site; its first storage takes the outputs of jobs that name none."""
 
-    name: Name
-    storages: Annotated[Names, Field(min_length=1)]
+    name: Name = Field(description="unique")
+    storages: Annotated[Names, Field(min_length=1)] = Field(
+        description="the first takes the outputs of steps that name none"
+    )
     max_running_jobs: PositiveInt | None = Field(default=None, description="exact limit over all of its queues")
-    queues: Annotated[tuple[SiteQueueEntry, ...], Field(min_length=1)]
+    queues: Annotated[tuple[SiteQueueEntry, ...], Field(min_length=1)] = Field(description="of its batch systems")
 
     def resource(self, queue: SiteQueueEntry) -> Resource:
         """What a fresh pilot of `queue` offers."""
@@ -61,8 +65,8 @@ class SiteEntry(Model):
 class SitesFile(Model):
     """What `penstock sites apply` takes: the whole truth about sites and storages."""
 
-    storages: tuple[StorageEntry, ...]
-    sites: tuple[SiteEntry, ...]
+    storages: tuple[StorageEntry, ...] = Field(description="every storage that sites and steps name")
+    sites: tuple[SiteEntry, ...] = Field(description="every site; one that is left out gets nothing new")
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:

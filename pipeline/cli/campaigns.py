@@ -6,17 +6,19 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import example, json_option, pass_settings
-from pipeline.cli.output import cells, print_json, show_list, show_one
+from pipeline.cli.campaign_page import show_campaign
+from pipeline.cli.options import RowId, example, json_option, pass_settings
+from pipeline.cli.output import cells, print_json, show_list
 from pipeline.cli.progress import newest_steps
 from pipeline.cli.remote import gather
+from pipeline.cli.words import counted
 from pipeline.client import open_client
 from pipeline.errors import BadInput
 from pipeline.settings import Settings
 from schemas.api import CampaignQuery, Commanded
 from schemas.states import CampaignState, StepState
 
-campaign_id_argument = click.argument("campaign_id", metavar="ID", type=click.IntRange(1))
+campaign_id_argument = click.argument("campaign_id", metavar="ID", type=RowId())
 
 
 @click.group(epilog=example("penstock campaigns list", "penstock campaigns show 1"))
@@ -36,7 +38,7 @@ def list_(settings: Settings, /, *, limit: int, as_json: bool, **options: Any) -
     query = CampaignQuery(state=options["state"], name=options["name"], owner=options["owner"])
     with open_client(settings) as client:
         found = gather(client.campaigns, query, limit)
-    show_list(found, ("id", "name", "state", "owner", "created_at", "ended_at"), as_json=as_json)
+    show_list(found, ("id", "name", "state", "owner", "created_at", "ended_at"), as_json=as_json, of="campaigns")
 
 
 @campaigns.command(epilog=example("penstock campaigns show 1", "penstock campaigns show 1 --json"))
@@ -44,17 +46,13 @@ def list_(settings: Settings, /, *, limit: int, as_json: bool, **options: Any) -
 @json_option
 @pass_settings
 def show(settings: Settings, /, *, campaign_id: int, as_json: bool) -> None:
-    """Show a campaign with its steps."""
+    """Show a campaign: its steps, what keeps it from going on, where its outputs are."""
     with open_client(settings) as client:
         view = client.campaign(campaign_id)
-    if as_json:
-        print_json(cells(view))
-        return
-    fields = cells(view)
-    fields.pop("steps")
-    show_one(fields, as_json=False)
-    click.echo()
-    show_list(view.steps, ("name", "version", "state", "jobs", "files", "dataset", "ended_at"), as_json=False)
+        if as_json:
+            print_json(cells(view))
+        else:
+            show_campaign(client, view)
 
 
 @campaigns.command(epilog=example("penstock campaigns pause 1"))
@@ -88,7 +86,11 @@ def cancel(settings: Settings, /, *, campaign_id: int) -> None:
 def retry(settings: Settings, /, *, campaign_id: int, failed: bool) -> None:
     """Let a campaign's failed jobs start again, their retry budgets fresh."""
     del failed
-    _command(settings, campaign_id, "retry")
+    with open_client(settings) as client:
+        answer = client.command(campaign_id, "retry")
+    _say(answer)
+    if not answer.changed:
+        click.echo("no job was failed, so none starts again", err=True)
 
 
 @campaigns.command(epilog=example("penstock campaigns accept 1", "penstock campaigns accept 1 analyse"))
@@ -104,8 +106,10 @@ def accept(settings: Settings, /, *, campaign_id: int, step: str | None) -> None
         if step is None:
             view = client.campaign(campaign_id)
             blocked = [one.name for one in newest_steps(view) if one.state is StepState.BLOCKED]
-            if len(blocked) != 1:
-                raise BadInput(f"campaign {campaign_id} has {len(blocked)} blocked steps; name the one to accept")
+            if not blocked:
+                raise BadInput(f"campaign {campaign_id} has no blocked step: there is nothing to accept")
+            if len(blocked) > 1:
+                raise BadInput(f"campaign {campaign_id} has several blocked steps; name one: {', '.join(blocked)}")
             step = blocked[0]
         _say(client.accept(campaign_id, step))
 
@@ -116,6 +120,6 @@ def _command(settings: Settings, campaign_id: int, word: str) -> None:
 
 
 def _say(answer: Commanded) -> None:
-    counts = [f"{answer.changed} jobs changed"] if answer.changed else []
-    counts += [f"{answer.requested} wait for their pilot's word"] if answer.requested else []
+    counts = [f"{counted(answer.changed, 'job')} changed"] if answer.changed else []
+    counts += [f"{counted(answer.requested, 'job')} will end at their pilots' word"] if answer.requested else []
     click.echo(", ".join([f"campaign {answer.campaign_id}: {answer.state}", *counts]))

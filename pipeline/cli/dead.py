@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.cli.direct import opened_database, opened_transport
-from pipeline.cli.options import Moment, example, json_option, pass_settings
+from pipeline.cli.options import Moment, RowId, example, json_option, pass_settings
 from pipeline.cli.output import show_list, show_one, warn
 from pipeline.runtime.spec import find_consumer
 from pipeline.settings import Settings
@@ -69,11 +69,11 @@ def list_(settings: Settings, /, *, limit: int, as_json: bool, **options: Any) -
     with opened_database(settings) as database:
         wanted = _wanted((), options).resolve(database)
         letters = database.read(lambda tx: store.list_dead(tx, wanted, limit=limit))
-    show_list(letters, ("id", "queue", "type", "attempts", "created_at", "reason"), as_json=as_json)
+    show_list(letters, ("id", "queue", "type", "attempts", "created_at", "reason"), as_json=as_json, of="dead letters")
 
 
 @dead.command(epilog=example("penstock dead show 7"))
-@click.argument("letter", type=click.IntRange(1))
+@click.argument("letter", type=RowId())
 @json_option
 @pass_settings
 def show(settings: Settings, *, letter: int, as_json: bool) -> None:
@@ -84,7 +84,7 @@ def show(settings: Settings, *, letter: int, as_json: bool) -> None:
 
 
 @dead.command(epilog=example("penstock dead requeue 7 8", "penstock dead requeue --queue data --since 2h"))
-@click.argument("letters", nargs=-1, type=click.IntRange(1))
+@click.argument("letters", nargs=-1, type=RowId())
 @click.option("--all", "everything", is_flag=True, help="Every dead letter that meets the filters, or all of them.")
 @filters
 @pass_settings
@@ -104,7 +104,7 @@ def requeue(settings: Settings, /, *, letters: tuple[int, ...], everything: bool
 
 
 @dead.command(epilog=example("penstock dead drop 7", "penstock dead drop --type Tick --all"))
-@click.argument("letters", nargs=-1, type=click.IntRange(1))
+@click.argument("letters", nargs=-1, type=RowId())
 @click.option("--all", "everything", is_flag=True, help="Every dead letter that meets the filters, or all of them.")
 @filters
 @pass_settings

@@ -28,6 +28,8 @@ def fetch_outputs(client: Client, job_id: int, folder: Path) -> int:
             raise
         warn(str(error))
         names = []
+    except OSError as error:
+        raise BadInput(f"{error.filename or folder}: {error.strerror or error}") from error
     for name in names:
         click.echo(str(folder / name))
     return sum(not _copy(file, folder) for file in outputs)

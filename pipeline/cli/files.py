@@ -28,10 +28,10 @@ def list_(settings: Settings, /, *, lfn: str | None, dataset: str | None, limit:
     with open_client(settings) as client:
         found = gather(client.files, FileQuery(lfn=lfn, dataset=dataset), limit)
     if as_json:
-        show_list(found, (), as_json=True)
+        show_list(found, (), as_json=True, of="files")
         return
     rows = [
         cells(file) | {"replicas": [f"{replica.storage}:{replica.state}" for replica in file.replicas]}
         for file in found
     ]
-    show_list(rows, ("id", "lfn", "size", "adler32", "job_id", "replicas"), as_json=False)
+    show_list(rows, ("id", "lfn", "size", "adler32", "job_id", "replicas"), as_json=False, of="files")

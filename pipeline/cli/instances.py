@@ -12,7 +12,7 @@ from pipeline.runtime.spec import declared_queues
 from pipeline.settings import Settings
 from pipeline.store import instances as store
 
-COLUMNS = ("id", "kind", "queues", "version", "host", "pid", "state", "wish", "in_flight", "silence", "health_url")
+COLUMNS = ("id", "queues", "version", "state", "wish", "in_flight", "silence")
 
 
 @click.command(epilog=example("penstock instances", "penstock instances --json"))
@@ -21,13 +21,14 @@ COLUMNS = ("id", "kind", "queues", "version", "host", "pid", "state", "wish", "i
 def instances(settings: Settings, *, as_json: bool) -> None:
     """List the processes that run.
 
-    SILENCE is seconds since one was last seen; one that was killed shows as silent until upkeep removes it.
+    An id names the kind of process, the host and the pid; --json has addresses and start times as well. SILENCE
+    is seconds since one was last seen; one that was killed shows as silent until upkeep removes it.
     """
     with opened_database(settings) as database:
         rows = database.read(store.list_instances)
     live = [row for row in rows if row.silence < LIVE_WITHIN]
     shown = [cells(row) | ({} if row in live else {"state": "silent"}) for row in rows]
-    show_list(shown, COLUMNS, as_json=as_json)
+    show_list(shown, COLUMNS, as_json=as_json, of="processes")
     versions = sorted({row.version for row in live})
     if len(versions) > 1:
         warn(f"versions differ: {', '.join(versions)}; finish the upgrade")

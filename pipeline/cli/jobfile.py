@@ -102,10 +102,15 @@ def _parse(path: Path) -> Any:
         raise BadInput(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: it is no text file ({error.reason} at byte {error.start})") from error
+    except RecursionError as error:
+        raise BadInput(f"{path}: it is nested too deeply") from error
+    except yaml.reader.ReaderError as error:
+        raise BadInput(f"{path}: it is no text file in UTF-8 (byte {error.position})") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise BadInput(f"{path}: it is no YAML: {error.problem}{place}") from error
+        problem = f"{error.context} {error.problem}" if f"{error.problem}".startswith("but ") else error.problem
+        raise BadInput(f"{path}: it is no YAML: {problem}{place}") from error
     except yaml.YAMLError as error:
         raise BadInput(f"{path}: it is no YAML: {' '.join(str(error).split())}") from error
 
@@ -113,5 +118,5 @@ def _parse(path: Path) -> Any:
 def _kind(raw: Any) -> str:
     if raw is None:
         return "empty"
-    names: dict[str, str] = {"list": "a list", "str": "a text"}
+    names: dict[str, str] = {"list": "a list", "str": "a text", "int": "a number", "float": "a number"}
     return names.get(type(raw).__name__, f"a {type(raw).__name__}")

@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.cli.fetching import fetch_outputs
-from pipeline.cli.options import example, json_option, pass_settings
-from pipeline.cli.output import cells, print_json, show_list, show_one, warn
-from pipeline.cli.remote import gather
+from pipeline.cli.job_page import show_job
+from pipeline.cli.options import RowId, example, json_option, pass_settings
+from pipeline.cli.output import cells, print_json, show_list, warn
+from pipeline.cli.remote import asked, gather
+from pipeline.cli.words import counted
 from pipeline.client import open_client
 from pipeline.settings import Settings
 from schemas.api import Changed, JobQuery, JobSelection
@@ -20,7 +22,7 @@ from schemas.states import JobState
 F = TypeVar("F", bound=Callable[..., Any])
 COLUMNS = ("id", "campaign_id", "step", "index", "state", "attempt", "site", "exit_code", "changed_at", "reason")
 
-job_id_argument = click.argument("job_id", metavar="ID", type=click.IntRange(1))
+job_id_argument = click.argument("job_id", metavar="ID", type=RowId())
 
 
 def filters(command: F) -> F:
@@ -29,7 +31,7 @@ def filters(command: F) -> F:
         click.option("--site", help="Assigned to this site."),
         click.option("--state", multiple=True, type=click.Choice([state.value for state in JobState]), help="In it."),
         click.option("--step", help="Of this step."),
-        click.option("--campaign", type=click.IntRange(1), help="Of this campaign."),
+        click.option("--campaign", type=RowId(), help="Of this campaign."),
     ):
         command = option(command)
     return command
@@ -47,10 +49,13 @@ def jobs() -> None:
 @pass_settings
 def list_(settings: Settings, /, *, limit: int, as_json: bool, **options: Any) -> None:
     """List jobs by id."""
-    query = JobQuery(campaign=options["campaign"], step=options["step"], state=options["state"], site=options["site"])
+    query = asked(
+        JobQuery, campaign=options["campaign"], step=options["step"], state=options["state"], site=options["site"]
+    )
     with open_client(settings) as client:
         found = gather(client.jobs, query, limit)
-    show_list(found, COLUMNS, as_json=as_json)
+    columns = [name for name in COLUMNS if not options["campaign"] or name != "campaign_id"]
+    show_list(found, columns, as_json=as_json, of="jobs")
 
 
 @jobs.command(epilog=example("penstock jobs show 7", "penstock jobs show 7 --json"))
@@ -58,18 +63,13 @@ def list_(settings: Settings, /, *, limit: int, as_json: bool, **options: Any) -
 @json_option
 @pass_settings
 def show(settings: Settings, /, *, job_id: int, as_json: bool) -> None:
-    """Show a job with its history."""
+    """Show a job: its history with reasons, its attempts, its outputs."""
     with open_client(settings) as client:
         view = client.job(job_id)
     if as_json:
         print_json(cells(view))
-        return
-    fields = cells(view)
-    fields["outputs"] = [file["lfn"] for file in fields["outputs"]]
-    peek = fields.pop("peek")
-    show_one(fields, as_json=False)
-    if peek is not None:
-        click.echo(f"\nlast lines, {peek['at']}:\n{peek['tail']}")
+    else:
+        show_job(view)
 
 
 @jobs.command(epilog=example("penstock jobs logs 7", "penstock jobs logs 7 2> errors.txt"))
@@ -108,31 +108,32 @@ def output(settings: Settings, /, *, job_id: int, folder: Path) -> None:
 
 
 @jobs.command(epilog=example("penstock jobs kill 7 8", "penstock jobs kill --campaign 1 --step analyse"))
-@click.argument("ids", metavar="ID...", nargs=-1, type=click.IntRange(1))
+@click.argument("ids", metavar="ID...", nargs=-1, type=RowId())
 @filters
 @pass_settings
 def kill(settings: Settings, /, *, ids: tuple[int, ...], **options: Any) -> None:
     """Kill jobs; those on a pilot end when it confirms."""
     selection = _selection(ids, options)
     with open_client(settings) as client:
-        _say(client.kill(selection))
+        _say(client.kill(selection), "none of them could be killed: they had ended")
 
 
 @jobs.command(epilog=example("penstock jobs retry 7 8", "penstock jobs retry --campaign 1"))
-@click.argument("ids", metavar="ID...", nargs=-1, type=click.IntRange(1))
+@click.argument("ids", metavar="ID...", nargs=-1, type=RowId())
 @filters
 @pass_settings
 def retry(settings: Settings, /, *, ids: tuple[int, ...], **options: Any) -> None:
     """Let failed jobs start again, their retry budgets fresh."""
     selection = _selection(ids, options)
     with open_client(settings) as client:
-        _say(client.retry(selection))
+        _say(client.retry(selection), "only failed jobs start again, and none of them is")
 
 
 def _selection(ids: tuple[int, ...], options: dict[str, Any]) -> JobSelection:
     if not ids and not any(options.values()):
         raise click.UsageError("Name jobs by id or by an option.")
-    return JobSelection(
+    return asked(
+        JobSelection,
         ids=ids,
         campaign_id=options["campaign"],
         step=options["step"],
@@ -141,6 +142,10 @@ def _selection(ids: tuple[int, ...], options: dict[str, Any]) -> JobSelection:
     )
 
 
-def _say(answer: Changed) -> None:
-    waiting = f", {answer.requested} wait for their pilot's word" if answer.requested else ""
-    click.echo(f"{answer.changed} jobs changed{waiting}")
+def _say(answer: Changed, nothing: str) -> None:
+    parts = [f"{counted(answer.changed, 'job')} changed"]
+    if answer.requested:
+        parts.append(f"{counted(answer.requested, 'job')} will end at their pilots' word")
+    click.echo(", ".join(parts))
+    if not answer.changed and not answer.requested:
+        click.echo(nothing, err=True)

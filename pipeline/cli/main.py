@@ -11,6 +11,7 @@ import click
 
 from pipeline.cli.lazy import Lazy, LazyGroup
 from pipeline.cli.session import Session
+from pipeline.cli.words import one_line
 from pipeline.errors import PenstockError
 
 INTERRUPTED = 130
@@ -56,7 +57,7 @@ SECTIONS = {
     sections=SECTIONS,
     name="penstock",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Settings come from the environment (PENSTOCK_...). Every command's --help has an example.",
+    epilog="Settings come from the environment (PENSTOCK_...). Every command's --help has an example. Times are UTC.",
 )
 @click.version_option(package_name="penstock", message="penstock %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -76,11 +77,8 @@ def run(arguments: Sequence[str]) -> int:
             traceback.print_exc()
         _say(str(error))
         return error.exit_code
-    except click.UsageError as error:
-        _say(_usage(error))
-        return error.exit_code
     except click.ClickException as error:
-        _say(error.format_message())
+        _complain(error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
@@ -98,10 +96,13 @@ def main() -> None:
 
 def _say(message: str) -> None:
     """One line on stderr, whatever the message holds."""
-    click.echo("penstock: " + " ".join(message.split()), err=True)
+    click.echo(f"{click.style('penstock:', fg='red')} {one_line(message)}", err=True)
 
 
-def _usage(error: click.UsageError) -> str:
-    if error.ctx is None:
-        return error.format_message()
-    return f"{error.format_message()} See `{error.ctx.command_path} --help`."
+def _complain(error: click.ClickException) -> None:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)  # a group without a command: its help, as it is
+    elif isinstance(error, click.UsageError) and error.ctx is not None:
+        _say(f"{error.format_message()} See `{error.ctx.command_path} --help`.")
+    else:
+        _say(error.format_message())

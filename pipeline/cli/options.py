@@ -16,6 +16,9 @@ from pipeline.settings import Settings, load_settings
 P = ParamSpec("P")
 R = TypeVar("R")
 
+LONGEST = 36_500 * 86_400.0
+"""Seconds; what is longer was mistyped, and no calendar could hold it."""
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -42,6 +45,19 @@ def pass_settings(command: Callable[Concatenate[Settings, P], R]) -> Callable[P,
     return with_settings
 
 
+class RowId(click.ParamType[int]):
+    """The id of a row: a number from 1 on that the database can hold."""
+
+    name = "id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if not re.fullmatch(r"[0-9]{1,18}", str(value)) or int(value) == 0:
+            self.fail(f"{value!r} is no id; ids are numbers from 1 on, as lists show them.", param, ctx)
+        return int(value)
+
+
 class Ids(click.ParamType[tuple[int, ...]]):
     """Ids separated by commas."""
 
@@ -66,7 +82,10 @@ class Duration(click.ParamType[float]):
         found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", str(value).strip())
         if found is None:
             self.fail(f"{value!r} is no duration; write it like 90s, 30m, 2h or 7d.", param, ctx)
-        return float(found.group(1)) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[found.group(2)]
+        seconds = float(found.group(1)) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[found.group(2)]
+        if seconds > LONGEST:
+            self.fail(f"{value!r} is over a hundred years.", param, ctx)
+        return seconds
 
 
 class Moment(click.ParamType[datetime | timedelta]):
@@ -80,5 +99,9 @@ class Moment(click.ParamType[datetime | timedelta]):
         try:
             moment = datetime.fromisoformat(str(value))
         except ValueError:
+            if not str(value)[:1].isdigit():
+                self.fail(
+                    f"{value!r} is no time; write it like 2026-11-21T09:50 (UTC), or like 90s, 2h, 7d.", param, ctx
+                )
             return timedelta(seconds=Duration().convert(value, param, ctx))
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

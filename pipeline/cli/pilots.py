@@ -8,7 +8,7 @@ import click
 
 from pipeline.cli.options import example, json_option, pass_settings
 from pipeline.cli.output import show_list
-from pipeline.cli.remote import gather
+from pipeline.cli.remote import asked, gather
 from pipeline.client import Client, open_client
 from pipeline.settings import Settings
 from schemas.pilot_views import PilotPage, PilotQuery
@@ -31,11 +31,11 @@ def pilots() -> None:
 @pass_settings
 def list_(settings: Settings, /, *, limit: int, as_json: bool, **filters: object) -> None:
     """List your VO's pilots, the newest first."""
-    query = PilotQuery.model_validate(filters)
+    query = asked(PilotQuery, **filters)
     with open_client(settings) as client:
         found = gather(partial(_page, client), query, limit)
-    columns = ("id", "site", "queue", "state", "batch_id", "cores", "jobs", "last_seen", "ends_at", "reason")
-    show_list(found, columns, as_json=as_json)
+    columns = ("id", "site", "queue", "state", "batch_id", "cores", "jobs", "last_seen", "reason")
+    show_list(found, columns, as_json=as_json, of="pilots")
 
 
 def _page(client: Client, query: PilotQuery) -> PilotPage:

@@ -16,7 +16,7 @@ from pipeline.cli.output import warn
 from pipeline.client import Client
 from pipeline.errors import ApiUnavailable
 from schemas.api import CampaignView, StepView
-from schemas.states import JOB_FINAL, CampaignState, JobState
+from schemas.states import JOB_FINAL, CampaignState, JobState, StepState
 
 LOOK = 1.0
 """Seconds between two looks at the campaign."""
@@ -59,7 +59,7 @@ class Lines:
 
     def show(self, view: CampaignView) -> None:
         for step in newest_steps(view):
-            line = f"{step.name}: {step.state}, {_counts(step)}"
+            line = f"{step.name}: {step.state}, {step_counts(step)}"
             if self._said.get(step.name) != line:
                 self._said[step.name] = line
                 click.echo(line, err=True)
@@ -76,9 +76,13 @@ class Bars:
         for step in newest_steps(view):
             if step.name not in self._tasks:
                 self._tasks[step.name] = self._progress.add_task(step.name, counts="", total=None)
+            counts = ("blocked: " if step.state is StepState.BLOCKED else "") + step_counts(step)
             ended = sum(count for state, count in step.jobs.items() if state in JOB_FINAL)
             self._progress.update(
-                self._tasks[step.name], total=sum(step.jobs.values()) or None, completed=ended, counts=_counts(step)
+                self._tasks[step.name],
+                total=sum(step.jobs.values()) or None,
+                completed=ended,
+                counts=counts,
             )
 
 
@@ -92,7 +96,8 @@ def _display() -> Iterator[Display]:
         yield Bars(progress)
 
 
-def _counts(step: StepView) -> str:
+def step_counts(step: StepView) -> str:
+    """`20/24 done, 3 running, 1 failed`."""
     done = step.jobs.get(JobState.DONE, 0)
     others = [f"{count} {state}" for state, count in step.jobs.items() if state is not JobState.DONE and count]
     return ", ".join([f"{done}/{sum(step.jobs.values())} done", *others])

@@ -58,7 +58,7 @@ def queues(settings: Settings, *, as_json: bool) -> None:
     with opened_database(settings) as database, opened_transport(settings) as transport:
         rows, controls = database.read(lambda tx: (instances.list_instances(tx), instances.controls(tx)))
         views = survey(transport.depth(names), rows, controls)
-    show_list(views, ("queue", "ready", "in_flight", "oldest_age", "consumers", "wish"), as_json=as_json)
+    show_list(views, ("queue", "ready", "in_flight", "oldest_age", "consumers", "wish"), as_json=as_json, of="queues")
 
 
 @click.command(epilog=example("penstock pause matching"))

@@ -1,16 +1,21 @@
-"""The way through the API: the client, and lists longer than a page."""
+"""The way through the API: what the options ask for, and lists longer than a page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from pydantic import BaseModel, ValidationError
+
+from pipeline.cli.jobfile import first_complaint
 from pipeline.cli.output import warn
+from pipeline.errors import BadInput
 from schemas.api import MAX_PAGE, Page
 
 I_co = TypeVar("I_co", covariant=True)
 I = TypeVar("I")  # noqa: E741 - an item
 Q = TypeVar("Q", bound=Page)
+M = TypeVar("M", bound=BaseModel)
 
 
 class ReplyPage(Protocol[I_co]):
@@ -21,6 +26,14 @@ class ReplyPage(Protocol[I_co]):
 
     @property
     def next(self) -> int | None: ...
+
+
+def asked(model: type[M], **values: Any) -> M:
+    """What a command's options and arguments ask of the API. Raises BadInput that names the field and the reason."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise BadInput(first_complaint(error)) from error
 
 
 def gather(ask: Callable[[Q], ReplyPage[I]], query: Q, limit: int) -> list[I]:

@@ -11,7 +11,9 @@ import click
 from pipeline.cli.jobfile import read_model
 from pipeline.cli.options import Moment, example, json_option, pass_settings
 from pipeline.cli.output import cells, print_json, show_list, warn
+from pipeline.cli.remote import asked
 from pipeline.client import open_client
+from pipeline.errors import BadInput
 from pipeline.settings import Settings
 from schemas.site_views import Allowed, AllowRequest, BanRequest, BanView, SitesDiff, SitesView
 from schemas.sites import SitesFile
@@ -67,7 +69,7 @@ def list_(settings: Settings, /, *, as_json: bool) -> None:
         for queue in site.queues
     ]
     columns = ("site", "queue", "state", "batch_system", "cores", "memory", "max_pilots", "pilots", "reason")
-    show_list(rows, columns, as_json=False)
+    show_list(rows, columns, as_json=False, of="sites; `penstock sites apply` declares them")
     for ban in view.bans:
         until = f"until {ban.until:%Y-%m-%d %H:%M} UTC" if ban.until else "until allowed"
         click.echo(f"ban {ban.id}: {_scope(ban)}, by {ban.banned_by}, {until}: {ban.why}")
@@ -92,7 +94,9 @@ def ban(
 ) -> None:
     """Let nothing new go to a site; what runs there goes on."""
     moment = datetime.now(UTC) + until if isinstance(until, timedelta) else until
-    request = BanRequest(why=reason, until=moment, **scope)
+    if moment is not None and moment <= datetime.now(UTC):
+        raise BadInput(f"--until: {moment:%Y-%m-%d %H:%M:%S} UTC is past; a ban ends in the future")
+    request = asked(BanRequest, why=reason, until=moment, **scope)
     with open_client(settings) as client:
         made = client.post(f"/v1/sites/{quote(site, safe='')}/ban", BanView, request)
     click.echo(f"ban {made.id}: {_scope(made)}")
@@ -106,7 +110,7 @@ def ban(
 def allow(settings: Settings, /, *, site: str, queue: str | None, vo: str | None) -> None:
     """Lift the bans of a site or of one of its queues."""
     with open_client(settings) as client:
-        done = client.post(f"/v1/sites/{quote(site, safe='')}/allow", Allowed, AllowRequest(queue=queue, vo=vo))
+        done = client.post(f"/v1/sites/{quote(site, safe='')}/allow", Allowed, asked(AllowRequest, queue=queue, vo=vo))
     for lifted in done.lifted:
         click.echo(f"ban {lifted.id}: {_scope(lifted)}, lifted")
     if not done.lifted:

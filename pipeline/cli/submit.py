@@ -6,11 +6,13 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.campaign_page import advice
 from pipeline.cli.jobfile import read_model
 from pipeline.cli.options import example, json_option, pass_settings
 from pipeline.cli.output import cells, print_json, warn
 from pipeline.cli.packing import pack_sandboxes
-from pipeline.cli.progress import newest_steps, wait_for_campaign
+from pipeline.cli.progress import wait_for_campaign
+from pipeline.cli.words import counted, printable
 from pipeline.client import Client, open_client
 from pipeline.settings import Settings
 from schemas.campaign import Campaign
@@ -33,12 +35,12 @@ def submit(settings: Settings, *, file: Path, wait: bool, as_json: bool) -> None
     with open_client(settings) as client:
         digests = {step: client.upload_sandbox(content) for step, content in sandboxes.items()}
         reply = client.submit(campaign, digests)
-        for warning in reply.warnings:
-            warn(warning)
         if not as_json:
-            click.echo(f"campaign {reply.campaign_id}: {reply.name}, {reply.jobs} jobs")
+            click.echo(f"campaign {reply.campaign_id}: {printable(reply.name)}, {counted(reply.jobs, 'job')}")
         elif not wait:
             print_json(cells(reply))
+        for warning in reply.warnings:
+            warn(warning)
         if wait:
             _wait(client, reply.campaign_id, as_json=as_json)
 
@@ -53,11 +55,7 @@ def _wait(client: Client, campaign_id: int, *, as_json: bool) -> None:
         print_json(cells(view))
     else:
         click.echo(f"campaign {campaign_id}: {view.state}")
-    if view.state is CampaignState.BLOCKED:
-        blocked = [step.name for step in newest_steps(view) if step.state == "blocked"]
-        warn(
-            f"too many jobs failed in {', '.join(blocked)}; see `penstock jobs list --campaign {campaign_id} --state "
-            f"failed`, then `penstock campaigns retry {campaign_id}` or `accept`"
-        )
+    for line in advice(view):
+        click.echo(line, err=True)
     if view.state is not CampaignState.DONE:
         raise click.exceptions.Exit(1)

@@ -7,9 +7,9 @@ import re
 import click
 
 from pipeline.cli.direct import opened_database
-from pipeline.cli.options import Duration, example, json_option, pass_settings
+from pipeline.cli.options import Duration, RowId, example, json_option, pass_settings
 from pipeline.cli.output import cells, print_json, show_list
-from pipeline.cli.remote import gather
+from pipeline.cli.remote import asked, gather
 from pipeline.client import open_client
 from pipeline.errors import BadInput
 from pipeline.settings import Settings
@@ -48,7 +48,7 @@ def create(settings: Settings, /, *, as_json: bool, **wanted: object) -> None:
 
     The token is printed this once: PENSTOCK_TOKEN is where its owner puts it.
     """
-    request = TokenRequest.model_validate(wanted)
+    request = asked(TokenRequest, **wanted)
     with open_client(settings) as client:
         reply = client.create_token(request)
     if as_json:
@@ -66,11 +66,11 @@ def list_(settings: Settings, /, *, limit: int, as_json: bool) -> None:
     with open_client(settings) as client:
         found = gather(client.tokens, Page(), limit)
     columns = ("id", "subject", "role", "group", "name", "created_at", "expires_at", "revoked_at")
-    show_list(found, columns, as_json=as_json)
+    show_list(found, columns, as_json=as_json, of="tokens")
 
 
 @tokens.command(epilog=example("penstock tokens revoke 3"))
-@click.argument("token_id", metavar="ID", type=click.IntRange(1))
+@click.argument("token_id", metavar="ID", type=RowId())
 @pass_settings
 def revoke(settings: Settings, /, *, token_id: int) -> None:
     """Revoke a token, at once and for good."""

@@ -42,7 +42,7 @@ def list_(settings: Settings, /, *, as_json: bool) -> None:
         }
         for name, one in sorted(triggers.items())
     ]
-    show_list(rows, ("name", "schedule", "last_claimed", "next_due", "grace"), as_json=as_json)
+    show_list(rows, ("name", "schedule", "last_claimed", "next_due", "grace"), as_json=as_json, of="triggers")
 
 
 @trigger.command("run", epilog=example("penstock trigger run reconcile"))

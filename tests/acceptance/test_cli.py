@@ -131,7 +131,7 @@ def test_a_campaign_is_submitted_shown_paused_and_cancelled(user: CommandLine, t
     jobs = json.loads(user.said("jobs", "list", "--campaign", number, "--json"))
     assert [job["index"] for job in jobs] == [0, 1, 2]
     assert json.loads(user.said("jobs", "show", str(jobs[0]["id"]), "--json"))["events"][0]["to_state"] == "received"
-    assert user.said("jobs", "kill", str(jobs[0]["id"])) == "1 jobs changed\n"
+    assert user.said("jobs", "kill", str(jobs[0]["id"])) == "1 job changed\n"
     assert user.said("campaigns", "cancel", number).startswith(f"campaign {number}: cancelled, 2 jobs changed")
 
 

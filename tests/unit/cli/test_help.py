@@ -70,11 +70,13 @@ def test_completion_offers_commands_by_their_first_letters() -> None:
     [
         (["nonsense"], "No such command 'nonsense'"),
         (["jobs", "list", "--colour", "red"], "No such option '--colour'"),
-        (["jobs", "show", "seven"], "'seven' is not a valid integer range"),
+        (["jobs", "show", "seven"], "'seven' is no id"),
         (["jobs", "kill"], "Name jobs by id or by an option."),
         (["dead", "requeue"], "Name dead letters by id or by a filter, or say --all."),
         (["enqueue", "data", "FilesDue", "--ids", "1,x"], "'1,x' are no ids"),
-        (["dead", "list", "--since", "yesterday"], "'yesterday' is no duration"),
+        (["jobs", "show", "9" * 30], "is no id"),
+        (["tokens", "create", "a", "--expires-in", "99999999d"], "is over a hundred years"),
+        (["dead", "list", "--since", "yesterday"], "'yesterday' is no time"),
     ],
 )
 def test_a_mistyped_command_is_one_line_and_exit_code_2(
@@ -86,6 +88,13 @@ def test_a_mistyped_command_is_one_line_and_exit_code_2(
     assert len(caught.err.splitlines()) == 1
     assert caught.err.startswith("penstock: ")
     assert said in caught.err
+
+
+def test_a_group_without_a_command_shows_its_help_and_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["jobs"]) == 2
+    caught = capsys.readouterr()
+    assert caught.out == ""
+    assert "\nCommands:\n" in caught.err
 
 
 def parses(line: str) -> bool:

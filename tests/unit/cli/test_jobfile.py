@@ -32,10 +32,10 @@ def complaint(folder: Path, text: str | bytes, model: type[Campaign | SitesFile]
         ("- a\n- b\n", "it must be a mapping of fields, not a list"),
         ("", "it must be a mapping of fields, not empty"),
         ("just words", "it must be a mapping of fields, not a text"),
-        ("42", "it must be a mapping of fields, not a int"),
+        ("42", "it must be a mapping of fields, not a number"),
         ("campaign: [", "it is no YAML: did not find expected node content at line 2, column 1"),
         ("campaign: a\ncampaign: b\n", "it is no YAML: the key 'campaign' stands twice at line 2, column 1"),
-        (b"campaign: \xff\xfe", "it is no YAML"),
+        (b"campaign: \xff\xfe", "it is no text file in UTF-8 (byte 10)"),
         (STEP + "    colour: red\n", "steps.0.colour: unknown field"),
         (STEP + "    priority: high\n", "steps.0.priority: Input should be a valid integer"),
         (STEP + "    after: [one]\n", "`after` goes in a circle: one -> one"),
@@ -50,6 +50,18 @@ def complaint(folder: Path, text: str | bytes, model: type[Campaign | SitesFile]
         (STEP + "    parameters: 7\n", "steps.0.parameters: "),
         (STEP + "    inputs: [{stepp: a}]\n", "steps.0.inputs.0.stepp: unknown field (and 1 more)"),
         ("steps: []\n", "campaign: Field required"),
+        ("a: " + "{a: " * 5000 + "1" + "}" * 5000, "it is nested too deeply"),
+        ("campaign: a\n---\ncampaign: b\n", "expected a single document in the stream but found another document"),
+        ('campaign: "a\\e[31m"\nsteps: []\n', "campaign: String should match pattern"),
+        (STEP + "    sandbox: ['true']\n    archive: [\"a\\0b\"]\n", "a NUL character in 'a\\x00b'"),
+        (
+            STEP + "    parameters: {axes: {a: {range: [0, 1000000]}, b: [1, 2]}}\n",
+            "steps.0.parameters: the axes make 2000000 jobs; at most 1000000 are allowed",
+        ),
+        (
+            STEP + "    parameters: {axes: {a: {range: [0, 999999999999999999999]}}}\n",
+            "Input should be less than or equal to 1000000000000000000",
+        ),
     ],
 )
 def test_a_bad_job_file_is_told_by_field_and_reason(tmp_path: Path, text: str | bytes, said: str) -> None:

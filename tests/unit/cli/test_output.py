@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime
 
+import click
 import pytest
 
 from pipeline.cli.output import show_list, show_one
@@ -12,6 +14,7 @@ from pipeline.cli.queues import survey
 from pipeline.store.instances import Control, InstanceRow, Wish
 from pipeline.transport.port import Depth
 from pipeline.up.output import readable
+from schemas.site_views import BanView
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
@@ -21,6 +24,7 @@ def test_a_pipe_gets_a_plain_table_whose_empty_cells_keep_their_place(capsys: py
         [{"id": 1, "name": None, "at": NOON}, {"id": 22, "name": "b\nc", "at": None}],
         ("id", "name", "at"),
         as_json=False,
+        of="things",
     )
     assert capsys.readouterr().out.splitlines() == [
         "ID  NAME  AT",
@@ -30,13 +34,62 @@ def test_a_pipe_gets_a_plain_table_whose_empty_cells_keep_their_place(capsys: py
 
 
 def test_json_is_whole_whatever_the_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    show_list([{"id": 1, "at": NOON, "raw": b"x"}], ("id",), as_json=True)
+    show_list([{"id": 1, "at": NOON, "raw": b"x"}], ("id",), as_json=True, of="things")
     assert json.loads(capsys.readouterr().out) == [{"id": 1, "at": "2026-01-02T12:00:00+00:00", "raw": "x"}]
 
 
 def test_an_empty_list_is_valid_json(capsys: pytest.CaptureFixture[str]) -> None:
-    show_list([], ("id",), as_json=True)
+    show_list([], ("id",), as_json=True, of="things")
     assert json.loads(capsys.readouterr().out) == []
+
+
+def test_an_empty_list_says_that_there_is_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    show_list([], ("id",), as_json=False, of="jobs")
+    caught = capsys.readouterr()
+    assert (caught.out, caught.err) == ("ID\n", "no jobs\n")
+
+
+def test_times_of_models_are_for_people_in_tables_and_iso_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    ban = BanView(id=1, site="A", queue=None, vo=None, banned_by="me", why="x", created_at=NOON, until=None)
+    show_list([ban], ("created_at",), as_json=False, of="bans")
+    show_list([ban], ("created_at",), as_json=True, of="bans")
+    shown = capsys.readouterr().out
+    assert shown.startswith("CREATED AT\n2026-01-02 12:00:00\n[")
+    assert '"created_at": "2026-01-02T12:00:00Z"' in shown
+
+
+def test_control_characters_of_others_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    show_list([{"name": "a\x1b[31mred\0"}], ("name",), as_json=False, of="things")
+    assert capsys.readouterr().out.splitlines()[1] == "a\\x1b[31mred\\x00"
+
+
+def on_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the tables believe that a terminal of so many columns reads them."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+
+
+def test_a_narrow_terminal_goes_without_empty_and_lesser_columns_and_says_which(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_terminal(40, monkeypatch)
+    row = {"id": 1, "state": "done", "site": None, "changed_at": NOON, "reason": "the storage answered with an error"}
+    show_list([row], ("id", "state", "site", "changed_at", "reason"), as_json=False, of="jobs")
+    caught = capsys.readouterr()
+    lines = click.unstyle(caught.out).splitlines()
+    assert lines[0].split() == ["ID", "STATE", "REASON"]
+    assert max(map(len, lines)) <= 40
+    assert " ".join(" ".join(lines[1:]).split()) == "1 done the storage answered with an error"
+    assert "CHANGED AT: no room" in caught.err
+
+
+def test_a_cell_that_is_no_text_is_never_cut_or_broken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_terminal(20, monkeypatch)
+    show_list([{"id": "consumer-host-1234-abcdef", "state": "running"}], ("id", "state"), as_json=False, of="x")
+    assert "consumer-host-1234-abcdef  running" in click.unstyle(capsys.readouterr().out)
 
 
 def test_one_thing_shows_its_fields_and_its_tables(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,70 @@
+"""A job's story on one page: what it is, what happened to it and why, what it left."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import click
+
+from pipeline.cli.output import moment, show_fields, show_table, show_title
+from pipeline.cli.words import printable
+from schemas.api import FileView, JobView
+from schemas.campaign import BUILT_IN
+
+
+def show_job(view: JobView) -> None:
+    """Print the page."""
+    head = f"job {view.id}: campaign {view.campaign_id}, step {view.step}, index {view.index}"
+    click.echo(click.style(head, bold=True))
+    show_fields(_fields(view))
+    show_title("history")
+    history = [event.model_dump() | {"state": event.to_state} for event in view.events]
+    show_table(history, ("at", "attempt", "state", "pilot_id", "reason"))
+    if view.attempts:
+        show_title("attempts that ended (times in seconds, memory in MiB)")
+        columns = ("attempt", "outcome", "exit_code", "wall_time", "cpu_time", "memory", "reason")
+        show_table([attempt.model_dump() for attempt in view.attempts], columns)
+    if view.outputs:
+        show_title("outputs")
+        show_table([_output_row(file) for file in view.outputs], ("file", "size", "adler32", "state", "url"))
+    if view.peek is not None:
+        show_title(f"last lines of attempt {view.peek.attempt}, at {moment(view.peek.at)}")
+        click.echo(printable(view.peek.tail))
+    elif view.attempts:
+        click.echo(f"\nwhat it wrote: penstock jobs logs {view.id}")
+
+
+def _fields(view: JobView) -> dict[str, Any]:
+    where = f"{view.site}, pilot {view.pilot_id}" if view.site and view.pilot_id else view.site
+    return {
+        "state": view.state,
+        "since": view.changed_at,
+        "reason": view.reason,
+        "kill requested": view.kill_requested or None,
+        "where": where,
+        "exit code": view.exit_code,
+        "attempts": _attempts(view),
+        "command": shlex.join(view.command),
+        "parameters": {name: value for name, value in view.parameters.items() if name not in BUILT_IN},
+        "owner": view.owner,
+        "priority": view.priority or None,
+        "created": view.created_at,
+    }
+
+
+def _attempts(view: JobView) -> str:
+    spent = ((view.infrastructure_losses, "lost to the infrastructure"), (view.payload_failures, "failed by itself"))
+    words = [f"{count} {what}" for count, what in spent if count]
+    return f"{view.attempt} ({', '.join(words)})" if words else str(view.attempt)
+
+
+def _output_row(file: FileView) -> dict[str, Any]:
+    replicas = file.replicas
+    return {
+        "file": file.name,
+        "size": file.size,
+        "adler32": file.adler32,
+        "state": replicas[0].state if replicas else "lost",
+        "url": [replica.url for replica in replicas],
+    }
