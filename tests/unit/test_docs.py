@@ -16,10 +16,8 @@ import yaml
 from pipeline.cli.main import cli
 from schemas.campaign import Campaign
 from schemas.sites import SitesFile
+from tests.documentation import PAGES, ROOT, blocks
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
-FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
@@ -27,20 +25,18 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def blocks(page: Path, language: str) -> Iterator[str]:
-    """The fenced blocks of a page in a language, without their indentation."""
-    for indent, found, body in FENCE.findall(page.read_text()):
-        if found == language:
-            yield "".join(line.removeprefix(indent) for line in body.splitlines(keepends=True))
+def bodies(page: Path, language: str) -> list[str]:
+    """What stands in the blocks of a page in a language."""
+    return [block.body for block in blocks(page) if block.language == language]
 
 
-def commands() -> Iterator[tuple[Path, str]]:
-    """Every `penstock` command of every console block."""
+def commands() -> Iterator[tuple[str, str]]:
+    """Every `penstock` command of every console block, with its page."""
     for page in PAGES:
-        for block in blocks(page, "console"):
-            for line in block.splitlines():
-                if line.startswith("$ penstock"):
-                    yield page, line.removeprefix("$ ")
+        for block in blocks(page):
+            for line in block.commands() if block.language == "console" else ():
+                if line.startswith("penstock "):
+                    yield block.page, line
 
 
 def unknown_words(line: str) -> list[str]:
@@ -75,22 +71,22 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
 def test_every_command_in_the_documentation_exists() -> None:
     found = list(commands())
     assert len(found) > 10
-    wrong = {f"{name_of(page)}: {line}": words for page, line in found if (words := unknown_words(line))}
+    wrong = {f"{page}: {line}": words for page, line in found if (words := unknown_words(line))}
     assert wrong == {}
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/reference/job-file.md"])
 def test_the_job_file_that_a_page_shows_is_valid(page: str) -> None:
-    campaigns = [body for body in blocks(ROOT / page, "yaml") if body.startswith("campaign:")]
+    campaigns = [body for body in bodies(ROOT / page, "yaml") if body.startswith("campaign:")]
     assert [len(Campaign.model_validate(yaml.safe_load(body)).steps) for body in campaigns] == [2]
 
 
 def test_the_sites_file_that_the_reference_shows_is_valid() -> None:
-    (body,) = blocks(ROOT / "docs" / "reference" / "sites-file.md", "yaml")
+    (body,) = bodies(ROOT / "docs" / "reference" / "sites-file.md", "yaml")
     assert SitesFile.model_validate(yaml.safe_load(body)).sites
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_python_in_a_page_compiles(page: Path) -> None:
-    for body in blocks(page, "python"):
+    for body in bodies(page, "python"):
         compile(body, name_of(page), "exec")
