@@ -51,3 +51,7 @@ echo "setup: installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends "${missing[@]}"
+if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    echo "setup: $python still can't make environments (no ensurepip); name another: make PYTHON=/usr/bin/python3" >&2
+    exit 2
+fi

@@ -171,7 +171,7 @@ def main() -> int:
     """Run it; on failure show the end of the log and say where all of it is."""
     parser = argparse.ArgumentParser(description="the Z -> mu mu campaign on this machine")
     parser.add_argument("--to", type=Path, default=Path("build/demo"), help="folder for zmumu.json and zmumu.png")
-    target = parser.parse_args().to.absolute()
+    target = parser.parse_args().to
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGHUP, interrupt)
     data = Path(tempfile.mkdtemp(prefix="penstock-demo-"))

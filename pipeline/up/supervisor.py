@@ -116,6 +116,9 @@ class House:
         # started again, it must be where the pilots look for it, even if any port would do before
         api.environment["PENSTOCK_API_PORT"] = str(urlsplit(url).port)
         self.output.print(f"ready {url}")
+        if sys.stdout.isatty():
+            folder = self._settings.resolved_data_dir()
+            self.output.say("up", f"commands in other terminals find it by PENSTOCK_DATA_DIR={folder}; Ctrl-C ends it")
         if ready_file is not None:
             ready_file.write_text(url + "\n")
 

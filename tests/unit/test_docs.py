@@ -6,7 +6,9 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -79,6 +81,31 @@ def test_every_command_in_the_documentation_exists() -> None:
 def test_the_job_file_that_a_page_shows_is_valid(page: str) -> None:
     campaigns = [body for body in bodies(ROOT / page, "yaml") if body.startswith("campaign:")]
     assert [len(Campaign.model_validate(yaml.safe_load(body)).steps) for body in campaigns] == [2]
+
+
+def test_every_dependency_has_a_row_in_the_readme_that_says_what_it_is_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"].values()
+    groups = [entry for group in project["dependency-groups"].values() for entry in group if isinstance(entry, str)]
+    names = {
+        re.split(r"[>=<\[]", entry)[0] for entry in (*project["project"]["dependencies"], *chain(*extras), *groups)
+    }
+    table = (ROOT / "README.md").read_text().partition("## Dependencies")[2].partition("\n## ")[0].lower()
+    assert sorted(name for name in names if not re.search(rf"\b{name.lower()}\b", table)) == []
+
+
+def test_no_dependency_is_declared_that_nothing_imports() -> None:
+    """The import name where it is another than the distribution's, by what imports it."""
+    modules = {"pyyaml": "yaml"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    names = [re.split(r"[>=<]", entry)[0] for entry in project["project"]["dependencies"]]
+    code = "".join(path.read_text() for path in ROOT.glob("pipeline/**/*.py"))
+    unused = [
+        name
+        for name in names
+        if not re.search(rf"""(import |from |find_spec\("){modules.get(name, name.replace("-", "_"))}\b""", code)
+    ]
+    assert unused == []
 
 
 def test_the_sites_file_that_the_reference_shows_is_valid() -> None:
