@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     executor_deadline: PositiveFloat | None = Field(
         default=None, description="deadline of a batch over the consumers' own"
     )
-    campaign_window: PositiveInt = Field(default=8, description="messages of one campaign in a queue at a time")
+    campaign_window: PositiveInt = Field(default=4, description="messages of one campaign in a queue at a time")
 
     wake_after: Seconds = Field(default=30.0, description="least time until reconcile looks at a published row again")
     heartbeat_interval: Seconds = Field(default=10.0, description="what pilots are told")
@@ -122,7 +122,10 @@ class Settings(BaseSettings):
         note = self.resolved_data_dir() / "api.url"
         if note.exists():
             return note.read_text().strip()
-        raise BadSettings(f"no API is known: set PENSTOCK_API_URL, or start one (no {note})")
+        raise BadSettings(
+            f"no API is known: there is no {note}; set PENSTOCK_DATA_DIR as `penstock up` has it (and wait for its "
+            "`ready`), or set PENSTOCK_API_URL"
+        )
 
     def resolved_token(self) -> str:
         """The client's token. Raises BadSettings when there is none."""

@@ -24,6 +24,8 @@ from tests.servers import MariaDbServer, RedisServer
 from tests.waiting import eventually
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "zmumu"
+TIMES = 3
+"""Submissions of which the fastest counts: the machine has other work, too."""
 OUTAGE = 20.0
 """Seconds without an API: three times the pilots' lease, and the design's 30 minutes scaled down."""
 
@@ -91,10 +93,9 @@ def test_ten_jobs_do_not_wait_for_a_hundred_thousand_of_another_campaign(
         nobody: dict[str, Any] = deepcopy(SITES)
         nobody["sites"][0]["queues"][0]["max_pilots"] = 0
         system.apply_sites(nobody)
-        _seconds_until_waiting(system, database)
-        alone = _seconds_until_waiting(system, database)
+        alone = min(_seconds_until_waiting(system, database) for _ in range(TIMES))
         large = system.submit(ledger_campaign(tmp_path, 100_000))
-        behind = _seconds_until_waiting(system, database)
+        behind = min(_seconds_until_waiting(system, database) for _ in range(TIMES))
         still = exists().where(jobs.c.campaign_id == large, jobs.c.state == JobState.RECEIVED)
         assert database.read(lambda tx: tx.scalar(select(still))), "the large campaign was still being dealt with"
     database.close()
