@@ -9,8 +9,9 @@ from structlog import get_logger
 
 from executors.upkeep.decide import Horizon, horizon
 from pipeline.runtime.spec import Context
-from pipeline.store import files, jobs, reconcile, steps
+from pipeline.store import files, half_done, job_commands, jobs, reconcile, steps
 from pipeline.store.database import Transaction
+from pipeline.store.job_commands import JobFilter
 from pipeline.store.steps import Window
 from pipeline.transport.port import open_transport
 from schemas.messages import (
@@ -44,9 +45,21 @@ def run(context: Context) -> list[Message]:
     found: list[Message] = []
     for work in (_jobs, _steps, _slots, _files):
         found += context.database.transact(partial(work, context=context, horizons=horizons))
+    found += _finish_commands(context)
     if found:
         _log.info("overdue_rows_published", messages=len(found), ids=sum(len(m.body.ids()) for m in found))
     return found
+
+
+def _finish_commands(context: Context) -> list[Message]:
+    """Cancel and pause go through a campaign's jobs in steps, and their process may die on the way."""
+    database = context.database
+    messages: list[Message] = []
+    for vo_id, campaign_id in database.read(half_done.half_cancelled):
+        messages += job_commands.kill(database, vo_id, JobFilter(campaign_id=campaign_id)).messages
+    for step_id in database.read(half_done.half_paused):
+        half_done.withdraw(database, step_id)
+    return messages
 
 
 def _jobs(tx: Transaction, context: Context, horizons: Mapping[str, Horizon]) -> list[Message]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy import delete, func, insert, literal, select
+from sqlalchemy import ColumnElement, delete, func, insert, literal, select, update
 
 from pipeline.errors import BadInput, Conflict
-from pipeline.store import jobs, steps
+from pipeline.store import half_done, steps
 from pipeline.store.database import Contended, Database, Transaction
 from pipeline.store.steps import StepRow, Window
 from pipeline.store.tables import campaigns, datasets, idempotency_keys, job_events, job_specs, sandboxes
@@ -21,7 +21,7 @@ from schemas.states import CampaignState, JobState, StepState
 
 JOBS_PER_TRANSACTION = 20_000
 ARRIVAL_TIMEOUT = 60
-"""Seconds after which a submission that did not finish may be begun again with its key."""
+"""Seconds of silence after which a submission that did not finish may be begun again with its key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def submit(database: Database, submission: Submission, *, window: int, wake_afte
     """Store a campaign. Until its last transaction nobody sees it.
 
     Raises BadInput for a sandbox that was not uploaded, Conflict for a key that belongs to another request or
-    to one that is still arriving.
+    to one that is still arriving, or that was begun again meanwhile.
     """
     total = sum(step.size() for step in submission.description.steps)
     campaign_id, known = database.transact(lambda tx: _begin(tx, submission))
@@ -60,9 +60,10 @@ def submit(database: Database, submission: Submission, *, window: int, wake_afte
         for start in range(0, template.size(), JOBS_PER_TRANSACTION):
             stop = min(start + JOBS_PER_TRANSACTION, template.size())
             array = _Array(submission.vo_id, campaign_id, step_id, spec_id, template.priority)
-            database.transact(partial(_add_jobs, array=array, start=start, stop=stop))
+            database.transact(partial(_add_jobs, submission=submission, array=array, start=start, stop=stop))
 
     def finish(tx: Transaction) -> list[Message]:
+        _go_on(tx, submission, campaign_id)
         steps.set_campaign_state(tx, campaign_id, CampaignState.ARRIVING, CampaignState.RUNNING)
         return steps.settle(tx, campaign_id, Window(window, tx.after(wake_after)))
 
@@ -96,8 +97,7 @@ def pause(database: Database, campaign_id: int) -> None:
         return latest
 
     for step in database.transact(work):
-        while database.transact(partial(_withdraw, step_id=step.id)):
-            pass
+        half_done.withdraw(database, step.id)
 
 
 def cancel(database: Database, campaign_id: int) -> None:
@@ -129,19 +129,6 @@ def accept(database: Database, campaign_id: int, step: str, *, window: int, wake
         return steps.settle(tx, campaign_id, Window(window, tx.after(wake_after)))
 
     return database.transact(work)
-
-
-def remove_unfinished_arrival(tx: Transaction, campaign_id: int) -> None:
-    """Take back what a submission that died had stored so far."""
-    step_ids = select(steps_table.c.id).where(steps_table.c.campaign_id == campaign_id)
-    job_ids = select(jobs_table.c.id).where(jobs_table.c.step_id.in_(step_ids))
-    tx.run(delete(job_events).where(job_events.c.job_id.in_(job_ids)))
-    tx.run(delete(jobs_table).where(jobs_table.c.step_id.in_(step_ids)))
-    tx.run(delete(job_specs).where(job_specs.c.step_id.in_(step_ids)))
-    tx.run(delete(datasets).where(datasets.c.step_id.in_(step_ids)))
-    tx.run(delete(steps_table).where(steps_table.c.campaign_id == campaign_id))
-    tx.run(delete(idempotency_keys).where(idempotency_keys.c.campaign_id == campaign_id))
-    tx.run(delete(campaigns).where(campaigns.c.id == campaign_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +178,7 @@ def _repeated(tx: Transaction, submission: Submission) -> int | None:
     rows = tx.lock(
         select(idempotency_keys.c.request_digest, idempotency_keys.c.created_at, campaigns.c.id, campaigns.c.state)
         .join(campaigns, campaigns.c.id == idempotency_keys.c.campaign_id)
-        .where(
-            idempotency_keys.c.owner_id == submission.owner_id,
-            idempotency_keys.c.idempotency_key == submission.idempotency_key,
-        )
+        .where(*_key_of(submission))
     )
     if submission.idempotency_key is None or not rows:
         return None
@@ -205,8 +189,27 @@ def _repeated(tx: Transaction, submission: Submission) -> int | None:
         return int(row.id)
     if (tx.now - row.created_at).total_seconds() < ARRIVAL_TIMEOUT:
         raise Conflict(f"campaign {row.id} of this Idempotency-Key is still arriving; ask again in a minute")
-    remove_unfinished_arrival(tx, row.id)
+    tx.run(delete(idempotency_keys).where(*_key_of(submission)))  # what has arrived is left to retention
     return None
+
+
+def _go_on(tx: Transaction, submission: Submission, campaign_id: int) -> None:
+    """Say that the submission is not silent. Raises Conflict when it was for so long that another has its key."""
+    if submission.idempotency_key is None:
+        return
+    mine = (*_key_of(submission), idempotency_keys.c.campaign_id == campaign_id)
+    if not tx.run(update(idempotency_keys).where(*mine).values(created_at=tx.now)):
+        raise Conflict(
+            f"the submission with Idempotency-Key {submission.idempotency_key!r} took too long and was begun again; "
+            "ask with the same key how that one went"
+        )
+
+
+def _key_of(submission: Submission) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return (
+        idempotency_keys.c.owner_id == submission.owner_id,
+        idempotency_keys.c.idempotency_key == submission.idempotency_key,
+    )
 
 
 def _check_sandboxes(tx: Transaction, submission: Submission) -> None:
@@ -259,10 +262,14 @@ def _templates(tx: Transaction, campaign_id: int) -> list[tuple[int, int, Step]]
     return [(row.id, row.spec_id, Step.model_validate_json(row.template)) for row in tx.rows(query)]
 
 
-def _add_jobs(tx: Transaction, array: _Array, start: int, stop: int) -> None:
+def _add_jobs(tx: Transaction, submission: Submission, array: _Array, start: int, stop: int) -> None:
+    _go_on(tx, submission, array.campaign_id)
     of_step = (jobs_table.c.step_id == array.step_id, jobs_table.c.state == JobState.RECEIVED)
     unpublished = (*of_step, jobs_table.c.wake_at.is_(None))
     last = tx.scalar(select(func.max(jobs_table.c.id)).where(*unpublished)) or 0
+    arrived_before = tx.scalar(select(jobs_table.c.array_index).where(jobs_table.c.id == last))
+    if arrived_before is not None and arrived_before >= start:
+        return  # run again after a commit that had succeeded, though its answer was lost
     row = {
         "vo_id": array.vo_id,
         "campaign_id": array.campaign_id,
@@ -278,17 +285,6 @@ def _add_jobs(tx: Transaction, array: _Array, start: int, stop: int) -> None:
         jobs_table.c.id, literal(0), literal(JobState.RECEIVED.value), literal(tx.now, jobs_table.c.created_at.type)
     ).where(*unpublished, jobs_table.c.id > last)
     tx.run(insert(job_events).from_select(["job_id", "attempt", "to_state", "at"], arrived))
-
-
-def _withdraw(tx: Transaction, step_id: int) -> int:
-    query = (
-        jobs.columns()
-        .where(jobs_table.c.step_id == step_id, jobs_table.c.state == JobState.WAITING)
-        .limit(JOBS_PER_TRANSACTION // 4)
-    )
-    found = jobs.lock_where(tx, query)
-    jobs.apply(tx, [jobs.Change(job, JobState.RECEIVED, "campaign paused") for job in found])
-    return len(found)
 
 
 def _require(state: CampaignState, wanted: set[CampaignState], campaign_id: int, word: str) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from sqlalchemy import Select, select, update
 
 from pipeline.store import campaigns, jobs, steps
-from pipeline.store.database import Database, Transaction
+from pipeline.store.database import Database, Transaction, in_chunks
 from pipeline.store.jobs import Change, JobRow
 from pipeline.store.steps import StepRow, Window
 from pipeline.store.tables import campaigns as campaigns_table
@@ -20,7 +20,13 @@ from schemas.messages import Message, StepsDue, about_ids
 from schemas.states import JOB_ON_PILOT, CampaignState, JobState, StepState
 
 JOBS_PER_TRANSACTION = 5_000
-_FRESH = (("infrastructure_losses", 0), ("payload_failures", 0), ("kill_requested", False), ("exit_code", None))
+_FRESH = (
+    ("infrastructure_losses", 0),
+    ("payload_failures", 0),
+    ("kill_requested", False),
+    ("exit_code", None),
+    ("dead_letter_id", None),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +115,10 @@ def _by_chunks(
 
 def _kill(tx: Transaction, ids: Sequence[int], counted: Counted) -> Callable[[], None]:
     found = jobs.lock(tx, ids)
-    on_pilot = [job for job in found if job.state in JOB_ON_PILOT]
-    at_once = [job for job in found if job.state not in JOB_ON_PILOT | {JobState.DONE, JobState.KILLED}]
+    given_up = _given_up(tx, found)
+    on_pilot = [job for job in found if job.state in JOB_ON_PILOT and job.id not in given_up]
+    over = {JobState.DONE, JobState.KILLED}
+    at_once = [job for job in found if job.id in given_up or job.state not in JOB_ON_PILOT | over]
     jobs.request_kill(tx, on_pilot)
     jobs.apply(tx, [Change(job, JobState.KILLED, "killed on request") for job in at_once])
     ended = steps.ended_steps(tx, {job.step_id for job in at_once})
@@ -122,6 +130,16 @@ def _kill(tx: Transaction, ids: Sequence[int], counted: Counted) -> Callable[[],
         counted.messages += messages
 
     return count
+
+
+def _given_up(tx: Transaction, found: Sequence[JobRow]) -> set[int]:
+    """Completing jobs whose check is a dead letter: their pilots have reported, so nobody else will kill them."""
+    completing = [job.id for job in found if job.state is JobState.COMPLETING]
+    given_up: set[int] = set()
+    for chunk in in_chunks(completing):
+        stamped = (jobs_table.c.id.in_(chunk), jobs_table.c.dead_letter_id.is_not(None))
+        given_up |= {row.id for row in tx.rows(select(jobs_table.c.id).where(*stamped))}
+    return given_up
 
 
 def _retry(tx: Transaction, ids: Sequence[int], counted: Counted, window: int, wake_after: float) -> Callable[[], None]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, exists, select, update
 
-from pipeline.store import campaigns as campaign_store
 from pipeline.store import instances, trigger_runs
 from pipeline.store.database import Database, Transaction
 from pipeline.store.tables import (
@@ -15,6 +14,7 @@ from pipeline.store.tables import (
     campaigns,
     datasets,
     enrolments,
+    files,
     idempotency_keys,
     job_events,
     job_specs,
@@ -30,13 +30,15 @@ from schemas.states import PILOT_FINAL, CampaignState
 
 BATCH = 1_000
 ARRIVAL_LIMIT = 3_600.0
+_OVER = (CampaignState.DONE, CampaignState.CANCELLED, CampaignState.ARRIVING)
 DAY = 86_400.0
 
 
 def purge(database: Database, seconds: float, *, most_batches: int = 1_000) -> int:
     """Delete what is older than `seconds`; how many batches it took. After `most_batches` the next tick goes on."""
     batches = 0
-    for campaign_id in database.transact(partial(_ended_campaigns, seconds=seconds)):
+    gone = [*database.read(_stuck_arrivals), *database.read(partial(_ended_campaigns, seconds=seconds))]
+    for campaign_id in gone:
         for _ in _emptied(database, campaign_id):
             batches += 1
             if batches >= most_batches:
@@ -54,12 +56,25 @@ def _ended_campaigns(tx: Transaction, seconds: float) -> list[int]:
     return [row.id for row in tx.rows(select(campaigns.c.id).where(*old).order_by(campaigns.c.id).limit(BATCH))]
 
 
+def _stuck_arrivals(tx: Transaction) -> list[int]:
+    """Submissions that died on the way."""
+    stuck = (campaigns.c.state == CampaignState.ARRIVING, campaigns.c.created_at < tx.after(-ARRIVAL_LIMIT))
+    return [row.id for row in tx.rows(select(campaigns.c.id).where(*stuck).order_by(campaigns.c.id).limit(BATCH))]
+
+
+def _is_over(tx: Transaction, campaign_id: int) -> bool:
+    """Whether it may still be deleted, until the transaction ends: somebody may have retried its failed jobs."""
+    return bool(tx.lock(select(campaigns.c.id).where(campaigns.c.id == campaign_id, campaigns.c.state.in_(_OVER))))
+
+
 def _emptied(database: Database, campaign_id: int) -> Iterator[int]:
     while deleted := database.transact(partial(_remove_jobs, campaign_id=campaign_id)):
         yield deleted
 
 
 def _remove_jobs(tx: Transaction, campaign_id: int) -> int:
+    if not _is_over(tx, campaign_id):
+        return 0
     of_steps = select(steps.c.id).where(steps.c.campaign_id == campaign_id)
     query = select(jobs.c.id).where(jobs.c.step_id.in_(of_steps)).order_by(jobs.c.id).limit(BATCH)
     ids = [row.id for row in tx.lock(query)]
@@ -71,7 +86,11 @@ def _remove_jobs(tx: Transaction, campaign_id: int) -> int:
 
 
 def _remove_campaign(tx: Transaction, campaign_id: int) -> None:
+    if not _is_over(tx, campaign_id):
+        return
     of_steps = select(steps.c.id).where(steps.c.campaign_id == campaign_id)
+    empty = ~exists().where(files.c.dataset_id == datasets.c.id)
+    tx.run(delete(datasets).where(datasets.c.step_id.in_(of_steps), empty))
     tx.run(update(datasets).where(datasets.c.step_id.in_(of_steps)).values(step_id=None))
     tx.run(delete(job_specs).where(job_specs.c.step_id.in_(of_steps)))
     tx.run(delete(steps).where(steps.c.campaign_id == campaign_id))
@@ -80,18 +99,12 @@ def _remove_campaign(tx: Transaction, campaign_id: int) -> None:
 
 
 def _odds_and_ends(seconds: float) -> list[Callable[[Transaction], object]]:
-    def arrivals(tx: Transaction) -> None:
-        stuck = (campaigns.c.state == CampaignState.ARRIVING, campaigns.c.created_at < tx.after(-ARRIVAL_LIMIT))
-        for row in tx.rows(select(campaigns.c.id).where(*stuck)):
-            campaign_store.remove_unfinished_arrival(tx, row.id)
-
     def ended_pilots(tx: Transaction) -> None:
         old = (pilots.c.state.in_(PILOT_FINAL), pilots.c.ended_at < tx.after(-seconds))
         ids = [row.id for row in tx.rows(select(pilots.c.id).where(*old).limit(BATCH))]
         tx.run(delete(pilots).where(pilots.c.id.in_(ids)))
 
     return [
-        arrivals,
         ended_pilots,
         lambda tx: trigger_runs.forget_before(tx, tx.after(-min(seconds, 7 * DAY))),
         lambda tx: tx.run(delete(redeliveries).where(redeliveries.c.at < tx.after(-DAY))),

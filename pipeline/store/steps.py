@@ -75,7 +75,10 @@ def all_ended_steps(tx: Transaction) -> list[int]:
 
 
 def starved_steps(tx: Transaction) -> list[int]:
-    """Running steps of running campaigns with unpublished jobs and none in a message: their window was lost."""
+    """Running steps of running campaigns with unpublished jobs and none in a message: their window was lost.
+
+    A job that cools off is in no message; those that come back from there have lost something before.
+    """
     of_step = (jobs_table.c.step_id == steps.c.id, jobs_table.c.state == JobState.RECEIVED)
     query = (
         select(steps.c.id)
@@ -84,7 +87,12 @@ def starved_steps(tx: Transaction) -> list[int]:
             steps.c.state == StepState.RUNNING,
             campaigns.c.state == CampaignState.RUNNING,
             exists().where(*of_step, jobs_table.c.wake_at.is_(None), jobs_table.c.dead_letter_id.is_(None)),
-            ~exists().where(*of_step, jobs_table.c.wake_at.is_not(None)),
+            ~exists().where(
+                *of_step,
+                jobs_table.c.wake_at.is_not(None),
+                jobs_table.c.infrastructure_losses == 0,
+                jobs_table.c.payload_failures == 0,
+            ),
         )
     )
     return [row.id for row in tx.rows(query)]

@@ -1,0 +1,57 @@
+"""Cancel and pause go through a campaign's jobs in steps: what a process that died on the way has left."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from sqlalchemy import exists, or_, select
+
+from pipeline.store import jobs
+from pipeline.store.database import Database, Transaction
+from pipeline.store.jobs import Change
+from pipeline.store.steps import UNFINISHED
+from pipeline.store.tables import campaigns, steps
+from pipeline.store.tables import jobs as jobs_table
+from schemas.states import CampaignState, JobState, StepState
+
+JOBS_PER_TRANSACTION = 5_000
+
+
+def half_cancelled(tx: Transaction) -> list[tuple[int, int]]:
+    """(VO, campaign) of cancelled campaigns with jobs that nobody has killed yet."""
+    given_up = (jobs_table.c.state == JobState.COMPLETING) & jobs_table.c.dead_letter_id.is_not(None)
+    alive = exists().where(
+        jobs_table.c.step_id == steps.c.id,
+        jobs_table.c.state.in_(UNFINISHED),
+        or_(~jobs_table.c.kill_requested, given_up),
+    )
+    query = select(campaigns.c.vo_id, campaigns.c.id).join(steps, steps.c.campaign_id == campaigns.c.id)
+    found = tx.rows(query.where(steps.c.state == StepState.CANCELLED, alive).distinct())
+    return sorted((row.vo_id, row.id) for row in found)
+
+
+def half_paused(tx: Transaction) -> list[int]:
+    """Steps of paused campaigns with waiting jobs; an assignment that nobody confirmed makes such jobs, too."""
+    waiting = exists().where(jobs_table.c.step_id == steps.c.id, jobs_table.c.state == JobState.WAITING)
+    query = select(steps.c.id).join(campaigns, campaigns.c.id == steps.c.campaign_id)
+    paused = (steps.c.state == StepState.RUNNING, campaigns.c.state == CampaignState.PAUSED)
+    return [row.id for row in tx.rows(query.where(*paused, waiting).order_by(steps.c.id))]
+
+
+def withdraw(database: Database, step_id: int) -> None:
+    """Let none of a step's jobs wait for a slot, for as long as its campaign is paused."""
+    while database.transact(partial(_withdraw, step_id=step_id)):
+        pass
+
+
+def _withdraw(tx: Transaction, step_id: int) -> int:
+    campaign_id = tx.scalar(select(steps.c.campaign_id).where(steps.c.id == step_id))
+    if not tx.share(
+        select(campaigns.c.id).where(campaigns.c.id == campaign_id, campaigns.c.state == CampaignState.PAUSED)
+    ):
+        return 0
+    of_step = (jobs_table.c.step_id == step_id, jobs_table.c.state == JobState.WAITING)
+    found = jobs.lock_where(tx, jobs.columns().where(*of_step).limit(JOBS_PER_TRANSACTION))
+    forgiven = (("dead_letter_id", None),)  # whatever letter names a job that waits, the job got over it
+    jobs.apply(tx, [Change(job, JobState.RECEIVED, "campaign paused", values=forgiven) for job in found])
+    return len(found)
