@@ -557,3 +557,7 @@ controls = Table(
     _at("at"),
 )
 """Single facts of the whole system: the provisioning cycle, since when the API serves heartbeats, pauses."""
+
+for _table in metadata.tables.values():
+    # MySQL's usual collations take A for a, and some é for e: two jobs' outputs, or two people, would be one.
+    _table.dialect_options["mysql"]["collate"] = "utf8mb4_bin"

@@ -33,6 +33,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("memory", sa.Integer(), nullable=False),
         sa.Column("ended_at", UtcDateTime, nullable=False),
         sa.PrimaryKeyConstraint("job_id", "attempt", name=op.f("pk_attempts")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -43,6 +44,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("since", UtcDateTime, nullable=False),
         sa.Column("at", UtcDateTime, nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_controls")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -57,6 +59,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("created_at", UtcDateTime, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_dead_letters")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     _index("ix_dead_letters_queue_created_at", "dead_letters", ["queue", "created_at"])
@@ -69,6 +72,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("reason", sa.String(length=1000), nullable=False),
         sa.Column("due_at", UtcDateTime, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_deferred_messages")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     _index("ix_deferred_messages_due_at", "deferred_messages", ["due_at"])
@@ -79,6 +83,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("path", sa.String(length=1000), nullable=False),
         sa.Column("due_at", UtcDateTime, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_deletions")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     _index("ix_deletions_due_at", "deletions", ["due_at"])
@@ -98,6 +103,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("started_at", UtcDateTime, nullable=False),
         sa.Column("last_seen", UtcDateTime, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_instances")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     _index("ix_instances_last_seen", "instances", ["last_seen"])
@@ -112,6 +118,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("reason", sa.String(length=500), nullable=True),
         sa.Column("at", UtcDateTime, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_job_events")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     _index("ix_job_events_job_id", "job_events", ["job_id"])
@@ -140,6 +147,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("wake_at", UtcDateTime, nullable=True),
         sa.Column("dead_letter_id", Id, nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     _index("ix_jobs_pilot_id_state", "jobs", ["pilot_id", "state"])
@@ -154,6 +162,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("running", sa.Integer(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_limits")),
         sa.UniqueConstraint("kind", "subject_id", name=op.f("uq_limits_kind_subject_id")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -166,6 +175,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("tail", LongText, nullable=False),
         sa.Column("at", UtcDateTime, nullable=False),
         sa.PrimaryKeyConstraint("job_id", name=op.f("pk_peeks")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -175,6 +185,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("wished_by", sa.String(length=200), nullable=False),
         sa.Column("wished_at", UtcDateTime, nullable=False),
         sa.PrimaryKeyConstraint("queue", name=op.f("pk_queue_controls")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -183,6 +194,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("deliveries", sa.Integer(), nullable=False),
         sa.Column("at", UtcDateTime, nullable=False),
         sa.PrimaryKeyConstraint("message_id", name=op.f("pk_redeliveries")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -195,6 +207,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("adler32", sa.String(length=8), nullable=False),
         sa.PrimaryKeyConstraint("job_id", "attempt", "name", name=op.f("pk_reported_outputs")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -204,6 +217,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("body", LongText, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_requirements")),
         sa.UniqueConstraint("signature", name=op.f("uq_requirements_signature")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -213,6 +227,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("declared", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_sites")),
         sa.UniqueConstraint("name", name=op.f("uq_sites_name")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -224,6 +239,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("declared", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_storages")),
         sa.UniqueConstraint("name", name=op.f("uq_storages_name")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -236,6 +252,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("executed_at", UtcDateTime, nullable=True),
         sa.Column("skipped", sa.Boolean(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("name", "scheduled_for", name=op.f("pk_trigger_runs")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     _index("ix_trigger_runs_published_at", "trigger_runs", ["published_at"])
@@ -245,6 +262,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("name", sa.String(length=63), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_vos")),
         sa.UniqueConstraint("name", name=op.f("uq_vos_name")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -254,6 +272,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("job_id", Id, autoincrement=False, nullable=False),
         sa.PrimaryKeyConstraint("autocluster_id", "descent", "job_id", name=op.f("pk_waiting_jobs")),
         sqlite_with_rowid=False,
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -276,6 +295,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
             "job_type",
             name=op.f("uq_autoclusters_requirement_id_vo_id_group_id_owner_id_job_type"),
         ),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     _index("ix_autoclusters_wake_at", "autoclusters", ["wake_at"])
@@ -287,6 +307,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.ForeignKeyConstraint(["vo_id"], ["vos.id"], name=op.f("fk_groups_vo_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_groups")),
         sa.UniqueConstraint("vo_id", "name", name=op.f("uq_groups_vo_id_name")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -297,6 +318,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("created_at", UtcDateTime, nullable=False),
         sa.ForeignKeyConstraint(["vo_id"], ["vos.id"], name=op.f("fk_sandboxes_vo_id")),
         sa.PrimaryKeyConstraint("vo_id", "digest", name=op.f("pk_sandboxes")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -316,6 +338,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.ForeignKeyConstraint(["site_id"], ["sites.id"], name=op.f("fk_site_queues_site_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_site_queues")),
         sa.UniqueConstraint("site_id", "name", name=op.f("uq_site_queues_site_id_name")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -326,6 +349,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.ForeignKeyConstraint(["site_id"], ["sites.id"], name=op.f("fk_site_storages_site_id")),
         sa.ForeignKeyConstraint(["storage_id"], ["storages.id"], name=op.f("fk_site_storages_storage_id")),
         sa.PrimaryKeyConstraint("site_id", "storage_id", name=op.f("pk_site_storages")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -344,6 +368,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.ForeignKeyConstraint(["site_queue_id"], ["site_queues.id"], name=op.f("fk_bans_site_queue_id")),
         sa.ForeignKeyConstraint(["vo_id"], ["vos.id"], name=op.f("fk_bans_vo_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_bans")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -358,6 +383,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.ForeignKeyConstraint(["vo_id"], ["vos.id"], name=op.f("fk_enrolments_vo_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_enrolments")),
         sa.UniqueConstraint("digest", name=op.f("uq_enrolments_digest")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -371,6 +397,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.ForeignKeyConstraint(["vo_id"], ["vos.id"], name=op.f("fk_identities_vo_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_identities")),
         sa.UniqueConstraint("vo_id", "issuer", "subject", name=op.f("uq_identities_vo_id_issuer_subject")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -401,6 +428,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.PrimaryKeyConstraint("id", name=op.f("pk_pilots")),
         sa.UniqueConstraint("tag", name=op.f("uq_pilots_tag")),
         sa.UniqueConstraint("token_digest", name=op.f("uq_pilots_token_digest")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     _index("ix_pilots_site_queue_id_state", "pilots", ["site_queue_id", "state"])
@@ -417,6 +445,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.ForeignKeyConstraint(["owner_id"], ["identities.id"], name=op.f("fk_campaigns_owner_id")),
         sa.ForeignKeyConstraint(["vo_id"], ["vos.id"], name=op.f("fk_campaigns_vo_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_campaigns")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     _index("ix_campaigns_vo_id_state", "campaigns", ["vo_id", "state"])
@@ -434,6 +463,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("dead_letter_id", Id, nullable=True),
         sa.ForeignKeyConstraint(["pilot_id"], ["pilots.id"], name=op.f("fk_slots_pilot_id")),
         sa.PrimaryKeyConstraint("pilot_id", name=op.f("pk_slots")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     _index("ix_slots_state", "slots", ["state"])
@@ -453,6 +483,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.ForeignKeyConstraint(["vo_id"], ["vos.id"], name=op.f("fk_tokens_vo_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tokens")),
         sa.UniqueConstraint("digest", name=op.f("uq_tokens_digest")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -465,6 +496,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.ForeignKeyConstraint(["campaign_id"], ["campaigns.id"], name=op.f("fk_idempotency_keys_campaign_id")),
         sa.ForeignKeyConstraint(["owner_id"], ["identities.id"], name=op.f("fk_idempotency_keys_owner_id")),
         sa.PrimaryKeyConstraint("owner_id", "idempotency_key", name=op.f("pk_idempotency_keys")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -484,6 +516,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.ForeignKeyConstraint(["campaign_id"], ["campaigns.id"], name=op.f("fk_steps_campaign_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_steps")),
         sa.UniqueConstraint("campaign_id", "name", "version", name=op.f("uq_steps_campaign_id_name_version")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     _index("ix_steps_state", "steps", ["state"])
@@ -498,6 +531,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.ForeignKeyConstraint(["vo_id"], ["vos.id"], name=op.f("fk_datasets_vo_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_datasets")),
         sa.UniqueConstraint("step_id", name=op.f("uq_datasets_step_id")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -508,6 +542,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.Column("sandbox", sa.String(length=64), nullable=True),
         sa.ForeignKeyConstraint(["step_id"], ["steps.id"], name=op.f("fk_job_specs_step_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_job_specs")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     op.create_table(
@@ -528,6 +563,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.ForeignKeyConstraint(["vo_id"], ["vos.id"], name=op.f("fk_files_vo_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_files")),
         sa.UniqueConstraint("vo_id", "lfn", name=op.f("uq_files_vo_id_lfn")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
     _index("ix_files_dataset_id", "files", ["dataset_id"])
@@ -543,6 +579,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a migration is one list of statements
         sa.ForeignKeyConstraint(["file_id"], ["files.id"], name=op.f("fk_replicas_file_id")),
         sa.ForeignKeyConstraint(["storage_id"], ["storages.id"], name=op.f("fk_replicas_storage_id")),
         sa.PrimaryKeyConstraint("file_id", "storage_id", name=op.f("pk_replicas")),
+        mysql_collate="utf8mb4_bin",
         if_not_exists=True,
     )
 
