@@ -45,8 +45,11 @@ def advice(view: CampaignView) -> Iterator[str]:
                 f"step {step.name} is blocked: {done} of {counted(total, 'job')} done, {step.min_success:.0%} "
                 "must be; the others failed or were killed"
             )
-            yield f"  why:             penstock jobs list --campaign {view.id} --step {step.name} --state failed"
-            yield f"  try again:       penstock campaigns retry {view.id}"
+            ends = [state for state in (JobState.FAILED, JobState.KILLED) if step.jobs.get(state)]
+            states = " ".join(f"--state {state}" for state in ends)
+            yield f"  why:             penstock jobs list --campaign {view.id} --step {step.name} {states}"
+            if JobState.FAILED in ends:
+                yield f"  try again:       penstock campaigns retry {view.id}"
             yield f"  go on without:   penstock campaigns accept {view.id} {step.name}"
 
 

@@ -10,8 +10,7 @@ from pipeline.cli.campaign_page import show_campaign
 from pipeline.cli.options import RowId, example, json_option, pass_settings
 from pipeline.cli.output import cells, print_json, show_list
 from pipeline.cli.progress import newest_steps
-from pipeline.cli.remote import gather
-from pipeline.cli.words import counted
+from pipeline.cli.remote import gather, what_changed
 from pipeline.client import open_client
 from pipeline.errors import BadInput
 from pipeline.settings import Settings
@@ -120,6 +119,4 @@ def _command(settings: Settings, campaign_id: int, word: str) -> None:
 
 
 def _say(answer: Commanded) -> None:
-    counts = [f"{counted(answer.changed, 'job')} changed"] if answer.changed else []
-    counts += [f"{counted(answer.requested, 'job')} will end at their pilots' word"] if answer.requested else []
-    click.echo(", ".join([f"campaign {answer.campaign_id}: {answer.state}", *counts]))
+    click.echo(", ".join([f"campaign {answer.campaign_id}: {answer.state}", *what_changed(answer)]))

@@ -12,8 +12,7 @@ from pipeline.cli.fetching import fetch_outputs
 from pipeline.cli.job_page import show_job
 from pipeline.cli.options import RowId, example, json_option, pass_settings
 from pipeline.cli.output import cells, print_json, show_list, warn
-from pipeline.cli.remote import asked, gather
-from pipeline.cli.words import counted
+from pipeline.cli.remote import asked, gather, what_changed
 from pipeline.client import open_client
 from pipeline.settings import Settings
 from schemas.api import Changed, JobQuery, JobSelection
@@ -143,9 +142,7 @@ def _selection(ids: tuple[int, ...], options: dict[str, Any]) -> JobSelection:
 
 
 def _say(answer: Changed, nothing: str) -> None:
-    parts = [f"{counted(answer.changed, 'job')} changed"]
-    if answer.requested:
-        parts.append(f"{counted(answer.requested, 'job')} will end at their pilots' word")
-    click.echo(", ".join(parts))
-    if not answer.changed and not answer.requested:
+    done = what_changed(answer)
+    click.echo(", ".join(done) or "0 jobs changed")
+    if not done:
         click.echo(nothing, err=True)

@@ -28,9 +28,8 @@ _COLOURS = {
 }  # fmt: skip
 _COLOURED = frozenset({"state", "wish", "outcome"})
 _TITLES = {"campaign_id": "campaign", "job_id": "job", "pilot_id": "pilot", "exit_code": "exit"}
-_FOLDED = frozenset({"reason", "lfn", "queues", "name", "jobs", "url", "batch_id", "schedule"})
-"""Columns whose cells may take several lines where the terminal is narrow."""
-_FOLDED_WIDTH = 14
+_FOLDED = {"reason": 24, "lfn": 24, "url": 24, "queues": 14, "name": 14, "jobs": 14, "batch_id": 14}
+"""Columns whose cells may take several lines where the terminal is narrow, and the width that they keep."""
 _LESSER = ("changed_at", "ended_at", "adler32", "batch_id", "created_at", "attempt", "group", "version")
 """Columns that a narrow terminal goes without, in this order."""
 _GAP = 2
@@ -166,7 +165,7 @@ class _Column:
     @property
     def least(self) -> int:
         """Characters that it can't do without."""
-        return min(self.width, _FOLDED_WIDTH) if self.name in _FOLDED else self.width
+        return min(self.width, _FOLDED.get(self.name, self.width))
 
     @property
     def is_empty(self) -> bool:

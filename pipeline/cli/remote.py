@@ -9,8 +9,9 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.cli.jobfile import first_complaint
 from pipeline.cli.output import warn
+from pipeline.cli.words import counted
 from pipeline.errors import BadInput
-from schemas.api import MAX_PAGE, Page
+from schemas.api import MAX_PAGE, Changed, Page
 
 I_co = TypeVar("I_co", covariant=True)
 I = TypeVar("I")  # noqa: E741 - an item
@@ -34,6 +35,13 @@ def asked(model: type[M], **values: Any) -> M:
         return model.model_validate(values)
     except ValidationError as error:
         raise BadInput(first_complaint(error)) from error
+
+
+def what_changed(answer: Changed) -> list[str]:
+    """What a command did to jobs, in words; nothing when it did nothing."""
+    now = [f"{counted(answer.changed, 'job')} changed"] if answer.changed else []
+    later = [f"{counted(answer.requested, 'job')} to end once the pilot confirms"] if answer.requested else []
+    return now + later
 
 
 def gather(ask: Callable[[Q], ReplyPage[I]], query: Q, limit: int) -> list[I]:
