@@ -15,7 +15,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -34,6 +33,8 @@ KEPT = 7 * 86_400.0
 """Seconds that the folder of an ended pilot is kept."""
 _PAUSE = 0.02
 _LOCK_PATIENCE = 1.0
+_children: list[subprocess.Popen[bytes]] = []
+"""Shells that this process has started and that have not been seen to end."""
 
 _SCRIPT = """
 read -r _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ started _ < /proc/$$/stat
@@ -68,6 +69,7 @@ class LocalBatchSystem:
 
     def poll(self, tags: Sequence[str]) -> Mapping[str, BatchAnswer]:
         """Their states by lock and exit code."""
+        _reap()
         answers = {tag: self._answer(tag) for tag in tags}
         return {tag: answer for tag, answer in answers.items() if answer is not None}
 
@@ -163,7 +165,13 @@ def _spawn(folder: Path, lock: int, command: Sequence[str]) -> None:
             stderr=stderr,
             start_new_session=True,
         )
-    threading.Thread(target=process.wait, daemon=True).start()  # else it would stay a zombie as long as we live
+    _children.append(process)
+
+
+def _reap() -> None:
+    """Ended children would stay zombies for as long as we live. No thread each: a worker's memory limit counts
+    their stacks, and 120 pilots were all that it had room for."""
+    _children[:] = [process for process in _children if process.poll() is None]
 
 
 def _take_lock(folder: Path) -> int | None:

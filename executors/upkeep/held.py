@@ -16,4 +16,6 @@ def after_bans(context: Context) -> list[Message]:
 
 def wake(context: Context) -> list[Message]:
     """The messages about all held jobs, received again."""
-    return held.wake_held(context.database, None, wake_after=context.settings.wake_after)
+    settings = context.settings
+    woken = held.wake_held(context.database, None, window=settings.campaign_window, wake_after=settings.wake_after)
+    return list(woken.messages)

@@ -17,6 +17,8 @@ from schemas.messages import FilesDue, Message, about_ids
 MOST = 10_000
 REPLICA_AGE = 7 * 86_400.0
 """Seconds after which a replica is compared with its storage again."""
+PUT_OFF = 600.0
+"""Seconds after which a storage that was down is asked to delete again."""
 DAY = 86_400.0
 
 _log = get_logger("upkeep")
@@ -34,6 +36,7 @@ def delete_losers(context: Context) -> list[Message]:
             open_storage(rows[storage_id].kind, rows[storage_id].url).delete([d.path for d in deletions])
         except PenstockError as error:
             _log.warning("storage_unavailable", storage=rows[storage_id].name, error=str(error))
+            context.database.transact(partial(losers.put_off, ids=[d.id for d in deletions], seconds=PUT_OFF))
             continue
         context.database.transact(partial(losers.forget, ids=[deletion.id for deletion in deletions]))
     return []
@@ -52,8 +55,10 @@ def compare_replicas(context: Context) -> list[Message]:
 
 def recount(context: Context) -> list[Message]:
     """Put limits right, and report those that had drifted."""
-    for site_id, counted, true in context.database.transact(reconcile.recount_limits):
-        _log.error("limit_drifted", site_id=site_id, counted=counted, true=true)
+    for site_id in context.database.read(reconcile.limited_sites):
+        drift = context.database.transact(partial(reconcile.recount_limit, site_id=site_id))
+        if drift is not None:
+            _log.error("limit_drifted", site_id=site_id, counted=drift[0], true=drift[1])
     return []
 
 

@@ -6,7 +6,7 @@ from structlog import get_logger
 
 from executors.upkeep.decide import silence_is_general
 from pipeline.runtime.spec import Context
-from pipeline.store import silence
+from pipeline.store import pilots, silence
 from pipeline.store.database import Transaction
 from pipeline.store.losses import NOTHING, Aftermath, Rules, to_publish
 from schemas.messages import Message
@@ -38,12 +38,16 @@ def _deal_with(context: Context, pilot: silence.Silent, rules: Rules) -> Afterma
     lost = pilot.seconds > context.settings.pilot_lease
     reason = f"its pilot was silent for {pilot.seconds:.0f} s"
 
-    def work(tx: Transaction) -> Aftermath:
+    def work(tx: Transaction) -> Aftermath | None:
+        if not pilots.still_silent(tx, pilot.pilot_id, rules.heartbeat_timeout):
+            return None  # it has spoken since the list was made
         if lost:
             return silence.lose(tx, pilot.pilot_id, rules, reason)
         silence.stall(tx, pilot.pilot_id)
         return NOTHING
 
     aftermath = context.database.transact(work)
+    if aftermath is None:
+        return NOTHING
     _log.warning("pilot_silent", pilot_id=pilot.pilot_id, seconds=round(pilot.seconds), lost=lost)
     return aftermath

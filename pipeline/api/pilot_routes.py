@@ -18,7 +18,7 @@ from pipeline.api.policy import FOR_ALL, PilotCaller
 from pipeline.api.served_slots import ServedSlots
 from pipeline.api.services import Services, ServicesOf
 from pipeline.api.uploads import AS_BODY, Upload
-from pipeline.errors import DatabaseUnavailable, NotFound, Unauthorized
+from pipeline.errors import NotFound, Unauthorized
 from pipeline.store import attempts, heartbeats, offers, pilots
 from pipeline.store.access import Caller
 from pipeline.store.database import Transaction
@@ -64,7 +64,7 @@ async def _mark(services: Services) -> None:
     while True:
         try:
             await to_thread.run_sync(lambda: services.database.transact(lambda tx: heartbeats.mark_serving(tx, gap)))
-        except DatabaseUnavailable as error:
+        except Exception as error:  # noqa: BLE001 - the task's boundary: without it no pilot would ever count as silent
             _log.warning("serving_unmarked", error=str(error))
         await asyncio.sleep(min(MARK_EVERY, gap / 3))
 

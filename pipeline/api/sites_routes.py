@@ -57,6 +57,7 @@ def allow(caller: Operator, services: ServicesOf, site: Site, body: AllowRequest
 def _wake(services: ServicesOf, *, dry_run: bool) -> int:
     if dry_run:
         return 0
-    messages = sites.wake_held(services.database, None, wake_after=services.settings.wake_after)
-    services.publisher.publish(messages)
-    return sum(len(message.body.ids()) for message in messages)
+    settings = services.settings
+    woken = sites.wake_held(services.database, None, window=settings.campaign_window, wake_after=settings.wake_after)
+    services.publisher.publish(woken.messages)
+    return woken.jobs

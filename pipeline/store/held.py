@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from sqlalchemy import select
 
 from pipeline.store import jobs
 from pipeline.store.database import CHUNK, Database, Transaction, in_chunks
-from pipeline.store.jobs import Change
+from pipeline.store.jobs import Change, JobRow
+from pipeline.store.steps import Window, next_window
 from pipeline.store.tables import campaigns, steps
 from pipeline.store.tables import jobs as jobs_table
-from schemas.messages import JobsReceived, Message, about_ids
+from schemas.messages import Message
 from schemas.states import JobState, StepState
 
 STEPS_AT_ONCE = 200
 
 
-def wake_held(database: Database, vo_id: int | None, *, wake_after: float) -> list[Message]:
-    """Receive the held jobs of a VO (None: of all) again, a chunk at a time; the messages to publish."""
+@dataclass(frozen=True, slots=True)
+class Woken:
+    """How many jobs were received again, and the messages to publish: a window of each step, as at its release."""
+
+    jobs: int
+    messages: Sequence[Message]
+
+
+def wake_held(database: Database, vo_id: int | None, *, window: int, wake_after: float) -> Woken:
+    """Receive the held jobs of a VO (None: of all) again, a chunk at a time."""
+    woken: Counter[int] = Counter()
+    for some in in_chunks(database.read(partial(_running_steps, vo_id=vo_id)), STEPS_AT_ONCE):
+        last = 0
+        while found := database.transact(partial(_wake, step_ids=some, after=last)):
+            woken.update(job.step_id for job in found)
+            last = found[-1].id
     messages: list[Message] = []
-    step_ids = database.transact(partial(_running_steps, vo_id=vo_id))
-    for some in in_chunks(step_ids, STEPS_AT_ONCE):
-        while woken := database.transact(partial(_wake, step_ids=some, wake_after=wake_after)):
-            messages += woken
-    return messages
+    for step_id in sorted(woken):
+        messages += database.transact(partial(_open, step_id=step_id, window=window, wake_after=wake_after))
+    return Woken(woken.total(), messages)
 
 
 def _running_steps(tx: Transaction, vo_id: int | None) -> list[int]:
@@ -35,9 +50,12 @@ def _running_steps(tx: Transaction, vo_id: int | None) -> list[int]:
     return [row.id for row in tx.rows(query)]
 
 
-def _wake(tx: Transaction, step_ids: Sequence[int], wake_after: float) -> list[Message]:
-    held = jobs.columns().where(jobs_table.c.step_id.in_(step_ids), jobs_table.c.state == JobState.HELD)
-    found = jobs.lock_where(tx, held.limit(CHUNK))
-    wake_at = tx.after(wake_after)
-    jobs.apply(tx, [Change(job, JobState.RECEIVED, "sites changed", wake_at=wake_at) for job in found])
-    return about_ids(JobsReceived, [job.id for job in found], now=tx.now)
+def _open(tx: Transaction, step_id: int, window: int, wake_after: float) -> list[Message]:
+    return next_window(tx, step_id, Window(window, tx.after(wake_after)))
+
+
+def _wake(tx: Transaction, step_ids: Sequence[int], after: int) -> list[JobRow]:
+    held = (jobs_table.c.step_id.in_(step_ids), jobs_table.c.state == JobState.HELD, jobs_table.c.id > after)
+    found = jobs.lock_where(tx, jobs.columns().where(*held).limit(CHUNK))
+    jobs.apply(tx, [Change(job, JobState.RECEIVED, "sites changed") for job in found])
+    return found

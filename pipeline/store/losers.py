@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from pipeline.store import specs
-from pipeline.store.database import Transaction
+from pipeline.store.database import Transaction, in_chunks
 from pipeline.store.tables import deletions, site_storages, storages, vos
 from schemas.paths import attempt_folder
 
@@ -67,10 +67,16 @@ def due(tx: Transaction, most: int) -> list[Deletion]:
     return [Deletion(row.id, row.storage_id, row.path) for row in found]
 
 
+def put_off(tx: Transaction, ids: Sequence[int], seconds: float) -> None:
+    """Their storage is down: others' folders come first."""
+    for chunk in in_chunks(ids):
+        tx.run(update(deletions).where(deletions.c.id.in_(chunk)).values(due_at=tx.after(seconds)))
+
+
 def forget(tx: Transaction, ids: Sequence[int]) -> None:
     """These folders are gone."""
-    if ids:
-        tx.run(delete(deletions).where(deletions.c.id.in_(ids)))
+    for chunk in in_chunks(ids):
+        tx.run(delete(deletions).where(deletions.c.id.in_(chunk)))
 
 
 def _first_storages(tx: Transaction, site_ids: set[int]) -> dict[int, int]:

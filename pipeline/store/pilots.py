@@ -18,7 +18,7 @@ from pipeline.store.losses import NOTHING, Aftermath, Rules, lose
 from pipeline.store.tables import enrolments, pilots, site_queues, sites, slots, vos
 from schemas.pilots import EnrolRequest
 from schemas.sites import SiteQueueEntry
-from schemas.states import PILOT_FINAL, PILOT_PENDING, PILOT_TRANSITIONS, PilotState
+from schemas.states import PILOT_ACTIVE, PILOT_FINAL, PILOT_PENDING, PILOT_TRANSITIONS, PilotState
 
 TOKEN_PREFIX = "pil_"  # noqa: S105 - a prefix, no secret
 SECRET_PREFIX = "enr_"  # noqa: S105 - a prefix, no secret
@@ -112,6 +112,12 @@ def lock(tx: Transaction, pilot_id: int) -> PilotRow:
     if pilot.state in PILOT_FINAL:
         raise Unauthorized(f"the pilot {pilot.tag} is {pilot.state}; it must end itself")
     return pilot
+
+
+def still_silent(tx: Transaction, pilot_id: int, seconds: float) -> bool:
+    """Whether an active pilot has said nothing for so long. It can't until the transaction ends: it is locked."""
+    silent = (pilots.c.state.in_(PILOT_ACTIVE), pilots.c.last_seen < tx.after(-seconds))
+    return bool(tx.lock(select(pilots.c.id).where(pilots.c.id == pilot_id, *silent)))
 
 
 def seen(tx: Transaction, pilot: PilotRow) -> None:

@@ -46,15 +46,19 @@ def return_unconfirmed(tx: Transaction, most: int) -> int:
     return len(found)
 
 
-def recount_limits(tx: Transaction) -> list[tuple[int, int, int]]:
-    """Put every site limit right by the jobs that occupy it; (site id, counted, true) where it was off."""
-    drift = []
-    for row in tx.rows(select(limits.c.id, limits.c.subject_id).where(limits.c.kind == "site").order_by(limits.c.id)):
-        (limit,) = tx.lock(select(limits.c.running).where(limits.c.id == row.id))
-        of_site = select(pilots.c.id).where(pilots.c.site_id == row.subject_id)
+def limited_sites(tx: Transaction) -> list[int]:
+    """The sites that have a limit of running jobs."""
+    return [row.subject_id for row in tx.rows(select(limits.c.subject_id).where(limits.c.kind == "site"))]
+
+
+def recount_limit(tx: Transaction, site_id: int) -> tuple[int, int] | None:
+    """Put a site's limit right by the jobs that occupy it; (counted, true) where it was off."""
+    mine = (limits.c.kind == "site", limits.c.subject_id == site_id)
+    for limit in tx.lock(select(limits.c.running).where(*mine)):
+        of_site = select(pilots.c.id).where(pilots.c.site_id == site_id)
         occupying = (jobs_table.c.pilot_id.in_(of_site), jobs_table.c.state.in_(JOB_OCCUPYING))
         true = tx.scalar(select(func.count()).select_from(jobs_table).where(*occupying))
         if true != limit.running:
-            tx.run(update(limits).where(limits.c.id == row.id).values(running=true))
-            drift.append((row.subject_id, limit.running, true))
-    return drift
+            tx.run(update(limits).where(*mine).values(running=true))
+            return limit.running, true
+    return None

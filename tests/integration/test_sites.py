@@ -133,12 +133,13 @@ def test_held_jobs_of_the_concerned_vo_are_received_again(database: Database) ->
     theirs = submit(database, {"name": "s", **array(2)}, owner=user(database, "other"))
     for submitted in (mine, theirs):
         move(database, [job.id for job in all_jobs(database, submitted.campaign_id)], JobState.HELD)
-    messages = sites.wake_held(database, user(database).vo_id, wake_after=30.0)
-    named = [i for message in messages if isinstance(message.body, JobsReceived) for i in message.body.job_ids]
+    woken = sites.wake_held(database, user(database).vo_id, window=4, wake_after=30.0)
+    assert woken.jobs == 3
+    named = [i for message in woken.messages if isinstance(message.body, JobsReceived) for i in message.body.job_ids]
     assert named == [job.id for job in all_jobs(database, mine.campaign_id)]
     assert {job.state for job in all_jobs(database, mine.campaign_id)} == {JobState.RECEIVED}
     assert {job.state for job in all_jobs(database, theirs.campaign_id)} == {JobState.HELD}
-    assert len(sites.wake_held(database, None, wake_after=30.0)) == 1
+    assert len(sites.wake_held(database, None, window=4, wake_after=30.0).messages) == 1
     assert {job.state for job in all_jobs(database, theirs.campaign_id)} == {JobState.RECEIVED}
 
 
