@@ -152,6 +152,7 @@ def test_sites_are_applied_banned_and_allowed(user: CommandLine, tmp_path: Path)
     assert "A/short" in user.said("sites", "ban", "A", "--queue", "short", "--reason", "cooling", "--until", "2h")
     assert "banned" in user.said("sites", "list")
     assert "lifted" in user.said("sites", "allow", "A")
+    assert "is past" in user.complaint("sites", "ban", "A", "--reason", "x", "--until", "2020-01-01")
     assert "there is no site 'B'" in user.complaint("sites", "ban", "B", "--reason", "x").replace('"', "'")
 
 
