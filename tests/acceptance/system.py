@@ -81,9 +81,12 @@ class System:
         return kept | own | self.variables
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """A process of ours that goes on running; its output goes to a log."""
+        """A process of ours that goes on running; its output goes to a log.
+
+        It is nice: it stands for another machine, whose processors a person's commands do not wait for.
+        """
         with (self.folder / f"{arguments[0]}-{len(self.processes)}.log").open("wb") as log:
-            command = [sys.executable, "-m", "pipeline.cli", *arguments]
+            command = ["nice", sys.executable, "-m", "pipeline.cli", *arguments]
             process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
         self.processes.append(process)
         return process

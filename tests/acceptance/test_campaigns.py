@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
+from statistics import median
 from threading import Event
 from typing import Any
 
@@ -25,7 +26,7 @@ from tests.waiting import eventually
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "zmumu"
 TIMES = 3
-"""Submissions of which the fastest counts: the machine has other work, too."""
+"""Submissions before, during and after, of which the median counts: the machine may have other work, too."""
 OUTAGE = 20.0
 """Seconds without an API: three times the pilots' lease, and the design's 30 minutes scaled down."""
 
@@ -93,14 +94,16 @@ def test_ten_jobs_do_not_wait_for_a_hundred_thousand_of_another_campaign(
         nobody: dict[str, Any] = deepcopy(SITES)
         nobody["sites"][0]["queues"][0]["max_pilots"] = 0
         system.apply_sites(nobody)
-        alone = min(_seconds_until_waiting(system, database) for _ in range(TIMES))
+        alone = [_seconds_until_waiting(system, database) for _ in range(TIMES)]
         large = system.submit(ledger_campaign(tmp_path, 100_000))
-        behind = min(_seconds_until_waiting(system, database) for _ in range(TIMES))
+        behind = [_seconds_until_waiting(system, database) for _ in range(TIMES)]
         still = exists().where(jobs.c.campaign_id == large, jobs.c.state == JobState.RECEIVED)
         assert database.read(lambda tx: tx.scalar(select(still))), "the large campaign was still being dealt with"
+        system.run("campaigns", "cancel", str(large))
+        alone += [_seconds_until_waiting(system, database) for _ in range(TIMES)]
     database.close()
-    print(f"ten jobs: alone {alone:.2f} s, behind 100,000 {behind:.2f} s")
-    assert behind <= 2 * alone
+    print(f"ten jobs, seconds: alone {alone}, behind 100,000 {behind}")
+    assert median(behind) <= 2 * median(alone)
 
 
 def test_stock_rq_sees_the_depth_that_penstock_sees(servers: dict[str, str], tmp_path: Path) -> None:
@@ -122,7 +125,7 @@ def _seconds_until_waiting(system: System, database: Database) -> float:
     begun = time.monotonic()
     campaign_id = system.submit(ledger_campaign(system.folder, 10))
     eventually(lambda: _states(database, campaign_id) == {"waiting": 10}, within=60, every=0.01)
-    return time.monotonic() - begun
+    return round(time.monotonic() - begun, 2)
 
 
 def _only_job(system: System) -> dict[str, Any]:
