@@ -14,6 +14,8 @@ from uuid import UUID
 import uuid_utils.compat
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, SerializeAsAny, model_validator
 
+from schemas.states import JobState
+
 MAX_IDS = 1_000
 MAX_BYTES = 1 << 20
 
@@ -29,7 +31,9 @@ class Body(BaseModel):
     queue: ClassVar[str]
     version: ClassVar[int] = 1
     rows: ClassVar[str | None] = None
-    """The table whose rows the ids name: jobs, steps, files, pilots, autoclusters, site_queues."""
+    """The table whose rows the ids name: jobs, steps, files, slots, autoclusters, site_queues."""
+    in_state: ClassVar[str | None] = None
+    """The state in which a row is this message's business; None: in any."""
 
     @classmethod
     def type_name(cls) -> str:
@@ -62,6 +66,7 @@ class JobsReceived(IdsBody):
 
     queue: ClassVar[str] = "optimisation"
     rows: ClassVar[str | None] = "jobs"
+    in_state: ClassVar[str | None] = JobState.RECEIVED
     job_ids: Ids
 
 
@@ -101,6 +106,7 @@ class OutputsReported(IdsBody):
 
     queue: ClassVar[str] = "data"
     rows: ClassVar[str | None] = "jobs"
+    in_state: ClassVar[str | None] = JobState.COMPLETING
     job_ids: Ids
 
 

@@ -9,12 +9,14 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from pipeline.store.access import ensure_vo
 from pipeline.store.database import Database, Transaction
+from pipeline.store.heartbeats import SERVING, mark_serving
 from pipeline.store.tables import (
     bans,
+    controls,
     files,
     limits,
     pilots,
@@ -111,6 +113,16 @@ def slot(database: Database, pilot_id: int, *, lifetime: float = DAY, **columns:
 def offering(database: Database, at: Site, *, vo: str = "default", **columns: Any) -> int:
     """A running pilot with its slot; `columns` are the slot's. The pilot's id."""
     return slot(database, pilot(database, at, vo=vo), **columns)
+
+
+def serving(database: Database, seconds: float) -> None:
+    """The API has served heartbeats for so many seconds."""
+
+    def work(tx: Transaction) -> None:
+        mark_serving(tx, 30)
+        tx.run(update(controls).where(controls.c.name == SERVING).values(since=tx.after(-seconds)))
+
+    database.transact(work)
 
 
 def file(database: Database, lfn: str, *stored_at: Site, vo: str = "default", **columns: Any) -> int:

@@ -28,6 +28,7 @@ RULES = Rules(
     cool_off=Backoff(base=60.0, cap=3_600.0),
     heartbeat_interval=10.0,
     heartbeat_timeout=120.0,
+    confirm_timeout=120.0,
     max_failures=5,
 )
 

@@ -12,6 +12,7 @@ from pipeline.runtime.spec import Context
 from pipeline.store import files, half_done, job_commands, jobs, reconcile, steps
 from pipeline.store.database import Transaction
 from pipeline.store.job_commands import JobFilter
+from pipeline.store.losses import Rules
 from pipeline.store.steps import Window
 from pipeline.transport.port import open_transport
 from schemas.messages import (
@@ -63,8 +64,7 @@ def _finish_commands(context: Context) -> list[Message]:
 
 
 def _jobs(tx: Transaction, context: Context, horizons: Mapping[str, Horizon]) -> list[Message]:
-    del context
-    reconcile.return_unconfirmed(tx, MOST)
+    reconcile.return_unconfirmed(tx, MOST, Rules.of(context.settings))
     overdue = jobs.overdue(tx, (JobState.RECEIVED, JobState.COMPLETING), MOST)
     messages: list[Message] = []
     for state, body in ((JobState.RECEIVED, JobsReceived), (JobState.COMPLETING, OutputsReported)):

@@ -52,6 +52,5 @@ def _withdraw(tx: Transaction, step_id: int) -> int:
         return 0
     of_step = (jobs_table.c.step_id == step_id, jobs_table.c.state == JobState.WAITING)
     found = jobs.lock_where(tx, jobs.columns().where(*of_step).limit(JOBS_PER_TRANSACTION))
-    forgiven = (("dead_letter_id", None),)  # whatever letter names a job that waits, the job got over it
-    jobs.apply(tx, [Change(job, JobState.RECEIVED, "campaign paused", values=forgiven) for job in found])
+    jobs.apply(tx, [Change(job, JobState.RECEIVED, "campaign paused") for job in found])
     return len(found)

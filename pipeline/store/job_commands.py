@@ -25,7 +25,6 @@ _FRESH = (
     ("payload_failures", 0),
     ("kill_requested", False),
     ("exit_code", None),
-    ("dead_letter_id", None),
 )
 
 
@@ -64,11 +63,14 @@ class JobFilter:
 
 @dataclass(slots=True)
 class Counted:
-    """What a command did: jobs changed at once, jobs whose pilot must confirm first, messages to publish."""
+    """What a command did: jobs changed at once, jobs whose pilot must confirm first, messages to publish.
+
+    `step_ids` are the steps of the jobs that changed."""
 
     changed: int = 0
     requested: int = 0
     messages: list[Message] = field(default_factory=list)
+    step_ids: set[int] = field(default_factory=set)
 
 
 def kill(database: Database, vo_id: int, chosen: JobFilter) -> Counted:
@@ -76,6 +78,7 @@ def kill(database: Database, vo_id: int, chosen: JobFilter) -> Counted:
     counted = Counted()
     killable = tuple(state for state in JobState if state not in {JobState.DONE, JobState.KILLED})
     _by_chunks(database, vo_id, chosen, killable, partial(_kill, counted=counted))
+    counted.messages += database.read(lambda tx: _ended(tx, counted.step_ids))
     return counted
 
 
@@ -85,8 +88,8 @@ def retry(database: Database, vo_id: int, chosen: JobFilter, *, window: int, wak
     A blocked step runs again; a closed one gets a new version that holds the retried jobs.
     """
     counted = Counted()
-    work = partial(_retry, counted=counted, window=window, wake_after=wake_after)
-    _by_chunks(database, vo_id, chosen, (JobState.FAILED,), work)
+    _by_chunks(database, vo_id, chosen, (JobState.FAILED,), partial(_retry, counted=counted))
+    counted.messages += database.transact(lambda tx: _reopen(tx, counted.step_ids, window, wake_after))
     return counted
 
 
@@ -121,15 +124,18 @@ def _kill(tx: Transaction, ids: Sequence[int], counted: Counted) -> Callable[[],
     at_once = [job for job in found if job.id in given_up or job.state not in JOB_ON_PILOT | over]
     jobs.request_kill(tx, on_pilot)
     jobs.apply(tx, [Change(job, JobState.KILLED, "killed on request") for job in at_once])
-    ended = steps.ended_steps(tx, {job.step_id for job in at_once})
-    messages = about_ids(StepsDue, ended, now=tx.now)
 
     def count() -> None:
         counted.changed += len(at_once)
         counted.requested += len(on_pilot)
-        counted.messages += messages
+        counted.step_ids |= {job.step_id for job in at_once}
 
     return count
+
+
+def _ended(tx: Transaction, step_ids: set[int]) -> list[Message]:
+    """Asked after the commits: of two transactions that end a step's last two jobs, the later one must see both."""
+    return about_ids(StepsDue, steps.ended_steps(tx, step_ids), now=tx.now)
 
 
 def _given_up(tx: Transaction, found: Sequence[JobRow]) -> set[int]:
@@ -142,12 +148,11 @@ def _given_up(tx: Transaction, found: Sequence[JobRow]) -> set[int]:
     return given_up
 
 
-def _retry(tx: Transaction, ids: Sequence[int], counted: Counted, window: int, wake_after: float) -> Callable[[], None]:
+def _retry(tx: Transaction, ids: Sequence[int], counted: Counted) -> Callable[[], None]:
     step_names = _step_names(tx, ids)
-    messages: list[Message] = []
+    step_ids: set[int] = set()
     changed = 0
     for campaign_id in steps.campaigns_of(tx, step_names):
-        opening = Window(window, tx.after(wake_after))
         state, latest = steps.lock_campaign(tx, campaign_id)
         if state is CampaignState.CANCELLED:
             continue
@@ -155,18 +160,28 @@ def _retry(tx: Transaction, ids: Sequence[int], counted: Counted, window: int, w
         found = [job for job in jobs.lock(tx, ids) if job.state is JobState.FAILED and job.campaign_id == campaign_id]
         for name in sorted({step_names[job.step_id] for job in found} & set(by_name)):
             mine = [job for job in found if step_names[job.step_id] == name]
-            messages += _retry_in_step(tx, by_name[name], mine, opening)
+            step_ids.add(_retry_in_step(tx, by_name[name], mine))
             changed += len(mine)
-        messages += steps.settle(tx, campaign_id, opening)
 
     def count() -> None:
         counted.changed += changed
-        counted.messages += messages
+        counted.step_ids |= step_ids
 
     return count
 
 
-def _retry_in_step(tx: Transaction, step: StepRow, found: Sequence[JobRow], window: Window) -> list[Message]:
+def _reopen(tx: Transaction, step_ids: set[int], window: int, wake_after: float) -> list[Message]:
+    """One window for each step, however many of its jobs are retried; campaigns follow their steps."""
+    opening = Window(window, tx.after(wake_after))
+    messages: list[Message] = []
+    for campaign_id in steps.campaigns_of(tx, step_ids):
+        messages += steps.settle(tx, campaign_id, opening)
+    for step_id in sorted(step_ids):
+        messages += steps.next_window(tx, step_id, opening)
+    return messages
+
+
+def _retry_in_step(tx: Transaction, step: StepRow, found: Sequence[JobRow]) -> int:
     step_id = step.id
     if step.state is StepState.BLOCKED:
         steps.set_state(tx, step, StepState.RUNNING)
@@ -176,7 +191,7 @@ def _retry_in_step(tx: Transaction, step: StepRow, found: Sequence[JobRow], wind
     if of_earlier_versions:
         tx.run(update(jobs_table).where(jobs_table.c.id.in_(of_earlier_versions)).values(step_id=step_id))
     jobs.apply(tx, [Change(job, JobState.RECEIVED, "retried by hand", values=_FRESH) for job in found])
-    return steps.next_window(tx, step_id, window)
+    return step_id
 
 
 def _new_version(tx: Transaction, step: StepRow) -> int:

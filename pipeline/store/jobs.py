@@ -186,6 +186,7 @@ def _update(tx: Transaction, group: list[Change]) -> None:
         "state": first.to,
         "wake_at": first.wake_at,
         "changed_at": tx.now,
+        "dead_letter_id": None,  # whatever letter names it, it got over that
     }
     if first.to in _GONE_FROM_PILOT:
         values |= {"pilot_id": None, "site_id": None, "absences": 0}

@@ -24,6 +24,7 @@ class Rules:
     cool_off: Backoff
     heartbeat_interval: float
     heartbeat_timeout: float
+    confirm_timeout: float
     max_failures: int
     """Infrastructure failures in a row after which a pilot takes no more jobs."""
 
@@ -35,6 +36,7 @@ class Rules:
             cool_off=Backoff(base=settings.cool_off, cap=settings.cool_off_cap),
             heartbeat_interval=settings.heartbeat_interval,
             heartbeat_timeout=settings.heartbeat_timeout,
+            confirm_timeout=settings.confirm_timeout,
             max_failures=settings.pilot_max_failures,
         )
 

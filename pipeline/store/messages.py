@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, Row, Select, Table, delete, select, update
+from sqlalchemy import Column, ColumnElement, Row, Select, Table, delete, select, true, update
 
 from pipeline.errors import BadInput, NotFound
 from pipeline.store import tables
@@ -266,17 +266,24 @@ def _rows_of(message: Message) -> tuple[Table, Column[int], list[int]]:
     return key.table, key, sorted(message.body.ids())
 
 
+def _concerned(message: Message, table: Table) -> ColumnElement[bool]:
+    """A row that has moved on since is somebody else's business: its own message must not be forgotten."""
+    state = message.body.in_state
+    return true() if state is None else table.c.state == state
+
+
 def _wake_later(tx: Transaction, message: Message, moment: datetime) -> None:
     table, key, ids = _rows_of(message)
     for part in in_chunks(ids):
         sooner = table.c.wake_at < moment
-        tx.run(update(table).where(key.in_(part), sooner).values(wake_at=moment))
+        tx.run(update(table).where(key.in_(part), sooner, _concerned(message, table)).values(wake_at=moment))
 
 
 def _stamp(tx: Transaction, message: Message, letter: int) -> None:
     table, key, ids = _rows_of(message)
     for part in in_chunks(ids):
-        tx.run(update(table).where(key.in_(part)).values(dead_letter_id=letter, wake_at=None))
+        concerned = (key.in_(part), _concerned(message, table))
+        tx.run(update(table).where(*concerned).values(dead_letter_id=letter, wake_at=None))
 
 
 def _clear(tx: Transaction, message: Message, letter: int, moment: datetime) -> None:

@@ -6,7 +6,9 @@ from sqlalchemy import exists, func, select, update
 
 from pipeline.store import jobs
 from pipeline.store.database import Transaction
+from pipeline.store.heartbeats import SERVING_GAP, serving_since
 from pipeline.store.jobs import Change
+from pipeline.store.losses import Rules
 from pipeline.store.tables import autoclusters, limits, pilots, slots, waiting_jobs
 from pipeline.store.tables import jobs as jobs_table
 from schemas.states import JOB_OCCUPYING, JobState
@@ -30,8 +32,14 @@ def waiting_beside_parked(tx: Transaction, most: int) -> list[int]:
     return [row.id for row in tx.rows(query)]
 
 
-def return_unconfirmed(tx: Transaction, most: int) -> int:
-    """Put assignments that no pilot confirmed in time back to waiting (or kill those that are to be killed)."""
+def return_unconfirmed(tx: Transaction, most: int, rules: Rules) -> int:
+    """Put assignments that no pilot confirmed in time back to waiting (or kill those that are to be killed).
+
+    None while the API is away, nor for a while after: their pilots could not confirm.
+    """
+    since = serving_since(tx, SERVING_GAP * rules.heartbeat_interval)
+    if since is None or since > tx.after(-rules.confirm_timeout):
+        return 0
     ids = [job_id for job_id, _ in jobs.overdue(tx, (JobState.MATCHED,), most)]
     found = [job for job in jobs.lock(tx, ids) if job.state is JobState.MATCHED]
     jobs.apply(

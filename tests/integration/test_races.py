@@ -97,7 +97,8 @@ class Arena:
         job_commands.retry(self.database, self.vo_id, JobFilter(), window=8, wake_after=0.1)
 
     def reconcile(self) -> None:
-        self.database.transact(lambda tx: reconcile.return_unconfirmed(tx, 100))
+        building.serving(self.database, 60)
+        self.database.transact(lambda tx: reconcile.return_unconfirmed(tx, 100, RULES))
 
     def stall(self) -> None:
         pilot_id = self.dice.choice(self.pilots)
@@ -164,6 +165,7 @@ def test_nothing_comes_back_from_the_dead_and_no_limit_leaks(mariadb_server: Mar
 
 def _arena(database: Database) -> Arena:
     schema.upgrade(database)
+    building.serving(database, 60)
     at = building.site(database, cores=8, running=20)
     held = [building.offering(database, at, cores=8, memory=65_536, disk=65_536) for _ in range(3)]
     retries = {"infrastructure": 3, "payload": 2}

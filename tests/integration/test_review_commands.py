@@ -21,7 +21,7 @@ from pipeline.store.tables import idempotency_keys, limits, waiting_jobs
 from pipeline.store.tables import jobs as jobs_table
 from schemas.messages import IdsBody, JobsReceived, Message, OutputsReported, about_ids
 from schemas.states import JobState
-from tests.building import pilot, site
+from tests.building import pilot, serving, site
 from tests.servers import RedisServer
 from tests.submitting import TO_COMPLETING, User, all_jobs, array, move, submit, user
 
@@ -103,6 +103,7 @@ def test_an_assignment_that_nobody_confirms_stays_out_of_matching_while_its_camp
     campaigns.pause(database, submitted.campaign_id)
     past = update(jobs_table).values(wake_at=jobs_table.c.created_at)
     database.transact(lambda tx: tx.run(past))
+    serving(database, 200)
     reconcile.run(context)
     assert _states(database, submitted.campaign_id) == ["received"]
     assert database.read(lambda tx: tx.scalar(select(limits.c.running))) == 0

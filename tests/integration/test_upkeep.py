@@ -15,13 +15,11 @@ from pipeline.settings import Settings
 from pipeline.store import jobs, retention, trigger_runs
 from pipeline.store import messages as message_store
 from pipeline.store.database import Database
-from pipeline.store.heartbeats import mark_serving
 from pipeline.store.messages import Deferral
 from pipeline.store.tables import (
     autoclusters,
     bans,
     campaigns,
-    controls,
     job_events,
     limits,
     pilots,
@@ -34,7 +32,7 @@ from pipeline.transport.port import open_transport
 from schemas.messages import JobsReceived, JobsWaiting, Message, StepsDue, Tick
 from schemas.outcomes import Dead, Done
 from schemas.states import JobState
-from tests.building import ban, offering, pilot, site
+from tests.building import ban, offering, pilot, serving, site
 from tests.servers import RedisServer
 from tests.submitting import all_jobs, array, move, submit
 from tests.waiting import eventually
@@ -104,17 +102,32 @@ def test_a_dead_letters_rows_are_left_alone(context: Context) -> None:
     assert submitted.jobs == 3
 
 
-def test_an_assignment_that_nobody_confirms_goes_back_to_waiting(context: Context) -> None:
+def _two_unconfirmed(context: Context) -> list[int]:
     submitted = submit(context.database, {"name": "a", **array(2)})
     ids = [job.id for job in all_jobs(context.database, submitted.campaign_id)]
     move(context.database, ids, JobState.WAITING, JobState.MATCHED, autocluster_id=1)
-    context.database.transact(lambda tx: jobs.request_kill(tx, jobs.lock(tx, ids[:1])))
     moments = {"wake_at": jobs_table.c.created_at}
     context.database.transact(lambda tx: tx.run(update(jobs_table).values(moments)))
+    return ids
+
+
+def test_an_assignment_that_nobody_confirms_goes_back_to_waiting(context: Context) -> None:
+    ids = _two_unconfirmed(context)
+    serving(context.database, 200)
+    context.database.transact(lambda tx: jobs.request_kill(tx, jobs.lock(tx, ids[:1])))
     reconcile.run(context)
-    after = {job.id: job for job in all_jobs(context.database, submitted.campaign_id)}
-    assert [after[i].state for i in ids] == [JobState.KILLED, JobState.WAITING]
-    assert after[ids[1]].pilot_id is None
+    killed, waiting = context.database.transact(lambda tx: jobs.lock(tx, ids))
+    assert (killed.state, waiting.state) == (JobState.KILLED, JobState.WAITING)
+    assert waiting.pilot_id is None
+
+
+@pytest.mark.parametrize("served_for", [None, 5.0])
+def test_an_assignment_is_kept_while_its_pilot_could_not_confirm_it(context: Context, served_for: float | None) -> None:
+    ids = _two_unconfirmed(context)
+    if served_for is not None:
+        serving(context.database, served_for)
+    reconcile.run(context)
+    assert {job.state for job in context.database.transact(lambda tx: jobs.lock(tx, ids))} == {JobState.MATCHED}
 
 
 def test_a_step_whose_last_word_was_lost_is_settled(context: Context) -> None:
@@ -148,10 +161,8 @@ def _running_on(database: Database, pilot_id: int, size: int = 1) -> list[int]:
 
 
 def _hear(database: Database, pilot_id: int, *, silent_for: float, serving_for: float) -> None:
-    database.transact(lambda tx: mark_serving(tx, 30))
-    since = timedelta(seconds=serving_for)
+    serving(database, serving_for)
     seen = timedelta(seconds=silent_for)
-    database.transact(lambda tx: tx.run(update(controls).values(since=tx.now - since)))
     database.transact(lambda tx: tx.run(update(pilots).where(pilots.c.id == pilot_id).values(last_seen=tx.now - seen)))
 
 
