@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,13 +29,19 @@ DRIVERS = {
 }
 
 
-def imports(source: str) -> Iterator[str]:
+def names_in(source: str) -> Iterator[str]:
     """The full name of every module that `source` imports, wherever in it the import stands."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield "." * node.level + (node.module or "")
+
+
+@cache
+def imports(path: Path) -> tuple[str, ...]:
+    """The modules that a file imports."""
+    return tuple(names_in(path.read_text()))
 
 
 def modules(*packages: str) -> list[Path]:
@@ -47,7 +54,7 @@ def offences(paths: list[Path], forbidden: set[str]) -> list[str]:
     return [
         f"{path.relative_to(ROOT)} imports {name}"
         for path in paths
-        for name in imports(path.read_text())
+        for name in imports(path)
         if name.split(".")[0] in forbidden
     ]
 
@@ -60,7 +67,7 @@ def test_a_package_imports_only_those_below_it(package: str) -> None:
 
 
 def test_no_import_is_relative() -> None:
-    found = [path for path in modules(*OURS) for name in imports(path.read_text()) if name.startswith(".")]
+    found = [path for path in modules(*OURS) for name in imports(path) if name.startswith(".")]
     assert found == []
 
 
@@ -69,7 +76,7 @@ def test_the_pilot_imports_the_standard_library_alone() -> None:
     foreign = [
         f"{path.relative_to(ROOT)} imports {name}"
         for path in paths
-        for name in imports(path.read_text())
+        for name in imports(path)
         if name.split(".")[0] not in sys.stdlib_module_names
         and name != "pipeline.pilot"
         and not name.startswith("pipeline.pilot.")
@@ -86,4 +93,4 @@ def test_a_driver_is_imported_only_where_it_belongs(driver: str) -> None:
 
 def test_the_import_reader_sees_every_form() -> None:
     source = "import a.b, c\nfrom d.e import f\ndef g():\n    from . import h\n    import i as j\n"
-    assert list(imports(source)) == ["a.b", "c", "d.e", ".", "i"]
+    assert list(names_in(source)) == ["a.b", "c", "d.e", ".", "i"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.unit.pilot.conftest import StartPilot
-from tests.unit.pilot.payloads import alive, running_pid
-from tests.unit.pilot.scripted_api import ScriptedApi
+from tests.integration.pilot.conftest import StartPilot
+from tests.integration.pilot.payloads import alive, running_pid
+from tests.integration.pilot.scripted_api import ScriptedApi
 from tests.waiting import eventually
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.pilot_archive import build
-from tests.unit.pilot.scripted_api import SECRET, ScriptedApi, serving
+from tests.integration.pilot.scripted_api import SECRET, ScriptedApi, serving
 
 Pilot = subprocess.Popen[bytes]
 StartPilot = Callable[..., Pilot]

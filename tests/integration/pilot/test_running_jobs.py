@@ -11,9 +11,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from tests.unit.pilot.conftest import StartPilot
-from tests.unit.pilot.payloads import alive
-from tests.unit.pilot.scripted_api import SECRET, TOKEN, ScriptedApi
+from tests.integration.pilot.conftest import StartPilot
+from tests.integration.pilot.payloads import alive
+from tests.integration.pilot.scripted_api import SECRET, TOKEN, ScriptedApi
 from tests.waiting import eventually
 
 
