@@ -9,6 +9,6 @@ SPEC = ConsumerSpec(
     bodies=(Tick,),
     execute=execute,
     batch=10,
-    deadline=300.0,
+    deadline=120.0,
     preload=("executors.upkeep.shell",),
 )

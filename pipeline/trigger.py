@@ -24,8 +24,8 @@ def tick(name: str) -> Callable[[datetime], Body]:
 class Trigger:
     """One line of the schedule. Raises BadSettings for a bad expression.
 
-    Whoever executes the message marks the tick in `trigger_runs`; while one is published and not marked, within
-    its grace, the next ones are skipped.
+    Whoever executes the message marks the tick in `trigger_runs`; while one is in its queue and not marked, the
+    next ones are skipped.
     """
 
     name: str

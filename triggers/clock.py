@@ -9,10 +9,11 @@ from functools import partial
 
 from structlog import get_logger
 
+from pipeline.metrics import TRIGGERS_PUBLISHED, TRIGGERS_SKIPPED
 from pipeline.store import trigger_runs
 from pipeline.store.database import Database, Transaction
 from pipeline.store.trigger_runs import Run
-from pipeline.transport.port import Transport
+from pipeline.transport.port import Depth, Transport
 from pipeline.trigger import Trigger
 from schemas.messages import Message
 
@@ -38,25 +39,43 @@ class Clock:
         now = self.database.now()
         due = {name: trigger.last_due(now) for name, trigger in self.triggers.items()}
         news = [Run(name, moment) for name, moment in due.items() if self.seen.get(name) != moment]
-        claimed = self.database.transact(partial(self._claim, news=news))
+        left = self.database.read(trigger_runs.any_left)
+        if not news and not left:
+            return 0
+        bodies = {run: self.triggers[run.name].body(run.scheduled_for) for run in news}
+        depths = self.transport.depth(sorted({body.queue for body in bodies.values()}))
+        queues = {run: depths[body.queue] for run, body in bodies.items()}
+        claimed = self.database.transact(partial(self._claim, queues=queues))
         self.seen = due
         self._publish(claimed)
         return len(claimed)
 
-    def _claim(self, tx: Transaction, news: Sequence[Run]) -> list[Run]:
-        claimed = [run for run in trigger_runs.take_over(tx, self.instance) if run.name in self.triggers]
-        for run in news:
-            trigger = self.triggers[run.name]
-            too_late = (tx.now - run.scheduled_for).total_seconds() > trigger.grace
-            skip = too_late or trigger_runs.is_pending(tx, run.name, trigger.grace)
+    def _claim(self, tx: Transaction, queues: Mapping[Run, Depth]) -> list[Run]:
+        claimed = []
+        for run in trigger_runs.take_over(tx, self.instance):
+            if run.name in self.triggers and self._is_too_late(tx, run):
+                trigger_runs.skip(tx, run)
+                self._say_skipped(run, too_late=True)
+            elif run.name in self.triggers:
+                claimed.append(run)
+        for run, depth in queues.items():
+            too_late = self._is_too_late(tx, run)
+            skip = too_late or trigger_runs.is_pending(tx, run.name, depth)
             if not trigger_runs.claim(tx, run, self.instance, skipped=skip):
                 continue
             if skip:
-                said = _log.warning if too_late else _log.info
-                said("tick_skipped", trigger=run.name, due=run.scheduled_for.isoformat(), too_late=too_late)
+                self._say_skipped(run, too_late=too_late)
             else:
                 claimed.append(run)
         return claimed
+
+    def _is_too_late(self, tx: Transaction, run: Run) -> bool:
+        return (tx.now - run.scheduled_for).total_seconds() > self.triggers[run.name].grace
+
+    def _say_skipped(self, run: Run, *, too_late: bool) -> None:
+        TRIGGERS_SKIPPED.labels(run.name).inc()
+        said = _log.warning if too_late else _log.info
+        said("tick_skipped", trigger=run.name, due=run.scheduled_for.isoformat(), too_late=too_late)
 
     def _publish(self, runs: Sequence[Run]) -> None:
         if not runs:
@@ -65,3 +84,5 @@ class Clock:
         bodies = [self.triggers[run.name].body(run.scheduled_for) for run in runs]
         self.transport.publish([Message.about(body, now=now) for body in bodies])
         self.database.transact(partial(trigger_runs.mark_published, runs=runs))
+        for run in runs:
+            TRIGGERS_PUBLISHED.labels(run.name).inc()

@@ -10,9 +10,12 @@ from sqlalchemy import ColumnElement, delete, func, select, update
 
 from pipeline.store.database import Transaction
 from pipeline.store.tables import trigger_runs
+from pipeline.transport.port import Depth
 
 CLAIM = 10.0
 """Seconds until a claim that was not published may be taken over."""
+_ROUNDING = 2.0
+"""Seconds by which the broker's clock and ours may differ about one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +48,7 @@ def claim(tx: Transaction, run: Run, instance: str, *, skipped: bool = False) ->
 
 def take_over(tx: Transaction, instance: str) -> list[Run]:
     """Ticks that were claimed and not published in time, now the caller's."""
-    stale = (
-        trigger_runs.c.published_at.is_(None),
-        trigger_runs.c.skipped.is_(False),
-        trigger_runs.c.claimed_at < tx.after(-CLAIM),
-    )
-    query = select(trigger_runs.c.name, trigger_runs.c.scheduled_for).where(*stale)
+    query = select(trigger_runs.c.name, trigger_runs.c.scheduled_for).where(*_left(tx))
     runs = [Run(row.name, row.scheduled_for) for row in tx.lock(query, skip_locked=True)]
     for run in runs:
         tx.run(update(trigger_runs).where(*_is(run)).values(claimed_by=instance, claimed_at=tx.now))
@@ -71,20 +69,43 @@ def mark_executed(tx: Transaction, run: Run) -> bool:
     )
 
 
-def is_pending(tx: Transaction, name: str, grace: float) -> bool:
-    """Whether an earlier tick of the trigger, published within its grace, is still not executed."""
-    query = select(trigger_runs.c.name).where(
-        trigger_runs.c.name == name,
-        trigger_runs.c.executed_at.is_(None),
-        trigger_runs.c.skipped.is_(False),
-        trigger_runs.c.scheduled_for > tx.after(-grace),
+def is_pending(tx: Transaction, name: str, depth: Depth) -> bool:
+    """Whether an earlier tick of the trigger is published, not executed, and by its queue's depth still there.
+
+    A queue whose oldest message is younger than the tick's publication has lost it.
+    """
+    query = select(func.max(trigger_runs.c.published_at)).where(
+        trigger_runs.c.name == name, trigger_runs.c.executed_at.is_(None), trigger_runs.c.skipped.is_(False)
     )
-    return tx.first(query) is not None
+    published_at = tx.scalar(query)
+    if published_at is None or not (depth.ready or depth.in_flight):
+        return False
+    if depth.in_flight or depth.oldest_age is None:
+        return True
+    return bool(depth.oldest_age + _ROUNDING >= (tx.now - published_at).total_seconds())
+
+
+def any_left(tx: Transaction) -> bool:
+    """Whether a claim was not published in time."""
+    return tx.first(select(trigger_runs.c.name).where(*_left(tx))) is not None
+
+
+def skip(tx: Transaction, run: Run) -> None:
+    """This tick is not to be published any more."""
+    tx.run(update(trigger_runs).where(*_is(run)).values(skipped=True))
 
 
 def forget_before(tx: Transaction, moment: datetime) -> int:
     """Delete the rows of ticks scheduled before `moment`; how many."""
     return tx.run(delete(trigger_runs).where(trigger_runs.c.scheduled_for < moment))
+
+
+def _left(tx: Transaction) -> tuple[ColumnElement[bool], ...]:
+    return (
+        trigger_runs.c.published_at.is_(None),
+        trigger_runs.c.skipped.is_(False),
+        trigger_runs.c.claimed_at < tx.after(-CLAIM),
+    )
 
 
 def _is(run: Run) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

@@ -16,7 +16,7 @@ from pipeline.store.trigger_runs import Run
 from pipeline.transport import memory
 from pipeline.transport.port import Transport
 from pipeline.trigger import Trigger, tick
-from schemas.messages import CORE_BODIES, Tick, decode
+from schemas.messages import CORE_BODIES, Message, Tick, decode
 from triggers.clock import Clock
 
 EVERY_DAY = {"daily": Trigger("daily", "0 0 * * *", tick("daily"), grace=2 * 86_400.0)}
@@ -47,16 +47,22 @@ def test_two_clocks_publish_a_tick_once(database: Database, broker: str) -> None
 
 
 def test_a_claim_that_stays_unpublished_is_taken_over(database: Database, broker: str) -> None:
-    dying = _clock(database, broker, "dying")
-    memory.memory_broker(broker.removeprefix("memory://")).stop()
-    with pytest.raises(BrokerUnavailable):
-        dying.turn()
-    memory.memory_broker(broker.removeprefix("memory://")).start()
+    midnight = database.now().replace(hour=0, minute=0, second=0, microsecond=0)
+    database.transact(lambda tx: trigger_runs.claim(tx, Run("daily", midnight), "dying"))
     heir = _clock(database, broker, "heir")
-    assert heir.turn() == 0, "the claim is fresh: it is still the first clock's"
+    assert heir.turn() == 0, "the claim is fresh: it is still the dying one's"
     database.transact(lambda tx: tx.run(update(runs_table).values(claimed_at=tx.after(-trigger_runs.CLAIM - 1))))
     assert heir.turn() == 1
-    assert len(_received(heir.transport)) == 1
+    assert _received(heir.transport) == [midnight]
+
+
+def test_a_tick_that_the_broker_did_not_take_comes_when_it_is_back(database: Database, broker: str) -> None:
+    clock = _clock(database, broker, "a")
+    memory.memory_broker(broker.removeprefix("memory://")).stop()
+    with pytest.raises(BrokerUnavailable):
+        clock.turn()
+    memory.memory_broker(broker.removeprefix("memory://")).start()
+    assert clock.turn() == 1
 
 
 def test_a_tick_is_executed_by_the_first_alone(database: Database, broker: str) -> None:
@@ -68,14 +74,36 @@ def test_a_tick_is_executed_by_the_first_alone(database: Database, broker: str) 
     assert not database.transact(lambda tx: trigger_runs.mark_executed(tx, run))
 
 
-def test_a_tick_waits_for_the_one_before_it(database: Database, broker: str) -> None:
+def _yesterdays(database: Database) -> None:
     yesterday = Run("daily", database.now() - timedelta(days=1))
     database.transact(lambda tx: trigger_runs.claim(tx, yesterday, "a"))
     database.transact(lambda tx: trigger_runs.mark_published(tx, [yesterday]))
+
+
+def test_a_tick_is_skipped_while_the_one_before_it_is_in_the_queue(database: Database, broker: str) -> None:
     clock = _clock(database, broker, "b")
+    body = Tick(name="daily", scheduled_for=database.now() - timedelta(days=1))
+    clock.transport.publish([Message.about(body, now=database.now())])
+    _yesterdays(database)
     assert clock.turn() == 0
     skipped = database.transact(lambda tx: [row.skipped for row in tx.rows(select(runs_table.c.skipped))])
     assert sorted(skipped) == [False, True]
+
+
+def test_a_tick_does_not_wait_for_one_that_the_broker_lost(database: Database, broker: str) -> None:
+    clock = _clock(database, broker, "b")
+    _yesterdays(database)
+    assert clock.turn() == 1
+
+
+def test_a_claim_that_is_taken_over_past_its_grace_is_skipped(database: Database, broker: str) -> None:
+    clock = _clock(database, broker, "b")
+    clock.turn()
+    old = Run("daily", database.now() - timedelta(days=30))
+    database.transact(lambda tx: trigger_runs.claim(tx, old, "dead"))
+    database.transact(lambda tx: tx.run(update(runs_table).values(claimed_at=tx.after(-trigger_runs.CLAIM - 1))))
+    assert clock.turn() == 0
+    assert not database.transact(trigger_runs.any_left)
 
 
 def test_a_tick_past_its_grace_is_skipped(database: Database, broker: str) -> None:
