@@ -164,11 +164,11 @@ class Client:
         return self.post(f"/v1/sites/apply?dry_run={str(dry_run).lower()}", SitesDiff, wanted)
 
     def ban_site(self, site: str, ban: BanRequest) -> BanView:
-        """Let nothing new go to a site or one of its queues. Raises NotFound."""
+        """Let nothing new of the VO go to a site or one of its queues. Raises NotFound, Forbidden for another VO."""
         return self.post(f"/v1/sites/{quote(site, safe='')}/ban", BanView, ban)
 
     def allow_site(self, site: str, scope: AllowRequest) -> Allowed:
-        """Lift the bans within a scope. Raises NotFound."""
+        """Lift the VO's bans within a scope. Raises NotFound, Forbidden for another VO."""
         return self.post(f"/v1/sites/{quote(site, safe='')}/allow", Allowed, scope)
 
     def get(self, path: str, reply: type[M], query: BaseModel | None = None) -> M:

@@ -23,19 +23,19 @@ class SitesDiff(Model):
 
 
 class BanRequest(Model):
-    """POST /v1/sites/{site}/ban: the whole site or one queue, for all VOs or one."""
+    """POST /v1/sites/{site}/ban: the whole site or one queue, for the caller's VO."""
 
     queue: Name | None = None
-    vo: Name | None = None
+    vo: Name | None = Field(default=None, description="the caller's own; another is refused")
     why: Annotated[str, Field(min_length=1, max_length=500)]
     until: AwareDatetime | None = Field(default=None, description="null: until somebody allows it")
 
 
 class AllowRequest(Model):
-    """POST /v1/sites/{site}/allow: lift every ban within the scope, also narrower ones."""
+    """POST /v1/sites/{site}/allow: lift every ban of the caller's VO within the scope, also narrower ones."""
 
     queue: Name | None = None
-    vo: Name | None = None
+    vo: Name | None = Field(default=None, description="the caller's own; another is refused")
 
 
 class BanView(Model):
@@ -44,7 +44,7 @@ class BanView(Model):
     id: int
     site: str
     queue: str | None
-    vo: str | None
+    vo: str | None = Field(description="null: on everybody")
     banned_by: str
     why: str
     created_at: datetime

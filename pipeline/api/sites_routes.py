@@ -8,7 +8,9 @@ from fastapi import APIRouter, Path, Query
 
 from pipeline.api.policy import Operator, Reader
 from pipeline.api.services import ServicesOf
+from pipeline.errors import Forbidden
 from pipeline.store import sites
+from pipeline.store.access import Caller
 from pipeline.store.sites import Scope
 from schemas.requirements import Name
 from schemas.site_views import Allowed, AllowRequest, BanRequest, BanView, SitesDiff, SitesView
@@ -39,8 +41,8 @@ def apply(caller: Operator, services: ServicesOf, body: SitesFile, dry_run: DryR
 
 @router.post("/{site}/ban")
 def ban(caller: Operator, services: ServicesOf, site: Site, body: BanRequest) -> BanView:
-    """Let nothing new go to a site or one of its queues."""
-    scope = Scope(site, body.queue, body.vo)
+    """Let nothing new of the operator's VO go to a site or one of its queues."""
+    scope = _scope(caller, site, body)
     return services.database.transact(
         lambda tx: sites.ban(tx, scope, by=caller.subject, why=body.why, until=body.until)
     )
@@ -48,10 +50,16 @@ def ban(caller: Operator, services: ServicesOf, site: Site, body: BanRequest) ->
 
 @router.post("/{site}/allow")
 def allow(caller: Operator, services: ServicesOf, site: Site, body: AllowRequest) -> Allowed:
-    """Lift the bans of a site, or of one of its queues. Held jobs are looked at again."""
-    scope = Scope(site, body.queue, body.vo)
+    """Lift the operator's VO's bans of a site, or of one of its queues. Held jobs are looked at again."""
+    scope = _scope(caller, site, body)
     lifted = services.database.transact(lambda tx: sites.allow(tx, scope, by=caller.subject))
     return Allowed(lifted=tuple(lifted), woken=_wake(services, dry_run=not lifted))
+
+
+def _scope(caller: Caller, site: str, body: BanRequest | AllowRequest) -> Scope:
+    if body.vo not in {None, caller.vo}:
+        raise Forbidden(f"your token is for the VO {caller.vo}; {body.vo}'s operators ban and allow for {body.vo}")
+    return Scope(caller.vo_id, site, body.queue)
 
 
 def _wake(services: ServicesOf, *, dry_run: bool) -> int:

@@ -19,7 +19,7 @@ from schemas.site_views import Allowed, AllowRequest, BanRequest, BanView, Sites
 from schemas.sites import SitesFile
 
 queue_option = click.option("--queue", help="Only this queue of the site.")
-vo_option = click.option("--vo", help="Only for this VO.")
+vo_option = click.option("--vo", help="For this VO, which must be your token's, as it is when left out.")
 
 
 @click.group(epilog=example("penstock sites apply sites.yaml --dry-run", "penstock sites list"))
@@ -35,7 +35,8 @@ def sites() -> None:
 def apply(settings: Settings, /, *, file: Path, dry_run: bool, as_json: bool) -> None:
     """Declare sites, their queues and storages, as a whole.
 
-    What the file no longer names gets nothing new. Bans stay as they are.
+    What the file no longer names gets nothing new. Bans stay as they are. The file is the whole installation's: any
+    VO's operator may apply it, for all VOs.
     """
     declared = read_model(file, SitesFile)
     path = f"/v1/sites/apply?dry_run={str(dry_run).lower()}"
@@ -82,7 +83,7 @@ def list_(settings: Settings, /, *, as_json: bool) -> None:
     )
 )
 @click.argument("site")
-@click.option("--reason", required=True, help="Why; everybody sees it.")
+@click.option("--reason", required=True, help="Why; all of your VO see it.")
 @click.option(
     "--until", type=Moment(), help="Until this time (ISO 8601, UTC) or for this long (2h, 7d); left out: until allowed."
 )
@@ -92,7 +93,7 @@ def list_(settings: Settings, /, *, as_json: bool) -> None:
 def ban(
     settings: Settings, /, *, site: str, reason: str, until: datetime | timedelta | None, **scope: str | None
 ) -> None:
-    """Let nothing new go to a site; what runs there goes on."""
+    """Let nothing new of your VO go to a site; what runs there goes on."""
     moment = datetime.now(UTC) + until if isinstance(until, timedelta) else until
     if moment is not None and moment <= datetime.now(UTC):
         raise BadInput(f"--until: {moment:%Y-%m-%d %H:%M:%S} UTC is past; a ban ends in the future")
@@ -108,18 +109,18 @@ def ban(
 @vo_option
 @pass_settings
 def allow(settings: Settings, /, *, site: str, queue: str | None, vo: str | None) -> None:
-    """Lift the bans of a site or of one of its queues."""
+    """Lift your VO's bans of a site or of one of its queues."""
     with open_client(settings) as client:
         done = client.post(f"/v1/sites/{quote(site, safe='')}/allow", Allowed, asked(AllowRequest, queue=queue, vo=vo))
     for lifted in done.lifted:
         click.echo(f"ban {lifted.id}: {_scope(lifted)}, lifted")
     if not done.lifted:
-        click.echo("there was no ban")
+        click.echo("there was no ban of your VO's")
 
 
 def _scope(ban: BanView) -> str:
     words = [ban.site if ban.queue is None else f"{ban.site}/{ban.queue}"]
-    return " ".join(words + ([f"for {ban.vo}"] if ban.vo else []))
+    return " ".join([*words, f"for {ban.vo or 'everybody'}"])
 
 
 def _state(view: SitesView, site: str, queue: str) -> str:

@@ -1,4 +1,8 @@
-"""Bans: who may not use what, said by whom and why, until when. Rows are never deleted, only lifted."""
+"""Bans: who may not use what, said by whom and why, until when. Rows are never deleted, only lifted.
+
+A VO's bans are its own: they are made, seen and lifted for one VO. A row without a VO is a ban on everybody; only
+somebody who has the database makes one and lifts it, and all VOs obey and see it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, or_, select, update
 
-from pipeline.errors import NotFound
+from pipeline.errors import BadInput, NotFound
 from pipeline.store.database import Transaction
 from pipeline.store.tables import bans, site_queues, sites, vos
 from schemas.site_views import BanView
@@ -16,21 +20,23 @@ from schemas.site_views import BanView
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a ban is about: a site, or one of its queues; for one VO, or for all."""
+    """What a ban of one VO is about: a site, or one of its queues."""
 
+    vo_id: int
     site: str
     queue: str | None = None
-    vo: str | None = None
 
 
 def ban(tx: Transaction, scope: Scope, *, by: str, why: str, until: datetime | None) -> BanView:
-    """Ban, until a moment or until somebody lifts it. Raises NotFound for a name that is not known."""
-    site_id, queue_id, vo_id = _ids(tx, scope)
+    """Ban, until a moment or until somebody lifts it. Raises NotFound for a name, BadInput for a past moment."""
+    if until is not None and until <= tx.now:
+        raise BadInput(f"{until:%Y-%m-%d %H:%M:%S} UTC is past; a ban ends in the future", field="until")
+    site_id, queue_id = _ids(tx, scope)
     ban_id = tx.add(
         bans,
         site_id=site_id,
         site_queue_id=queue_id,
-        vo_id=vo_id,
+        vo_id=scope.vo_id,
         banned_by=by,
         why=why,
         created_at=tx.now,
@@ -41,13 +47,11 @@ def ban(tx: Transaction, scope: Scope, *, by: str, why: str, until: datetime | N
 
 
 def allow(tx: Transaction, scope: Scope, *, by: str) -> list[BanView]:
-    """Lift every ban in force within the scope, also narrower ones; those that were lifted. Raises NotFound."""
-    site_id, queue_id, vo_id = _ids(tx, scope)
-    within = [bans.c.site_id == site_id, in_force(tx)]
+    """Lift every ban of the VO in force within the scope, also narrower ones; those lifted. Raises NotFound."""
+    site_id, queue_id = _ids(tx, scope)
+    within = [bans.c.site_id == site_id, bans.c.vo_id == scope.vo_id, in_force(tx)]
     if queue_id is not None:
         within.append(bans.c.site_queue_id == queue_id)
-    if vo_id is not None:
-        within.append(bans.c.vo_id == vo_id)
     lifted = _views(tx, _query().where(*within))
     tx.run(update(bans).where(bans.c.id.in_([view.id for view in lifted])).values(lifted_at=tx.now, lifted_by=by))
     return lifted
@@ -59,12 +63,9 @@ def end_bans(tx: Transaction) -> int:
     return tx.run(update(bans).where(*over).values(lifted_at=tx.now, lifted_by="its end"))
 
 
-def list_bans(tx: Transaction, vo_id: int | None) -> list[BanView]:
-    """The bans in force; for a VO, those that concern it."""
-    query = _query().where(in_force(tx))
-    if vo_id is not None:
-        query = query.where(or_(bans.c.vo_id.is_(None), bans.c.vo_id == vo_id))
-    return _views(tx, query)
+def list_bans(tx: Transaction, vo_id: int) -> list[BanView]:
+    """The bans in force that concern a VO: its own, and those on everybody."""
+    return _views(tx, _query().where(in_force(tx), or_(bans.c.vo_id.is_(None), bans.c.vo_id == vo_id)))
 
 
 def in_force(tx: Transaction) -> ColumnElement[bool]:
@@ -82,21 +83,17 @@ def banned_queues(tx: Transaction) -> set[tuple[int, int | None]]:
     return {(row.id, row.vo_id) for row in tx.rows(query)}
 
 
-def _ids(tx: Transaction, scope: Scope) -> tuple[int, int | None, int | None]:
+def _ids(tx: Transaction, scope: Scope) -> tuple[int, int | None]:
     site_id = tx.scalar(select(sites.c.id).where(sites.c.name == scope.site))
     if site_id is None:
         raise NotFound(f"there is no site {scope.site!r}; `penstock sites list` shows what there is", field="site")
-    queue_id = vo_id = None
+    queue_id = None
     if scope.queue is not None:
         mine = (site_queues.c.site_id == site_id, site_queues.c.name == scope.queue)
         queue_id = tx.scalar(select(site_queues.c.id).where(*mine))
         if queue_id is None:
             raise NotFound(f"the site {scope.site} has no queue {scope.queue!r}", field="queue")
-    if scope.vo is not None:
-        vo_id = tx.scalar(select(vos.c.id).where(vos.c.name == scope.vo))
-        if vo_id is None:
-            raise NotFound(f"there is no VO {scope.vo!r}", field="vo")
-    return int(site_id), queue_id, vo_id
+    return int(site_id), queue_id
 
 
 def _query() -> Select[Any]:

@@ -99,18 +99,18 @@ def test_bans_survive_an_apply_and_end_by_hand_or_by_time(database: Database) ->
     vo = user(database).vo_id
     apply(database, declared("A"))
 
-    def ban(queue: str | None, vo: str | None) -> None:
-        database.transact(lambda tx: sites.ban(tx, Scope("A", queue, vo), by="ops", why="broken", until=None))
+    def ban(queue: str | None) -> None:
+        database.transact(lambda tx: sites.ban(tx, Scope(vo, "A", queue), by="ops", why="broken", until=None))
 
-    ban(None, None)
-    ban("q", "default")
+    ban(None)
+    ban("q")
     apply(database, declared("A", max_running_jobs=2))
     view = database.transact(lambda tx: sites.list_sites(tx, vo))
     assert [(found.queue, found.vo, found.why) for found in view.bans] == [
-        (None, None, "broken"),
+        (None, "default", "broken"),
         ("q", "default", "broken"),
     ]
-    lifted = database.transact(lambda tx: sites.allow(tx, Scope("A", "q"), by="ops"))
+    lifted = database.transact(lambda tx: sites.allow(tx, Scope(vo, "A", "q"), by="ops"))
     assert [found.queue for found in lifted] == ["q"]
     past = database.now() - timedelta(minutes=1)
     database.transact(lambda tx: tx.run(update(bans).where(bans.c.lifted_at.is_(None)).values(until=past)))
@@ -121,7 +121,7 @@ def test_bans_survive_an_apply_and_end_by_hand_or_by_time(database: Database) ->
     assert [row.lifted_by for row in rows] == ["its end", "ops"]
 
 
-@pytest.mark.parametrize("scope", [Scope("X"), Scope("A", "x"), Scope("A", None, "x")])
+@pytest.mark.parametrize("scope", [Scope(1, "X"), Scope(1, "A", "x")])
 def test_a_ban_of_nothing_is_refused(database: Database, scope: Scope) -> None:
     apply(database, declared("A"))
     with pytest.raises(NotFound):
