@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
@@ -13,21 +11,8 @@ from pipeline.errors import BadInput, NotFound, Unauthorized
 from pipeline.store import access
 from pipeline.store.access import NewToken
 from pipeline.store.database import Database
-from pipeline.store.tables import metadata, tokens
+from pipeline.store.tables import tokens
 from schemas.api import Role
-
-
-@pytest.fixture(params=["sqlite", "mariadb"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'access.db'}"
-    else:
-        url = request.getfixturevalue("mariadb_server").new_database()
-    opened = Database(url)
-    metadata.create_all(opened.engine)
-    yield opened
-    opened.close()
-
 
 ADA = NewToken(role=Role.USER, subject="ada")
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -31,21 +29,14 @@ from pipeline.store.messages import (
     show_dead,
 )
 from schemas.messages import JobsReceived, Message, Tick, decode
-from tests.servers import MariaDbServer
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-@pytest.fixture(params=["sqlite", "mariadb"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'test.db'}"
-    else:
-        server: MariaDbServer = request.getfixturevalue("mariadb_server")
-        url = server.new_database()
-    opened = Database(url)
-    tables.metadata.create_all(opened.engine)
-    opened.transact(
+@pytest.fixture(autouse=True)
+def jobs(database: Database) -> None:
+    """2,500 received jobs, of ids 1 on."""
+    database.transact(
         lambda tx: tx.add_all(
             tables.jobs,
             [
@@ -57,8 +48,6 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
             ],
         )
     )  # fmt: skip
-    yield opened
-    opened.close()
 
 
 def read(queue: str, payload: bytes) -> Message:
