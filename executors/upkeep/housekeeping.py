@@ -10,6 +10,7 @@ from structlog import get_logger
 from executors.data.port import open_storage
 from pipeline.errors import PenstockError
 from pipeline.runtime.spec import Context
+from pipeline.sandboxes import Sandboxes
 from pipeline.store import files, losers, reconcile, retention
 from pipeline.store.database import Transaction
 from schemas.messages import FilesDue, Message, about_ids
@@ -63,6 +64,15 @@ def recount(context: Context) -> list[Message]:
 
 
 def purge(context: Context) -> list[Message]:
-    """Delete what is older than the settings keep."""
-    retention.purge(context.database, context.settings.retention_days * DAY)
+    """Delete what is older than the settings keep, in the database and among sandboxes and archives."""
+    kept = context.settings.retention_days * DAY
+    sandboxes = Sandboxes(context.settings.resolved_sandbox_url())
+
+    def forget_archives(doomed: retention.JobsOfVo) -> None:
+        for job_id in doomed.ids:
+            sandboxes.remove_archives(doomed.vo, job_id)
+
+    retention.purge(context.database, kept, forget_archives)
+    for unused in context.database.transact(partial(retention.drop_unused_sandboxes, seconds=kept)):
+        sandboxes.remove(unused.vo, unused.digest)
     return []

@@ -219,7 +219,7 @@ def _check_sandboxes(tx: Transaction, submission: Submission) -> None:
     query = select(sandboxes.c.digest).where(
         sandboxes.c.vo_id == submission.vo_id, sandboxes.c.digest.in_(submission.sandboxes.values())
     )
-    there = {row.digest for row in tx.rows(query)}
+    there = {row.digest for row in tx.share(query)}  # retention may not take it from under us
     for step, digest in submission.sandboxes.items():
         if digest not in there:
             raise BadInput(f"step {step}: its sandbox {digest} was not uploaded", field=f"sandboxes.{step}")

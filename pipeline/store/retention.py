@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from sqlalchemy import delete, exists, select, update
@@ -23,8 +24,10 @@ from pipeline.store.tables import (
     pilots,
     redeliveries,
     reported_outputs,
+    sandboxes,
     steps,
     tokens,
+    vos,
 )
 from schemas.states import PILOT_FINAL, CampaignState
 
@@ -34,12 +37,35 @@ _OVER = (CampaignState.DONE, CampaignState.CANCELLED, CampaignState.ARRIVING)
 DAY = 86_400.0
 
 
-def purge(database: Database, seconds: float, *, most_batches: int = 1_000) -> int:
-    """Delete what is older than `seconds`; how many batches it took. After `most_batches` the next tick goes on."""
+@dataclass(frozen=True, slots=True)
+class JobsOfVo:
+    """Jobs that are about to be deleted."""
+
+    vo: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UnusedSandbox:
+    """A sandbox that no template refers to."""
+
+    vo: str
+    digest: str
+
+
+def purge(
+    database: Database, seconds: float, forget_archives: Callable[[JobsOfVo], None], *, most_batches: int = 100
+) -> int:
+    """Delete what is older than `seconds`; how many batches it took. After `most_batches` the next tick goes on.
+
+    `forget_archives` deletes what is kept of jobs outside the database, before their rows go.
+    """
     batches = 0
     gone = [*database.read(_stuck_arrivals), *database.read(partial(_ended_campaigns, seconds=seconds))]
     for campaign_id in gone:
-        for _ in _emptied(database, campaign_id):
+        for doomed in _doomed(database, campaign_id):
+            forget_archives(doomed)
+            database.transact(partial(_remove_jobs, campaign_id=campaign_id, ids=doomed.ids))
             batches += 1
             if batches >= most_batches:
                 return batches
@@ -67,22 +93,46 @@ def _is_over(tx: Transaction, campaign_id: int) -> bool:
     return bool(tx.lock(select(campaigns.c.id).where(campaigns.c.id == campaign_id, campaigns.c.state.in_(_OVER))))
 
 
-def _emptied(database: Database, campaign_id: int) -> Iterator[int]:
-    while deleted := database.transact(partial(_remove_jobs, campaign_id=campaign_id)):
-        yield deleted
+def _doomed(database: Database, campaign_id: int) -> Iterator[JobsOfVo]:
+    while (found := database.transact(partial(_next_jobs, campaign_id=campaign_id))).ids:
+        yield found
 
 
-def _remove_jobs(tx: Transaction, campaign_id: int) -> int:
+def _next_jobs(tx: Transaction, campaign_id: int) -> JobsOfVo:
     if not _is_over(tx, campaign_id):
-        return 0
+        return JobsOfVo("", ())
+    vo = tx.scalar(
+        select(vos.c.name).join(campaigns, campaigns.c.vo_id == vos.c.id).where(campaigns.c.id == campaign_id)
+    )
     of_steps = select(steps.c.id).where(steps.c.campaign_id == campaign_id)
     query = select(jobs.c.id).where(jobs.c.step_id.in_(of_steps)).order_by(jobs.c.id).limit(BATCH)
-    ids = [row.id for row in tx.lock(query)]
-    if ids:
-        for table in (job_events, attempts, reported_outputs, peeks):
-            tx.run(delete(table).where(table.c.job_id.in_(ids)))
-        tx.run(delete(jobs).where(jobs.c.id.in_(ids)))
-    return len(ids)
+    return JobsOfVo(vo, tuple(row.id for row in tx.rows(query)))
+
+
+def _remove_jobs(tx: Transaction, campaign_id: int, ids: Sequence[int]) -> None:
+    if not _is_over(tx, campaign_id):
+        return
+    tx.lock(select(jobs.c.id).where(jobs.c.id.in_(ids)).order_by(jobs.c.id))
+    for table in (job_events, attempts, reported_outputs, peeks):
+        tx.run(delete(table).where(table.c.job_id.in_(ids)))
+    tx.run(delete(jobs).where(jobs.c.id.in_(ids)))
+
+
+def drop_unused_sandboxes(tx: Transaction, seconds: float) -> list[UnusedSandbox]:
+    """Forget up to a batch of sandboxes older than `seconds` that nothing refers to; their blobs are the caller's."""
+    unused = ~exists().where(
+        job_specs.c.sandbox == sandboxes.c.digest,
+        job_specs.c.step_id == steps.c.id,
+        steps.c.campaign_id == campaigns.c.id,
+        campaigns.c.vo_id == sandboxes.c.vo_id,
+    )
+    query = select(sandboxes.c.vo_id, sandboxes.c.digest, vos.c.name).join(vos, vos.c.id == sandboxes.c.vo_id)
+    gone = []
+    for row in tx.rows(query.where(sandboxes.c.created_at < tx.after(-seconds), unused).limit(BATCH)):
+        mine = (sandboxes.c.vo_id == row.vo_id, sandboxes.c.digest == row.digest)
+        if tx.run(delete(sandboxes).where(*mine, unused)):
+            gone.append(UnusedSandbox(row.name, row.digest))
+    return gone
 
 
 def _remove_campaign(tx: Transaction, campaign_id: int) -> None:

@@ -234,7 +234,7 @@ def test_a_campaign_that_runs_again_is_not_retired(database: Database) -> None:
             return result
 
     late = Late(database.url)
-    retention.purge(late, 0.0)
+    retention.purge(late, 0.0, lambda _: None)
     late.close()
     assert [kept.id for kept in all_jobs(database, submitted.campaign_id)] == [job.id]
 

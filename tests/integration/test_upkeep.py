@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, update
 
 from executors.upkeep import deferred, held, housekeeping, reconcile, shell, silence
 from pipeline.runtime.spec import Context
+from pipeline.sandboxes import Sandboxes
 from pipeline.settings import Settings
-from pipeline.store import jobs, retention, trigger_runs
+from pipeline.store import jobs, trigger_runs
 from pipeline.store import messages as message_store
 from pipeline.store.database import Database
 from pipeline.store.messages import Deferral
@@ -24,6 +27,7 @@ from pipeline.store.tables import (
     limits,
     pilots,
     requirements,
+    sandboxes,
     slots,
 )
 from pipeline.store.tables import jobs as jobs_table
@@ -34,7 +38,7 @@ from schemas.outcomes import Dead, Done
 from schemas.states import JobState
 from tests.building import ban, offering, pilot, serving, site
 from tests.servers import RedisServer
-from tests.submitting import all_jobs, array, move, submit
+from tests.submitting import all_jobs, array, move, submit, user
 from tests.waiting import eventually
 
 
@@ -250,16 +254,25 @@ def test_deferred_messages_are_published_when_they_are_due(context: Context) -> 
     assert _ready(context) == 1
 
 
-def test_what_is_too_old_goes_and_the_rest_stays(context: Context) -> None:
+def test_what_is_too_old_goes_and_the_rest_stays(context: Context, tmp_path: Path) -> None:
     database = context.database
     old = submit(database, {"name": "a", **array(3)})
     submit(database, {"name": "b", **array(2)})
     over = {"state": "done", "ended_at": database.now() - timedelta(days=40)}
     database.transact(lambda tx: tx.run(update(campaigns).where(campaigns.c.id == old.campaign_id).values(over)))
-    retention.purge(database, 30 * 86_400.0)
+    blobs = Sandboxes(f"file://{tmp_path / 'blobs'}")
+    job_id = all_jobs(database, old.campaign_id)[0].id
+    blobs.put_archive("default", job_id, 1, b"archive")
+    blobs.put("default", "d" * 64, b"sandbox")
+    unused = {"vo_id": user(database).vo_id, "digest": "d" * 64, "size": 7}
+    database.transact(lambda tx: tx.add_all(sandboxes, [{**unused, "created_at": tx.after(-40 * 86_400.0)}]))
+    housekeeping.purge(replace(context, settings=Settings(sandbox_url=f"file://{tmp_path / 'blobs'}")))
     assert all_jobs(database, old.campaign_id) == []
+    assert blobs.newest_archive("default", job_id) is None
+    assert not blobs.exists("default", "d" * 64)
     assert database.transact(lambda tx: tx.scalar(select(func.count()).select_from(jobs_table))) == 2
     assert database.transact(lambda tx: tx.scalar(select(func.count()).select_from(job_events))) == 2
+    assert not database.transact(lambda tx: tx.rows(select(sandboxes)))
 
 
 def test_a_tick_of_an_unknown_duty_is_a_dead_letter(context: Context) -> None:
