@@ -19,7 +19,7 @@ import pytest
 from pipeline.store import instances, schema
 from pipeline.store.database import Database
 from pipeline.store.instances import InstanceRow
-from tests.waiting import eventually
+from tests.waiting import best_of, eventually
 
 SERVE = "from pipeline.api.server import serve; from pipeline.settings import load_settings; serve(load_settings())"
 
@@ -61,16 +61,19 @@ def registered(database: Database) -> list[InstanceRow]:
     return database.transact(instances.list_instances)
 
 
-def test_it_serves_registers_and_ends_at_once_on_sigterm(tmp_path: Path, database: Database) -> None:
-    with serving(tmp_path) as process:
-        assert httpx.get(f"{url_in(tmp_path)}/readyz").status_code == 200
-        (row,) = eventually(lambda: registered(database))
-        assert (row.kind, row.pid) == ("api", process.pid)
-        code, seconds = stopped(process)
-    assert code == 0
-    assert seconds < 2.0, "an idle API ends in less than a second; the rest is the machine's load"
-    assert not registered(database)
-    assert not (tmp_path / "api.url").exists()
+def test_it_serves_registers_and_ends_in_less_than_a_second_on_sigterm(tmp_path: Path, database: Database) -> None:
+    def seconds_until_it_ends() -> float:
+        with serving(tmp_path) as process:
+            assert httpx.get(f"{url_in(tmp_path)}/readyz").status_code == 200
+            (row,) = eventually(lambda: registered(database))
+            assert (row.kind, row.pid) == ("api", process.pid)
+            code, seconds = stopped(process)
+        assert code == 0
+        assert not registered(database)
+        assert not (tmp_path / "api.url").exists()
+        return seconds
+
+    best_of(3, seconds_until_it_ends, bound=1.0)
 
 
 def test_draining_its_instance_ends_it(tmp_path: Path, database: Database) -> None:
