@@ -6,8 +6,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
+from schemas.bounds import MAX_SECONDS, Cursor, RowId
 from schemas.campaign import Campaign, Model, Scalars, StepName
 from schemas.requirements import Name
 from schemas.states import CampaignState, JobState, StepState
@@ -54,7 +55,7 @@ class SubmitRequest(Model):
 class SubmitReply(Model):
     """The stored campaign; a repeated request gets the same one."""
 
-    campaign_id: PositiveInt
+    campaign_id: RowId
     name: str
     jobs: PositiveInt
     warnings: tuple[str, ...] = Field(default=(), description="steps that no known site queue can run now")
@@ -77,7 +78,7 @@ class StepView(Model):
 class CampaignSummary(Model):
     """A campaign as lists show it."""
 
-    id: PositiveInt
+    id: RowId
     name: str
     state: CampaignState
     owner: str
@@ -101,7 +102,7 @@ class CampaignPage(Model):
 class Page(Model):
     """Which page of a list is wanted."""
 
-    after: NonNegativeInt = Field(default=0, description="`next` of the page before")
+    after: Cursor = Field(default=0, description="`next` of the page before")
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE, description="items per page")] = 100
 
 
@@ -116,11 +117,11 @@ class CampaignQuery(Page):
 class JobQuery(Page):
     """GET /v1/jobs."""
 
-    campaign: PositiveInt | None = None
+    campaign: RowId | None = None
     step: str | None = None
     state: tuple[JobState, ...] = Field(default=(), description="may be given several times")
     site: str | None = None
-    id: Annotated[tuple[PositiveInt, ...], Field(max_length=MAX_PAGE, description="may be given several times")] = ()
+    id: Annotated[tuple[RowId, ...], Field(max_length=MAX_PAGE, description="may be given several times")] = ()
 
 
 class FileQuery(Page):
@@ -146,15 +147,15 @@ class Changed(Model):
 class Commanded(Changed):
     """A campaign after a command."""
 
-    campaign_id: PositiveInt
+    campaign_id: RowId
     state: CampaignState
 
 
 class JobSelection(Model):
     """POST /v1/jobs/kill, /v1/jobs/retry: jobs that meet every condition; one at least is wanted."""
 
-    ids: Annotated[tuple[PositiveInt, ...], Field(max_length=MAX_SELECTED)] = ()
-    campaign_id: PositiveInt | None = None
+    ids: Annotated[tuple[RowId, ...], Field(max_length=MAX_SELECTED)] = ()
+    campaign_id: RowId | None = None
     step: StepName | None = None
     states: tuple[JobState, ...] = ()
     site: Name | None = None
@@ -163,8 +164,8 @@ class JobSelection(Model):
 class JobSummary(Model):
     """A job as lists show it."""
 
-    id: PositiveInt
-    campaign_id: PositiveInt
+    id: RowId
+    campaign_id: RowId
     step: str
     index: int = Field(description="place in the step's array, from 0")
     state: JobState
@@ -228,7 +229,7 @@ class ReplicaView(Model):
 class FileView(Model):
     """A file of the catalogue."""
 
-    id: PositiveInt
+    id: RowId
     lfn: str
     name: str
     size: int
@@ -267,7 +268,7 @@ class JobView(JobSummary):
 class JobLogs(Model):
     """The newest attempt's output: from its archive when it has ended, else what its pilot last told."""
 
-    job_id: PositiveInt
+    job_id: RowId
     attempt: int
     source: Literal["archive", "peek", "none"]
     stdout: str
@@ -295,13 +296,15 @@ class TokenRequest(Model):
     issuer: Annotated[str, Field(min_length=1, max_length=200)] = "penstock"
     group: Name = Field(default="default", description="share group of a person who is not known yet")
     name: Annotated[str, Field(max_length=63)] = Field(default="", description="what it is for")
-    expires_in: PositiveFloat | None = Field(default=None, description="seconds; null: never")
+    expires_in: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None = Field(
+        default=None, description="seconds; null: never"
+    )
 
 
 class TokenView(Model):
     """A token without its secret."""
 
-    id: PositiveInt
+    id: RowId
     name: str
     role: Role
     issuer: str

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from schemas.api import Next, Page
+from schemas.bounds import RowId
 from schemas.campaign import Model
 from schemas.states import PilotState
 
@@ -22,7 +23,7 @@ class PilotQuery(Page):
 class PilotView(Model):
     """A pilot as lists show it."""
 
-    id: PositiveInt
+    id: RowId
     site: str
     queue: str
     state: PilotState

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
+from schemas.bounds import Bytes, Count, ExitCode, Number, RowId, Seconds
 from schemas.campaign import Model
 from schemas.requirements import Names
 
@@ -21,8 +22,8 @@ Adler32 = Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
 class AttemptRef(Model):
     """One attempt at one job: the fence that every word about it carries."""
 
-    job_id: PositiveInt
-    attempt: PositiveInt
+    job_id: RowId
+    attempt: Number
 
 
 class Node(Model):
@@ -62,10 +63,10 @@ class EnrolReply(Model):
 class OfferRequest(Model):
     """POST /v1/pilots/self/offer: the totals, never what is free; the server computes that."""
 
-    cores: PositiveInt
-    memory: PositiveInt = Field(description="MiB")
-    disk: NonNegativeInt = Field(description="MiB")
-    time_left: NonNegativeFloat = Field(description="seconds until the pilot must end")
+    cores: Number
+    memory: Number = Field(description="MiB")
+    disk: Count = Field(description="MiB")
+    time_left: Seconds = Field(description="seconds until the pilot must end")
     jobs: tuple[AttemptRef, ...] = Field(
         default=(), description="every attempt that it knows and has not confirmed ended"
     )
@@ -126,9 +127,9 @@ class HeldJob(AttemptRef):
     """One attempt at hand, as the heartbeat lists it."""
 
     phase: Literal["assigned", "staging", "running", "uploading", "ended"]
-    wall_time: NonNegativeFloat = 0
-    cpu_time: NonNegativeFloat = 0
-    memory: NonNegativeInt = Field(default=0, description="MiB resident, highest so far")
+    wall_time: Seconds = 0
+    cpu_time: Seconds = 0
+    memory: Count = Field(default=0, description="MiB resident, highest so far")
     tail: str = Field(default="", max_length=16_384, description="last lines of its output")
 
 
@@ -153,7 +154,7 @@ class HeartbeatReply(Model):
 class ReportedOutput(Model):
     name: str
     url: str
-    size: NonNegativeInt
+    size: Bytes
     adler32: Adler32
 
 
@@ -161,11 +162,11 @@ class Report(AttemptRef):
     """The end of one attempt. cpu_time and wall_time in seconds, memory in MiB."""
 
     outcome: Literal["succeeded", "payload_failed", "infrastructure_failed", "killed"]
-    exit_code: int | None = None
+    exit_code: ExitCode | None = None
     reason: Annotated[str, Field(max_length=1000)] = ""
-    wall_time: NonNegativeFloat = 0
-    cpu_time: NonNegativeFloat = 0
-    memory: NonNegativeInt = 0
+    wall_time: Seconds = 0
+    cpu_time: Seconds = 0
+    memory: Count = 0
     outputs: tuple[ReportedOutput, ...] = ()
 
 

@@ -22,11 +22,12 @@ from pipeline.store.campaign_queries import (
 from pipeline.store.job_commands import Counted, JobFilter
 from pipeline.store.optimisation import read_offers
 from schemas.api import AcceptRequest, CampaignPage, CampaignQuery, CampaignView, Commanded, SubmitReply, SubmitRequest
+from schemas.bounds import RowId
 from schemas.placement import unplaceable
 
 router = APIRouter(prefix="/v1/campaigns", tags=["campaigns"])
 
-CampaignId = Annotated[int, Path(ge=1)]
+CampaignId = Annotated[RowId, Path()]
 IdempotencyKey = Annotated[
     str | None,
     Header(min_length=1, max_length=200, description="a repeated request with the same key stores nothing twice"),

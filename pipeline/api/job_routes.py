@@ -16,9 +16,10 @@ from pipeline.store.access import Caller
 from pipeline.store.job_commands import Counted, JobFilter
 from pipeline.store.job_queries import list_jobs, place_of_job, show_job
 from schemas.api import Changed, JobLogs, JobOutputs, JobPage, JobQuery, JobSelection, JobView, Role
+from schemas.bounds import RowId
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-JobId = Annotated[int, Path(ge=1)]
+JobId = Annotated[RowId, Path()]
 TAR_GZ: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/gzip": {"schema": {"type": "string", "format": "binary"}}}}
 }

@@ -25,6 +25,7 @@ from pipeline.store.database import Transaction
 from pipeline.store.losses import Aftermath, Rules, to_publish
 from pipeline.store.own_attempts import holds_attempt, holds_sandbox
 from pipeline.store.pilots import PilotRow
+from schemas.bounds import Number, RowId
 from schemas.pilots import (
     PROTOCOL,
     EndRequest,
@@ -157,8 +158,8 @@ def download_sandbox(
 def upload_archive(
     caller: PilotCaller,
     services: ServicesOf,
-    job_id: Annotated[int, Path(ge=1)],
-    attempt: Annotated[int, Path(ge=1)],
+    job_id: Annotated[RowId, Path()],
+    attempt: Annotated[Number, Path()],
     content: Upload,
 ) -> None:
     """The log and small outputs of an attempt that the pilot holds, as tar.gz; a repeated upload replaces it."""

@@ -11,6 +11,7 @@ from pipeline.api.policy import Operator, Reader
 from pipeline.api.services import ServicesOf
 from pipeline.store.access import NewToken, create_token, list_tokens, revoke_token
 from schemas.api import Page, Role, TokenPage, TokenReply, TokenRequest, TokenView, WhoAmI
+from schemas.bounds import RowId
 
 router = APIRouter(prefix="/v1", tags=["access"])
 
@@ -38,7 +39,7 @@ def list_(caller: Operator, services: ServicesOf, query: Annotated[Page, Query()
 
 
 @router.delete("/tokens/{token_id}")
-def revoke(caller: Operator, services: ServicesOf, token_id: Annotated[int, Path(ge=1)]) -> TokenView:
+def revoke(caller: Operator, services: ServicesOf, token_id: Annotated[RowId, Path()]) -> TokenView:
     """Revoke a token, at once and for good."""
     return services.database.transact(lambda tx: revoke_token(tx, caller.vo_id, token_id))
 

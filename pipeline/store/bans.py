@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Select, or_, select, update
 from pipeline.errors import BadInput, NotFound
 from pipeline.store.database import Transaction
 from pipeline.store.tables import bans, site_queues, sites, vos
+from schemas.bounds import MAX_SECONDS
 from schemas.site_views import BanView
 
 
@@ -30,7 +31,9 @@ class Scope:
 def ban(tx: Transaction, scope: Scope, *, by: str, why: str, until: datetime | None) -> BanView:
     """Ban, until a moment or until somebody lifts it. Raises NotFound for a name, BadInput for a past moment."""
     if until is not None and until <= tx.now:
-        raise BadInput(f"{until:%Y-%m-%d %H:%M:%S} UTC is past; a ban ends in the future", field="until")
+        raise BadInput(f"{until:%Y-%m-%d %H:%M:%S} is past; a ban ends in the future", field="until")
+    if until is not None and until > tx.after(MAX_SECONDS):
+        raise BadInput(f"{until:%Y-%m-%d} is too far ahead; leave it out for a ban without an end", field="until")
     site_id, queue_id = _ids(tx, scope)
     ban_id = tx.add(
         bans,

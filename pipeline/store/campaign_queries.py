@@ -62,7 +62,7 @@ def require_command(tx: Transaction, caller: Caller, campaign_id: int) -> None:
 def _row(tx: Transaction, vo_id: int, campaign_id: int) -> Row[Any]:
     row = tx.first(_visible(vo_id).where(campaigns.c.id == campaign_id))
     if row is None:
-        raise NotFound(f"there is no campaign {campaign_id} in your VO; `penstock campaigns` lists them")
+        raise NotFound(f"there is no campaign {campaign_id} in your VO; `penstock campaigns list` shows them")
     return row
 
 

@@ -70,7 +70,7 @@ def place_of_job(tx: Transaction, vo_id: int, job_id: int) -> JobPlace:
 
 
 def _not_found(job_id: int) -> NotFound:
-    return NotFound(f"there is no job {job_id} in your VO; `penstock jobs` lists them")
+    return NotFound(f"there is no job {job_id} in your VO; `penstock jobs list` shows them")
 
 
 def _query() -> Select[Any]:
