@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from schemas.bounds import MAX_SECONDS, Count, Number
 from schemas.campaign import Model
 from schemas.requirements import Name, Names, Resource
 
@@ -25,15 +26,15 @@ class SiteQueueEntry(Model):
     batch_system: Name = Field(default="local", description="an entry point of penstock.batch_systems")
     options: dict[str, Any] = Field(default={}, description="what that batch system wants to know")
     vos: Annotated[Names, Field(min_length=1)] = Field(default=("default",), description="whose jobs may run there")
-    cores: PositiveInt = Field(default=1, description="cores of one pilot; its jobs share them")
-    memory: PositiveInt = Field(default=2048, description="of one pilot, MiB")
-    disk: PositiveInt = Field(default=10240, description="scratch space of one pilot, MiB")
-    wall_time: PositiveInt = Field(
+    cores: Number = Field(default=1, description="cores of one pilot; its jobs share them")
+    memory: Number = Field(default=2048, description="of one pilot, MiB")
+    disk: Number = Field(default=10240, description="scratch space of one pilot, MiB")
+    wall_time: Annotated[int, Field(ge=1, le=MAX_SECONDS)] = Field(
         default=86_400, description="the batch system's limit, seconds; pilots live a margin less"
     )
     tags: Names = Field(default=(), description="what jobs may ask for, such as `gpu`")
-    max_pilots: NonNegativeInt = Field(default=1, description="pilots in any live state")
-    max_pending_pilots: NonNegativeInt = Field(default=1, description="pilots that do not run yet")
+    max_pilots: Count = Field(default=1, description="pilots in any live state")
+    max_pending_pilots: Count = Field(default=1, description="pilots that do not run yet")
 
     def lifetime(self, margin: float) -> float:
         """Seconds that a pilot may live: `margin` less than the wall time, but half of the wall time at the least."""
@@ -47,7 +48,7 @@ class SiteEntry(Model):
     storages: Annotated[Names, Field(min_length=1)] = Field(
         description="the first takes the outputs of steps that name none"
     )
-    max_running_jobs: PositiveInt | None = Field(default=None, description="exact limit over all of its queues")
+    max_running_jobs: Number | None = Field(default=None, description="exact limit over all of its queues")
     queues: Annotated[tuple[SiteQueueEntry, ...], Field(min_length=1)] = Field(description="of its batch systems")
 
     def resource(self, queue: SiteQueueEntry) -> Resource:

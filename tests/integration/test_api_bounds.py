@@ -65,6 +65,18 @@ def test_what_no_row_can_hold_is_refused_in_every_body(api: RunningApi, path: st
     assert reply.headers["content-type"] == MEDIA_TYPE
 
 
+@pytest.mark.parametrize("word", ["cores", "memory", "disk", "wall_time", "max_pilots", "max_pending_pilots"])
+def test_a_sites_file_declares_nothing_that_no_row_can_hold(api: RunningApi, word: str) -> None:
+    queue, limit = {"name": "q", word: TOO_LARGE}, {"max_running_jobs": TOO_LARGE}
+    for site in ({"queues": [queue]}, {"queues": [{"name": "q"}], **limit}):
+        file = {
+            "storages": [{"name": "disk", "url": "file:///x"}],
+            "sites": [{"name": "S", "storages": ["disk"], **site}],
+        }
+        with api.http(api.token(Role.OPERATOR)) as http:
+            assert http.post("/v1/sites/apply", json=file).status_code == 422
+
+
 def test_a_ban_into_the_year_10000_is_refused(api: RunningApi) -> None:
     building.site(api.database, "OPEN")
     with api.http(api.token(Role.OPERATOR)) as http:
