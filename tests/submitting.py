@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy import select
 
 from pipeline.store import access, campaigns, jobs
 from pipeline.store.campaigns import Submission, Submitted
-from pipeline.store.database import Database
+from pipeline.store.database import Database, Transaction
 from pipeline.store.jobs import Change, JobRow
 from pipeline.store.tables import jobs as jobs_table
 from pipeline.store.tables import steps as steps_table
@@ -65,11 +66,11 @@ def all_jobs(database: Database, campaign_id: int) -> list[JobRow]:
 def move(database: Database, job_ids: Sequence[int], *states: JobState, **values: Any) -> None:
     """Take jobs through these states, one after the other; `values` go with each transition."""
     for state in states:
-        database.transact(
-            lambda tx, state=state: jobs.apply(  # type: ignore[misc]
-                tx, [Change(job, state, values=tuple(values.items())) for job in jobs.lock(tx, job_ids)]
-            )
-        )
+        database.transact(partial(_apply, job_ids=job_ids, state=state, values=tuple(values.items())))
+
+
+def _apply(tx: Transaction, job_ids: Sequence[int], state: JobState, values: tuple[tuple[str, Any], ...]) -> None:
+    jobs.apply(tx, [Change(job, state, values=values) for job in jobs.lock(tx, job_ids)])
 
 
 TO_COMPLETING = (JobState.WAITING, JobState.MATCHED, JobState.RUNNING, JobState.COMPLETING)

@@ -64,7 +64,7 @@ def test_an_api_that_is_away_costs_no_attempt(servers: dict[str, str], tmp_path:
         api = system.processes[0]
         api.terminate()
         assert api.wait(10) == 0
-        Event().wait(OUTAGE)
+        Event().wait(OUTAGE)  # time has to pass: the lease of the pilots runs out without the API
         system.start("api")
         eventually(lambda: ended(system, campaign_id), within=120, every=0.5)
         found = system.json("jobs", "list", "--campaign", str(campaign_id), "--limit", "100")

@@ -58,7 +58,7 @@ def test_all_jobs_end_done_when(fault: str, mariadb_server: MariaDbServer, tmp_p
         campaign_id = system.submit(ledger_campaign(tmp_path, JOBS))
         ledger = tmp_path / "ledger.txt"
         eventually(lambda: ledger.exists() and "end" in ledger.read_text(), within=60)
-        Event().wait(moment(seed, 0.0, 6.0))
+        Event().wait(moment(seed, 0.0, 6.0))  # faults come at any moment, this one at that of the seed
         assert FAULTS[fault](system), "nothing was there to be hit"
         eventually(lambda: ended(system, campaign_id), within=240, every=1.0)
         shown = system.json("campaigns", "show", str(campaign_id))

@@ -12,9 +12,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from threading import Event
+from typing import cast
 
 from pipeline.store.database import Database
-from pipeline.transport.port import open_transport
+from pipeline.transport.port import Transport, open_transport
 from pipeline.trigger import Trigger, tick
 from schemas.messages import Message
 from triggers.clock import Clock
@@ -41,10 +42,11 @@ class DyingTransport:
 
 
 def main(database_url: str, broker_url: str, name: str, die_after: int) -> None:
-    clock = Clock(Database(database_url), DyingTransport(broker_url, name, die_after), TRIGGERS, name)  # type: ignore[arg-type]
+    transport = cast("Transport", DyingTransport(broker_url, name, die_after))
+    clock = Clock(Database(database_url), transport, TRIGGERS, name)
     while True:
         clock.turn()
-        Event().wait(0.1)
+        Event().wait(0.1)  # the clock of a trigger process turns at a pace, too
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import ClassVar
@@ -18,7 +20,7 @@ import pytest
 from pipeline.runtime.republication import requeue_dead
 from pipeline.store.instances import drain_instance, drain_queue, pause, resume
 from schemas.messages import Body, Message
-from tests.outside.stage import QUEUE, StageMaker, end, rehearsal, stages
+from tests.outside.stage import QUEUE, Stage, StageMaker, end, rehearsal, stages
 from tests.servers import RedisServer
 from tests.waiting import best_of, eventually
 
@@ -172,7 +174,7 @@ def test_a_message_that_kills_its_consumer_becomes_a_dead_letter(make_stage: Sta
     kills = 0
     for _ in range(4):
         process = stage.start()
-        eventually(lambda: process.poll() is not None or stage.dead(), within=30)  # noqa: B023 - called at once
+        eventually(partial(_is_over, process, stage), within=30)
         kills += process.poll() is not None
         if stage.dead():
             break
@@ -258,6 +260,11 @@ class Stranger(Body):
     """A body that travels on the queue though its consumer does not know it."""
 
     queue: ClassVar[str] = QUEUE
+
+
+def _is_over(process: subprocess.Popen[bytes], stage: Stage) -> bool:
+    """Whether the consumer has died or the message is buried."""
+    return process.poll() is not None or bool(stage.dead())
 
 
 def _get(url: str) -> tuple[int, str]:

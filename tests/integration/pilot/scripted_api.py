@@ -157,6 +157,13 @@ def _refusal(job: AttemptRef) -> Refusal:
     return Refusal(job_id=job.job_id, attempt=job.attempt, reason="the attempt is not yours")
 
 
+class QuietServer(ThreadingHTTPServer):
+    """Says nothing of requests that break off: pilots are killed in the middle of them."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing to do."""
+
+
 @contextmanager
 def serving(api: ScriptedApi) -> Iterator[ScriptedApi]:
     """Serve `api` on a free port; its `url` is set."""
@@ -191,11 +198,10 @@ def serving(api: ScriptedApi) -> Iterator[ScriptedApi]:
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the library's
+        def log_message(self, *_arguments: Any, **_options: Any) -> None:
             """Tests print nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # pilots are killed in the middle of requests
+    server = QuietServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     api.url = f"http://127.0.0.1:{server.server_port}"
