@@ -1,4 +1,8 @@
-"""Job archives on a user's machine: unpacked inside a folder, or not at all."""
+"""Job archives on a user's machine: unpacked inside a folder, or not at all.
+
+An archive holds regular files and nothing else, so that is all that is taken from one; the filters of newer
+standard libraries are not in Debian 12's Python 3.11.2.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipeline.errors import BadInput
 
@@ -18,33 +22,40 @@ SIZE_LIMIT = 1 << 30
 def unpack(content: bytes, folder: Path) -> list[Path]:
     """Unpack a tar.gz into `folder`; the files, relative to it.
 
-    Raises BadInput when an entry would leave the folder, is a device, or the content is broken or too large;
+    Raises BadInput when an entry would leave the folder or is no file, or the content is broken or too large;
     nothing is left in the folder then.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder.parent) as name:
-        aside = Path(name).resolve()
+        aside = Path(name)
         try:
             with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
-                members = archive.getmembers()
-                size = sum(member.size for member in members)
-                if size > SIZE_LIMIT:
-                    raise BadInput(
-                        f"the archive unpacks to {size} bytes; {SIZE_LIMIT} are allowed; nothing was unpacked"
-                    )
-                archive.extractall(aside, members=[_relative(member) for member in members], filter="data")
-        except tarfile.FilterError as error:
-            raise BadInput(
-                f"the archive was not unpacked: its entry {error.tarinfo.name!r} would leave {folder}"
-            ) from error
+                members = [member for member in archive.getmembers() if not member.isdir()]
+                _check(members, folder)
+                for member in members:
+                    _write(archive, member, aside)
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise BadInput(f"the archive was not unpacked: it can't be read: {error}") from error
-        shutil.copytree(aside, folder, symlinks=True, dirs_exist_ok=True)
-        return sorted(path.relative_to(aside) for path in aside.rglob("*") if not path.is_dir())
+        shutil.copytree(aside, folder, dirs_exist_ok=True)
+        return sorted(path.relative_to(aside) for path in aside.rglob("*") if path.is_file())
 
 
-def _relative(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """The member as it is; the standard library would quietly take the slash from an absolute name."""
-    if member.name.startswith("/"):
-        raise tarfile.AbsolutePathError(member)
-    return member
+def _check(members: list[tarfile.TarInfo], folder: Path) -> None:
+    size = sum(member.size for member in members)
+    if size > SIZE_LIMIT:
+        raise BadInput(f"the archive unpacks to {size} bytes; {SIZE_LIMIT} are allowed; nothing was unpacked")
+    for member in members:
+        path = PurePosixPath(member.name)
+        if path.is_absolute() or ".." in path.parts:
+            raise BadInput(f"the archive was not unpacked: its entry {member.name!r} would leave {folder}")
+        if not member.isreg():
+            raise BadInput(f"the archive was not unpacked: its entry {member.name!r} is no regular file")
+
+
+def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    target = folder / member.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source = archive.extractfile(member)
+    assert source is not None, "a regular file has content"
+    with source, target.open("wb") as stream:
+        shutil.copyfileobj(source, stream)

@@ -179,6 +179,17 @@ def test_an_archive_that_leaves_the_folder_is_refused_and_nothing_unpacked(tmp_p
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["inner"]
 
 
+def test_an_archive_with_a_link_is_refused(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        link = tarfile.TarInfo("innocent")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    with pytest.raises(BadInput, match="no regular file"):
+        unpack(stream.getvalue(), tmp_path / "job")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_archive_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     for content in (b"", b"no archive", packed(a=b"x" * 100)[:-30]):
         with pytest.raises(BadInput, match="can't be read"):
