@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import case, or_, select, update
 
 from pipeline.store.database import Transaction, in_chunks
 from pipeline.store.pilots import MAX_REASON
 from pipeline.store.tables import pilots, site_queues, sites
 from schemas.sites import SiteQueueEntry
 from schemas.states import PILOT_FINAL, PilotState
+
+MAX_HANDLE = 200
+"""Characters that the row keeps of what the batch system calls a pilot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +101,11 @@ def move_pending(tx: Transaction, moves: Iterable[Move]) -> None:
 
 def submitted(tx: Transaction, handles: Mapping[str, str]) -> None:
     """These tags are known to the batch system, under these handles."""
-    for tag, handle in sorted(handles.items()):
-        tx.run(update(pilots).where(pilots.c.tag == tag).values(batch_id=handle[:200], submitted_at=tx.now))
-    fresh = (pilots.c.tag.in_(list(handles)), pilots.c.state == PilotState.REQUESTED)
-    if handles:
-        tx.run(update(pilots).where(*fresh).values(state=PilotState.SUBMITTED))
+    for chunk in in_chunks(sorted(handles)):
+        named = case({tag: handles[tag][:MAX_HANDLE] for tag in chunk}, value=pilots.c.tag)
+        mine = pilots.c.tag.in_(chunk)
+        tx.run(update(pilots).where(mine).values(batch_id=named, submitted_at=tx.now))
+        tx.run(update(pilots).where(mine, pilots.c.state == PilotState.REQUESTED).values(state=PilotState.SUBMITTED))
 
 
 def _give_back(tx: Transaction, queue: LeasedQueue, owner: str, state: Mapping[str, Any]) -> None:
