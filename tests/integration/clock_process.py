@@ -20,7 +20,7 @@ from pipeline.trigger import Trigger, tick
 from schemas.messages import Message
 from triggers.clock import Clock
 
-TRIGGERS = {f"t{n}": Trigger(f"t{n}", "* * * * * *", tick(f"t{n}"), grace=30.0) for n in range(5)}
+TRIGGERS = {f"t{n}": Trigger(f"t{n}", "* * * * * *", tick(f"t{n}"), grace=30.0) for n in range(12)}
 
 
 class DyingTransport:

@@ -73,6 +73,7 @@ def _ids(messages: Sequence[Message], body: type) -> list[int]:
 
 
 def test_the_queue_of_a_stopped_consumer_does_not_grow(context: Context) -> None:
+    context = replace(context, settings=context.settings.model_copy(update={"wake_after": 0.3}))
     submitted = submit(context.database, {"name": "a", **array(1_500)})
     _publish(context, submitted.messages)
     rounds = 0
@@ -85,7 +86,7 @@ def test_the_queue_of_a_stopped_consumer_does_not_grow(context: Context) -> None
         assert _ready(context) == 4
         return rounds >= 20 and not overdue
 
-    eventually(look, within=30, every=0.3)
+    eventually(look, within=30, every=0.1)
 
 
 def test_what_a_broker_lost_is_published_again(context: Context, redis_server: RedisServer) -> None:
