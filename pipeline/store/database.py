@@ -13,6 +13,8 @@ from sqlalchemy import Connection, Engine, Row, Select, Table, create_engine, ev
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoFreeConnection
+from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql import Executable
 from structlog import get_logger
 
@@ -21,11 +23,16 @@ from pipeline.store.tables import UtcDateTime
 
 T = TypeVar("T")
 
-TRANSIENT_CODES = frozenset({1205, 1213, 1053, 1927, 1040, 1290, 2002, 2003, 2006, 2013, 4031})
-"""Lock waits, deadlocks, shutdowns, lost and refused connections: MySQL's and MariaDB's numbers."""
+TRANSIENT_CODES = frozenset({1020, 1205, 1213, 1053, 1927, 1040, 1290, 2002, 2003, 2006, 2013, 4031})
+"""Changed rows, lock waits, deadlocks, shutdowns, lost and refused connections: MySQL's and MariaDB's numbers."""
 MAX_TRIES = 8
 IO_TIMEOUT = 20
 BUSY_TIMEOUT = 10
+PATIENCE = 5.0
+"""Seconds that a thread waits for a free connection before it tries again."""
+_KEPT = 4
+CONNECTIONS = 44
+"""A process's connections at most: one for each of the API's 40 threads, and for its own loops."""
 _READ_ONLY = "penstock_read_only"
 CHUNK = 1_000
 """Rows per statement where a caller's list has no bound of its own."""
@@ -108,9 +115,9 @@ class Transaction:
 class Database:
     """An engine and the rule by which transactions are run again. One per process; safe to share by threads."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, patience: float = PATIENCE) -> None:
         self.url = url
-        self._engine = _engine(url)
+        self._engine = _engine(url, {"pool_size": _KEPT, "max_overflow": CONNECTIONS - _KEPT, "pool_timeout": patience})
         self._reading = self._engine.execution_options(**{_READ_ONLY: True})
         self.dialect = self._engine.dialect.name
         self.retries = 0
@@ -138,7 +145,7 @@ class Database:
             try:
                 with engine.begin() as connection:
                     return work(Transaction(connection, _now(connection)))
-            except (DBAPIError, Contended) as error:
+            except (DBAPIError, NoFreeConnection, Contended) as error:
                 if isinstance(error, DBAPIError) and not is_transient(error):
                     raise
                 reason = str(error.orig if isinstance(error, DBAPIError) else error)
@@ -188,16 +195,16 @@ def _now(connection: Connection) -> datetime:
     return moment
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, pool: Mapping[str, Any]) -> Engine:
     try:
         parsed = make_url(url)
     except ArgumentError as error:
         raise BadSettings(f"PENSTOCK_DATABASE_URL is no database URL: {url!r}") from error
     try:
         if parsed.get_backend_name() == "sqlite":
-            return _sqlite(parsed)
+            return _sqlite(parsed, pool)
         if parsed.get_backend_name() in {"mysql", "mariadb"}:
-            return _mysql(parsed)
+            return _mysql(parsed, pool)
     except ModuleNotFoundError as error:
         raise BadSettings("the driver for MySQL is not installed: pip install 'penstock[mysql]'") from error
     except SQLAlchemyError as error:
@@ -205,13 +212,12 @@ def _engine(url: str) -> Engine:
     raise BadSettings(f"PENSTOCK_DATABASE_URL: {parsed.get_backend_name()!r} is not served; use mysql:// or sqlite:///")
 
 
-def _mysql(url: URL) -> Engine:
+def _mysql(url: URL, pool: Mapping[str, Any]) -> Engine:
     return create_engine(
         url.set(drivername="mysql+mysqldb"),
         isolation_level="READ COMMITTED",
-        pool_size=4,
-        max_overflow=40,
         pool_recycle=600,
+        **pool,
         connect_args={
             "charset": "utf8mb4",
             "connect_timeout": IO_TIMEOUT,
@@ -221,8 +227,8 @@ def _mysql(url: URL) -> Engine:
     )
 
 
-def _sqlite(url: URL) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT})
+def _sqlite(url: URL, pool: Mapping[str, Any]) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT}, poolclass=QueuePool, **pool)
 
     def prepare(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
