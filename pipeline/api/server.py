@@ -163,12 +163,16 @@ def _registered(services: Services, server: ApiServer, url: str) -> Iterator[Non
 
 
 def _beat(services: Services, server: ApiServer, identity: Identity, ended: Event) -> None:
+    missed = False
     while True:
         try:
             wishes = services.database.transact(lambda tx: instances.beat(tx, identity, Pulse()))
-        except DatabaseUnavailable as error:
-            _log.warning("beat_missed", error=str(error))
+        except Exception as error:  # noqa: BLE001 - the thread's boundary: without it nobody would see that the API lives
+            if not missed:
+                _log.warning("beat_missed", error=str(error))
+            missed = True
         else:
+            missed = False
             if wishes.own is Wish.DRAIN:
                 server.stop()
         if ended.wait(BEAT):

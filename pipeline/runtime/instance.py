@@ -86,6 +86,11 @@ class Instance:
         reached = self._seen and time.monotonic() - self._seen < _FRESH
         return [] if reached else ["the database can't be reached"]
 
+    @property
+    def lost(self) -> bool:
+        """Whether the last beat did not reach the database."""
+        return self._lost
+
     def _run(self) -> None:
         while not self._ended.is_set():
             self._beat()
@@ -101,7 +106,7 @@ class Instance:
         DATABASE_RETRIES.inc(self._retries - retries)
         try:
             self.wishes = self._database.transact(lambda tx: beat(tx, self.identity, pulse))
-        except DatabaseUnavailable as error:
+        except Exception as error:  # noqa: BLE001 - the thread's boundary: a beat that failed for good would be the last
             if not self._lost:
                 _log.warning("database_lost", instance=self.identity.id, error=str(error))
             self._lost = True
