@@ -23,6 +23,8 @@ from schemas.states import PILOT_ACTIVE, PILOT_FINAL, PILOT_PENDING, PILOT_TRANS
 TOKEN_PREFIX = "pil_"  # noqa: S105 - a prefix, no secret
 SECRET_PREFIX = "enr_"  # noqa: S105 - a prefix, no secret
 MAX_REASON = 500
+_LET_IN = frozenset({PilotState.RUNNING, PilotState.LOST})
+"""How a pilot stands that was let in and has not been heard since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,31 +81,50 @@ def new_secret(tx: Transaction, site_queue_id: int, vo_id: int, *, uses: int, va
 
 
 def enrol(tx: Transaction, request: EnrolRequest, margin: float) -> Enrolled:
-    """Let a pilot in. Raises Unauthorized for a bad secret, Conflict for a tag that is taken or not wanted any more."""
-    enrolment = _spend(tx, request.secret)
+    """Let a pilot in. One that has said nothing since lost our answer: it gets a new token, and its old one is void.
+
+    Raises Unauthorized for a bad secret, Conflict for a tag that is taken or not wanted any more.
+    """
+    enrolment = _enrolment(tx, request.secret)
     found = _locked(tx, pilots.c.tag == request.tag)
     mine = (enrolment.site_queue_id, enrolment.vo_id)
     if found is None or (found[0].site_queue_id, found[0].vo_id) != mine:
         raise Unauthorized(f"the enrolment secret does not go with a pilot of tag {request.tag!r}")
     pilot, around = found
-    if around.token_digest is not None:
+    is_repeated = around.token_digest is not None
+    if is_repeated and not _is_silent(tx, pilot, around):
         raise Conflict(f"the pilot {request.tag} has enrolled already; the batch system seems to have started it twice")
-    if pilot.state not in PILOT_PENDING or pilot.remove_requested:
+    wanted_in = _LET_IN if is_repeated else PILOT_PENDING
+    if pilot.state not in wanted_in or pilot.remove_requested:
         raise Conflict(f"the pilot {request.tag} is {pilot.state} and not wanted any more")
-    token = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    if not is_repeated:
+        _spend(tx, enrolment.id)
     lifetime = SiteQueueEntry.model_validate_json(around.entry).lifetime(margin)
-    changed = update(pilots).where(pilots.c.id == pilot.id)
+    ends_at = around.ends_at if is_repeated else tx.after(lifetime)
+    return _let_in(tx, pilot, request, ends_at)
+
+
+def _let_in(tx: Transaction, pilot: PilotRow, request: EnrolRequest, ends_at: datetime) -> Enrolled:
+    token = TOKEN_PREFIX + secrets.token_urlsafe(32)
     tx.run(
-        changed.values(
+        update(pilots)
+        .where(pilots.c.id == pilot.id)
+        .values(
             state=PilotState.RUNNING,
             token_digest=digest(token),
             node=json.dumps({**request.node.model_dump(), "version": request.version}),
             started_at=tx.now,
             last_seen=tx.now,
-            ends_at=tx.after(lifetime),
+            ends_at=ends_at,
         )
     )
-    return Enrolled(pilot.id, token, lifetime)
+    return Enrolled(pilot.id, token, max((ends_at - tx.now).total_seconds(), 0.0))
+
+
+def _is_silent(tx: Transaction, pilot: PilotRow, around: Row[Any]) -> bool:
+    """Whether an enrolled pilot has neither been heard since nor offered anything."""
+    offered = tx.first(select(slots.c.pilot_id).where(slots.c.pilot_id == pilot.id))
+    return pilot.last_seen == around.started_at and offered is None
 
 
 def lock(tx: Transaction, pilot_id: int) -> PilotRow:
@@ -160,14 +181,18 @@ def end(tx: Transaction, pilot_id: int, ending: Ending, rules: Rules) -> Afterma
     return lose(tx, jobs.of_pilot(tx, pilot.id), f"its pilot ended: {reason}", rules)
 
 
-def _spend(tx: Transaction, secret: str) -> Row[Any]:
-    mine = enrolments.c.digest == digest(secret)
-    usable = (mine, enrolments.c.uses_left > 0, enrolments.c.expires_at > tx.now)
-    if not tx.run(update(enrolments).where(*usable).values(uses_left=enrolments.c.uses_left - 1)):
-        raise Unauthorized("the enrolment secret is unknown, used up or expired; the pilot was submitted by nobody")
-    row = tx.first(select(enrolments.c.site_queue_id, enrolments.c.vo_id).where(mine))
-    assert row is not None
+def _enrolment(tx: Transaction, secret: str) -> Row[Any]:
+    valid = (enrolments.c.digest == digest(secret), enrolments.c.expires_at > tx.now)
+    row = tx.first(select(enrolments.c.id, enrolments.c.site_queue_id, enrolments.c.vo_id).where(*valid))
+    if row is None:
+        raise Unauthorized("the enrolment secret is unknown or expired; the pilot was submitted by nobody")
     return row
+
+
+def _spend(tx: Transaction, enrolment_id: int) -> None:
+    usable = (enrolments.c.id == enrolment_id, enrolments.c.uses_left > 0)
+    if not tx.run(update(enrolments).where(*usable).values(uses_left=enrolments.c.uses_left - 1)):
+        raise Unauthorized("the enrolment secret is used up; more pilots were started than were submitted with it")
 
 
 def _lock(tx: Transaction, pilot_id: int) -> PilotRow:
@@ -190,6 +215,8 @@ def _locked(tx: Transaction, condition: ColumnElement[bool]) -> tuple[PilotRow, 
             site_queues.c.declared.label("queue_declared"),
             site_queues.c.entry,
             pilots.c.token_digest,
+            pilots.c.started_at,
+            pilots.c.ends_at,
         )
         .join_from(pilots, sites, sites.c.id == pilots.c.site_id)
         .join(vos, vos.c.id == pilots.c.vo_id)

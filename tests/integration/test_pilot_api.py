@@ -14,8 +14,8 @@ import httpx
 import pytest
 from sqlalchemy import select, update
 
-from pipeline.store import heartbeats, pilots
-from pipeline.store.tables import controls, job_specs, jobs, slots
+from pipeline.store import access, heartbeats, pilots
+from pipeline.store.tables import controls, enrolments, job_specs, jobs, slots
 from pipeline.store.tables import pilots as pilots_table
 from schemas.api import Role
 from schemas.states import PilotState
@@ -101,6 +101,8 @@ def test_a_pilot_enrols_once_with_a_secret_of_its_queue_and_vo(api: RunningApi, 
     assert first.status_code == 200
     assert first.json()["token"].startswith("pil_")
     assert first.json()["lifetime"] == building.DAY - 300
+    with api.http(first.json()["token"]) as http:
+        assert http.post("/v1/pilots/self/heartbeat", json={"jobs": []}).status_code == 200
     again = enrol(api, secret, f"a-{api.vo}")
     assert (again.status_code, "twice" in again.json()["detail"]) == (409, True)
     assert enrol(api, "enr_wrong", f"a-{api.vo}").status_code == 401
@@ -112,6 +114,38 @@ def test_a_pilot_enrols_once_with_a_secret_of_its_queue_and_vo(api: RunningApi, 
     requested(api, site, f"d-{api.vo}")
     spent = enrol(api, secret, f"d-{api.vo}")
     assert (spent.status_code, "used up" in spent.json()["detail"]) == (401, True)
+
+
+def test_a_pilot_whose_answer_was_lost_enrols_again_and_only_its_newest_token_counts(
+    api: RunningApi, site: building.Site
+) -> None:
+    secret, tag = requested(api, site, f"l-{api.vo}"), f"l-{api.vo}"
+    lost, answered = enrol(api, secret, tag), enrol(api, secret, tag)
+    assert (lost.status_code, answered.status_code) == (200, 200)
+    assert lost.json()["pilot_id"] == answered.json()["pilot_id"]
+    assert building.DAY - 400 < answered.json()["lifetime"] < lost.json()["lifetime"]
+    with api.http(lost.json()["token"]) as old, api.http(answered.json()["token"]) as new:
+        assert old.post("/v1/pilots/self/offer", json=OFFER).status_code == 401
+        assert new.post("/v1/pilots/self/offer", json=OFFER).status_code == 200
+        assert enrol(api, secret, tag).status_code == 409
+        assert new.post("/v1/pilots/self/heartbeat", json={"jobs": []}).status_code == 200
+
+
+def test_repeated_enrolments_spend_nothing_of_the_secret(api: RunningApi, site: building.Site) -> None:
+    tags = [f"{letter}-{api.vo}" for letter in "abc"]
+    secret = requested(api, site, tags[0], uses=2)
+    for tag in tags[1:]:
+        requested(api, site, tag)
+    answers = [enrol(api, secret, tag).status_code for tag in (tags[0], tags[0], tags[1], tags[1], tags[0], tags[2])]
+    assert answers == [200, 200, 200, 200, 200, 401]
+
+
+def test_a_secret_that_expired_lets_no_pilot_in_again(api: RunningApi, site: building.Site) -> None:
+    secret, tag = requested(api, site, f"e-{api.vo}"), f"e-{api.vo}"
+    assert enrol(api, secret, tag).status_code == 200
+    mine = update(enrolments).where(enrolments.c.digest == access.digest(secret))
+    api.database.transact(lambda tx: tx.run(mine.values(expires_at=tx.now)))
+    assert enrol(api, secret, tag).status_code == 401
 
 
 def test_another_protocol_is_refused_with_the_one_that_is_spoken(api: RunningApi, site: building.Site) -> None:
