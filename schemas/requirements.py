@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.bounds import Number
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,62}$")]
 Names = tuple[Name, ...]
@@ -16,10 +18,10 @@ class Requirement(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cores: PositiveInt = Field(default=1, description="processor cores")
-    memory: PositiveInt = Field(default=1024, description="resident memory, MiB")
-    disk: PositiveInt = Field(default=1024, description="scratch space, MiB")
-    wall_time: PositiveInt = Field(default=3600, description="longest run time, seconds")
+    cores: Number = Field(default=1, description="processor cores")
+    memory: Number = Field(default=1024, description="resident memory, MiB")
+    disk: Number = Field(default=1024, description="scratch space, MiB")
+    wall_time: Number = Field(default=3600, description="longest run time, seconds")
     tags: Names = Field(default=(), description="tags that the site queue must carry, all of them")
     sites: Names = Field(default=(), description="sites that may run it; empty: any")
     banned_sites: Names = Field(default=(), description="sites that may not run it")
