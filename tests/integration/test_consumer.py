@@ -143,7 +143,7 @@ def test_the_death_of_an_idle_worker_is_mended(make_stage: StageMaker) -> None:
 
 
 def test_disasters_become_dead_letters_and_their_neighbours_are_executed_once(make_stage: StageMaker) -> None:
-    stage = make_stage(message_attempts=2, executor_deadline=1.0, wake_after=0.1, consumer_slots=2)
+    stage = make_stage(message_attempts=2, executor_deadline=2.0, wake_after=0.1, consumer_slots=2)
     good = [rehearsal(number) for number in range(1, 101)]
     poisonous = rehearsal(*range(1001, 2001), faults={1500: "raise"})
     bad = [rehearsal(n, faults={n: fault}) for n, fault in ((201, "segfault"), (202, "sleep"), (203, "memory"))]
@@ -157,7 +157,7 @@ def test_disasters_become_dead_letters_and_their_neighbours_are_executed_once(ma
     reasons = {json.loads(letter.payload)["body"]["job_ids"][0]: letter.reason for letter in deaths}
     assert reasons == {
         201: "worker crashed (signal 11)",
-        202: "deadline of 1 s passed",
+        202: "deadline of 2 s passed",
         203: "memory limit of 512 MiB reached",
         1500: "LookupError('there is no such place')",
     }
