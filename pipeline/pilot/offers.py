@@ -19,12 +19,14 @@ _BUSY_WAIT = 3.0
 class Orders(NamedTuple):
     """What the offers call: `begin` for each attempt to run, `drain` when the server wants no more.
 
-    `time_left` tells the seconds until the pilot must have ended.
+    `time_left` tells the seconds until the pilot must have ended, `pace` the longest wait between two tries to
+    reach the API: no longer than a heartbeat's, else an assignment could lapse while its pilot waits to confirm it.
     """
 
     begin: Callable[[Job], None]
     drain: Callable[[str], None]
     time_left: Callable[[], float]
+    pace: float
 
 
 class Offers:
@@ -37,7 +39,7 @@ class Offers:
         self._place = place
         self._orders = orders
         self._closed = threading.Event()
-        self._trouble = Backoff()
+        self._trouble = Backoff(cap=orders.pace)
         self._quiet = Backoff(first=0.2, cap=_IDLE_WAIT)
 
     def close(self) -> None:
@@ -90,7 +92,7 @@ class Offers:
 
     def _confirm(self, jobs: List[Job]) -> FrozenSet[Key]:
         """Which of them may run. Tried again for as long as it takes: a confirmation that is too late is refused."""
-        backoff = Backoff()
+        backoff = Backoff(cap=self._orders.pace)
         request = {"jobs": [job.reference() for job in jobs]}
         while not self._closed.is_set():
             try:

@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, List, Set, Tuple
 from pipeline.pilot import durable
 from pipeline.pilot.client import Backoff, Client
 from pipeline.pilot.errors import Refused, Unreachable
+from pipeline.pilot.folders import Folders
 from pipeline.pilot.log import log
 
 Key = Tuple[int, int]
@@ -19,17 +20,18 @@ class Outbox:
     """Sends archives and then reports. `settled` is called with each attempt that the API accepted or refused."""
 
     def __init__(
-        self, reports: str, archives: str, pilot_id: int, client: Client, settled: Callable[[Key], None]
+        self, folders: Folders, pilot_id: int, client: Client, settled: Callable[[Key], None], pace: float
     ) -> None:
-        self._reports = reports
-        self._archives = archives
+        """`pace` is the longest wait between two tries, seconds."""
+        self._reports = folders.reports
+        self._archives = folders.archives
         self._pilot_id = pilot_id
         self._client = client
         self._settled = settled
         self._lock = threading.Lock()
         self._pending: Dict[Key, Report] = {}
         self._news = threading.Event()
-        self._backoff = Backoff()
+        self._backoff = Backoff(cap=pace)
 
     def archive_path(self, key: Key) -> str:
         """Where the attempt's archive is to be written before its report is added."""

@@ -58,10 +58,11 @@ class Pilot:
         self._interval = terms.heartbeat_interval
         self._slots = Slots(machine.totals)
         self._ledger = Ledger(machine.folders.ledger, terms.pilot_id)
-        self._outbox = Outbox(machine.folders.reports, machine.folders.archives, terms.pilot_id, client, self._settled)
+        pace = max(terms.heartbeat_interval, 0.1)
+        self._outbox = Outbox(machine.folders, terms.pilot_id, client, self._settled, pace)
         sandboxes = Sandboxes(machine.folders.sandboxes, client)
         place = Place(machine.folders, sandboxes, machine.warden, self._outbox.archive_path)
-        orders = Orders(self._begin, self._drain, lambda: terms.deadline - time.monotonic())
+        orders = Orders(self._begin, self._drain, lambda: terms.deadline - time.monotonic(), pace)
         self._offers = Offers(client, self._slots, self._ledger, place, orders)
         self._failures = 0
         self._drain_reason = ""
