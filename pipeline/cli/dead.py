@@ -13,12 +13,11 @@ import click
 from pipeline.cli.direct import opened_database, opened_transport
 from pipeline.cli.options import Moment, RowId, example, json_option, pass_settings
 from pipeline.cli.output import show_list, show_one, warn
-from pipeline.runtime.spec import find_consumer
+from pipeline.runtime.republication import read_message, requeue_dead
 from pipeline.settings import Settings
 from pipeline.store import messages as store
 from pipeline.store.database import Database
 from pipeline.store.messages import DeadLetter, DeadLetterFilter
-from schemas.messages import Message, decode
 
 F = TypeVar("F", bound=Callable[..., Any])
 PAGE = 100
@@ -95,11 +94,7 @@ def requeue(settings: Settings, /, *, letters: tuple[int, ...], everything: bool
     with opened_database(settings) as database, opened_transport(settings) as transport:
         for part in _pages(database, wanted.resolve(database)):
             ids = [one.id for one in part if letters or _is_readable(one)]
-            bring_back = partial(store.requeue, letter_ids=ids, read=_read, wake_after=settings.wake_after)
-            released = database.transact(bring_back)
-            transport.publish([one.message for one in released])
-            database.transact(partial(store.forget, deferred_ids=[one.deferred_id for one in released]))
-            count += len(released)
+            count += requeue_dead(settings, database, transport, ids)
     click.echo(f"{count} requeued")
 
 
@@ -145,12 +140,8 @@ def _pages(database: Database, wanted: DeadLetterFilter) -> Iterator[list[DeadLe
 def _is_readable(letter: DeadLetter) -> bool:
     """Whether it can be requeued; garbage among many is left behind with a warning."""
     try:
-        _read(letter.queue, letter.payload)
+        read_message(letter.queue, letter.payload)
     except ValueError:
         warn(f"dead letter {letter.id} can't be read, so it stays; `penstock dead drop {letter.id}` deletes it")
         return False
     return True
-
-
-def _read(queue: str, payload: bytes) -> Message:
-    return decode(payload, find_consumer(queue).catalogue())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from urllib.parse import quote
 
 import click
 
@@ -15,7 +14,7 @@ from pipeline.cli.remote import asked
 from pipeline.client import open_client
 from pipeline.errors import BadInput
 from pipeline.settings import Settings
-from schemas.site_views import Allowed, AllowRequest, BanRequest, BanView, SitesDiff, SitesView
+from schemas.site_views import AllowRequest, BanRequest, BanView, SitesView
 from schemas.sites import SitesFile
 
 queue_option = click.option("--queue", help="Only this queue of the site.")
@@ -39,9 +38,8 @@ def apply(settings: Settings, /, *, file: Path, dry_run: bool, as_json: bool) ->
     VO's operator may apply it, for all VOs.
     """
     declared = read_model(file, SitesFile)
-    path = f"/v1/sites/apply?dry_run={str(dry_run).lower()}"
     with open_client(settings) as client:
-        diff = client.post(path, SitesDiff, declared)
+        diff = client.apply_sites(declared, dry_run=dry_run)
     if as_json:
         print_json(cells(diff))
         return
@@ -60,7 +58,7 @@ def apply(settings: Settings, /, *, file: Path, dry_run: bool, as_json: bool) ->
 def list_(settings: Settings, /, *, as_json: bool) -> None:
     """List the queues of all sites, with your VO's pilots and the bans in force."""
     with open_client(settings) as client:
-        view = client.get("/v1/sites", SitesView)
+        view = client.sites()
     if as_json:
         print_json(cells(view))
         return
@@ -99,7 +97,7 @@ def ban(
         raise BadInput(f"--until: {moment:%Y-%m-%d %H:%M:%S} UTC is past; a ban ends in the future")
     request = asked(BanRequest, why=reason, until=moment, **scope)
     with open_client(settings) as client:
-        made = client.post(f"/v1/sites/{quote(site, safe='')}/ban", BanView, request)
+        made = client.ban_site(site, request)
     click.echo(f"ban {made.id}: {_scope(made)}")
 
 
@@ -111,7 +109,7 @@ def ban(
 def allow(settings: Settings, /, *, site: str, queue: str | None, vo: str | None) -> None:
     """Lift your VO's bans of a site or of one of its queues."""
     with open_client(settings) as client:
-        done = client.post(f"/v1/sites/{quote(site, safe='')}/allow", Allowed, asked(AllowRequest, queue=queue, vo=vo))
+        done = client.allow_site(site, asked(AllowRequest, queue=queue, vo=vo))
     for lifted in done.lifted:
         click.echo(f"ban {lifted.id}: {_scope(lifted)}, lifted")
     if not done.lifted:

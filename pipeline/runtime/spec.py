@@ -57,12 +57,6 @@ def declared_queues() -> tuple[str, ...]:
     return tuple(sorted(entry.name for entry in entry_points(group="penstock.consumers")))
 
 
-def find_consumers() -> Mapping[str, ConsumerSpec]:
-    """Every declared consumer, by queue."""
-    specs: list[ConsumerSpec] = [entry.load() for entry in entry_points(group="penstock.consumers")]
-    return {spec.queue: spec for spec in specs}
-
-
 def find_consumer(queue: str) -> ConsumerSpec:
     """The consumer of `queue`, by the entry point of that name; no other is loaded. Raises BadSettings."""
     found = {entry.name: entry for entry in entry_points(group="penstock.consumers")}

@@ -8,7 +8,7 @@ from functools import partial
 
 from sqlalchemy import delete, exists, select, update
 
-from pipeline.store import instances, trigger_runs
+from pipeline.store import instances, messages, trigger_runs
 from pipeline.store.database import Database, Transaction
 from pipeline.store.tables import (
     attempts,
@@ -22,7 +22,6 @@ from pipeline.store.tables import (
     jobs,
     peeks,
     pilots,
-    redeliveries,
     reported_outputs,
     sandboxes,
     steps,
@@ -157,7 +156,7 @@ def _odds_and_ends(seconds: float) -> list[Callable[[Transaction], object]]:
     return [
         ended_pilots,
         lambda tx: trigger_runs.forget_before(tx, tx.after(-min(seconds, 7 * DAY))),
-        lambda tx: tx.run(delete(redeliveries).where(redeliveries.c.at < tx.after(-DAY))),
+        lambda tx: messages.forget_old_redeliveries(tx, DAY),
         lambda tx: tx.run(delete(enrolments).where(enrolments.c.expires_at < tx.after(-DAY))),
         lambda tx: tx.run(delete(tokens).where(tokens.c.expires_at < tx.after(-seconds))),
         lambda tx: instances.forget_silent(tx, DAY),
