@@ -15,13 +15,15 @@ RUN := .venv/bin/python -m
 CODE := schemas pipeline executors consumers triggers tests examples docs
 SCRIPTS := examples/zmumu/dimuon.py examples/zmumu/merge.py examples/zmumu/demo.py docs/generate.py
 
-.PHONY: help demo test lint unit bench docs lock clean
+.PHONY: help demo test lint unit bench bench-queues chaos docs lock clean
 help:
 	@echo "make demo    run the Z -> mu mu campaign on this machine; plot in build/demo/"
 	@echo "make test    lint, types and all tests, against real servers"
 	@echo "make lint    lint and types alone"
 	@echo "make unit    the unit tests alone"
 	@echo "make bench   benchmarks"
+	@echo "make bench-queues  our consumer beside RQ, Celery and Dramatiq, on Redis and RabbitMQ"
+	@echo "make chaos   50,000 messages through each broker under random faults; prints what was lost and doubled"
 	@echo "make docs    write the generated pages of docs/reference"
 	@echo "make lock    resolve uv.lock anew, without the registry's host names"
 	@echo "make clean   remove .venv and everything built"
@@ -44,6 +46,12 @@ unit: .venv/.test
 
 bench: .venv/.test
 	$(RUN) tests.benchmarks
+
+bench-queues: .venv/.test
+	$(RUN) tests.benchmarks queues
+
+chaos: .venv/.test
+	$(RUN) tests.chaos
 
 docs: .venv/.test
 	.venv/bin/python docs/generate.py

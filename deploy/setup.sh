@@ -35,6 +35,9 @@ test) # mysqlclient is compiled, the servers are real
     need default-libmysqlclient-dev sh -c 'pkg-config --exists mysqlclient || pkg-config --exists libmariadb'
     need mariadb-server sh -c 'command -v mariadbd && command -v mariadb-install-db'
     need redis-server command -v redis-server
+    need rabbitmq-server command -v rabbitmq-server
+    need activemq test -e /usr/share/activemq/bin/activemq.jar
+    need default-jre-headless command -v java
     ;;
 *)
     echo "usage: deploy/setup.sh demo|test" >&2

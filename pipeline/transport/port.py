@@ -21,6 +21,11 @@ class Capabilities:
     """Whether a confirmed message survives the broker's restart."""
     reports_age: bool
     """Whether `depth` can tell the age of the oldest message."""
+    fetches_ahead: bool = False
+    """Whether a consumer holds messages beyond those that it has received, which `depth` counts as in flight.
+
+    It gives them back when `receive` has not been called for some seconds.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +42,12 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How full a queue is. `oldest_age` is seconds since the oldest ready message was published, None where unknown."""
+    """How full a queue is; None where the server does not tell."""
 
-    ready: int
-    in_flight: int
+    ready: int | None
+    in_flight: int | None
     oldest_age: float | None
+    """Seconds since the oldest ready message was published; None also where there is none."""
 
 
 class Transport(Protocol):
