@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from pipeline.cli.main import cli
+from pipeline.pilot import VERSION
 from schemas.campaign import Campaign
 from schemas.sites import SitesFile
 from tests.documentation import PAGES, ROOT, blocks
@@ -87,7 +88,7 @@ def test_every_dependency_has_a_row_in_the_readme_that_says_what_it_is_for() -> 
 
 def test_no_dependency_is_declared_that_nothing_imports() -> None:
     """The import name where it is another than the distribution's, by what imports it."""
-    modules = {"pyyaml": "yaml"}
+    modules = {"pyyaml": "yaml", "stomp.py": "stomp"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     names = [re.split(r"[>=<]", entry)[0] for entry in project["project"]["dependencies"]]
     code = "".join(path.read_text() for path in ROOT.glob("pipeline/**/*.py"))
@@ -97,6 +98,12 @@ def test_no_dependency_is_declared_that_nothing_imports() -> None:
         if not re.search(rf"""(import |from |find_spec\("){modules.get(name, name.replace("-", "_"))}\b""", code)
     ]
     assert unused == []
+
+
+def test_the_pilot_has_the_version_of_the_release() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert VERSION == project["project"]["version"]
+    assert f"\n## [{VERSION}] - " in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_the_sites_file_that_the_reference_shows_is_valid() -> None:
