@@ -102,7 +102,7 @@ def test_no_dependency_is_declared_that_nothing_imports() -> None:
 
 def test_the_pilot_has_the_version_of_the_release() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert VERSION == project["project"]["version"]
+    assert project["project"]["version"] == VERSION
     assert f"\n## [{VERSION}] - " in (ROOT / "CHANGELOG.md").read_text()
 
 
