@@ -31,7 +31,7 @@ class RabbitManagement:
         self._client: httpx.Client | None = None
 
     def counts(self, queues: Sequence[str]) -> Mapping[str, tuple[int, int]]:
-        """Ready and in-flight messages by queue; without those that the server does not tell, or all when it is away."""
+        """Ready and in-flight messages by queue, without those that the server does not tell: all when it is away."""
         found: dict[str, tuple[int, int]] = {}
         try:
             for queue in queues:
