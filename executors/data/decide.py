@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 
 from executors.data.port import Stat
 from pipeline.store.files import Claim
@@ -52,4 +53,5 @@ def step_outcome(counts: Mapping[JobState, int], min_success: float) -> StepStat
     """Where a running step goes whose jobs have all ended: closed, or blocked below its minimum."""
     total = sum(counts.values())
     done = counts.get(JobState.DONE, 0)
-    return StepState.CLOSED if done >= min_success * total - 1e-9 else StepState.BLOCKED
+    wanted = Fraction(str(min_success)) * total  # 0.95 as it was written, not the float that lies beside it
+    return StepState.CLOSED if done >= wanted else StepState.BLOCKED

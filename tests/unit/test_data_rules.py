@@ -41,11 +41,15 @@ def test_a_sample_compares_one_job_in_ten() -> None:
     assert sum(is_compared(Claim(job_id, 1, "sample", ())) for job_id in range(1000)) == 100
 
 
-@given(done=st.integers(0, 1000), failed=st.integers(0, 1000), share=st.floats(0, 1))
-def test_a_step_closes_exactly_when_enough_jobs_are_done(done: int, failed: int, share: float) -> None:
+@given(done=st.integers(0, 1000), failed=st.integers(0, 1000), thousandths=st.integers(0, 1000))
+def test_a_step_closes_exactly_when_enough_jobs_are_done(done: int, failed: int, thousandths: int) -> None:
     if done + failed:
-        outcome = step_outcome({JobState.DONE: done, JobState.FAILED: failed}, share)
-        assert (outcome is StepState.CLOSED) == (done / (done + failed) >= share - 1e-9)
+        outcome = step_outcome({JobState.DONE: done, JobState.FAILED: failed}, thousandths / 1000)
+        assert (outcome is StepState.CLOSED) == (done * 1000 >= thousandths * (done + failed))
+
+
+def test_the_smallest_share_wants_one_job_done() -> None:
+    assert step_outcome({JobState.FAILED: 2}, 1e-9) is StepState.BLOCKED
 
 
 @given(age=st.none() | st.floats(0, 1e6), wake_after=st.floats(0.1, 1e4))
