@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 
-from tests.benchmarks import demo, optimisation, submission
+from tests.benchmarks import demo, optimisation, queues, submission
 from tests.benchmarks.figures import Figure, show, store
 
 BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
     "submission": submission.measure,
     "optimisation": optimisation.measure,
     "demo": demo.measure,
+    "queues": queues.measure,
 }
 
 
