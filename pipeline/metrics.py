@@ -13,13 +13,15 @@
 | penstock_dead_letters_total | queue | dead letters written |
 | penstock_redeliveries_total | queue | messages that came again after a consumer was lost |
 | penstock_workers_replaced_total | queue, cause | pool workers replaced: died, memory |
-| penstock_broker_lost_total | queue | times that the broker was lost |
+| penstock_broker_lost_total | queue | times that the broker was lost, by the queue's consumer; `api`, `triggers` |
 | penstock_database_retries_total | | transactions run again |
 | penstock_triggers_published_total | trigger | ticks published |
 | penstock_triggers_skipped_total | trigger | ticks skipped, since they were past their grace |
 | penstock_http_requests_total | method, route, status | requests answered |
 | penstock_http_request_seconds | method, route | how long answering took |
-| penstock_queue_ready | queue | messages that wait in the broker |
+| penstock_queue_ready | queue | messages that wait in the broker; this and the next two by the API alone |
+| penstock_queue_in_flight | queue | messages with consumers |
+| penstock_queue_oldest_age_seconds | queue | how long the oldest waiting message has waited; none where none waits |
 | penstock_instance_info | instance, kind, version | 1 |
 """
 
@@ -48,4 +50,6 @@ TRIGGERS_SKIPPED = Counter("penstock_triggers_skipped", "Ticks skipped, past the
 HTTP_REQUESTS = Counter("penstock_http_requests", "Requests answered", ["method", "route", "status"])
 HTTP_SECONDS = Histogram("penstock_http_request_seconds", "Time of requests", ["method", "route"], buckets=_SECONDS)
 QUEUE_READY = Gauge("penstock_queue_ready", "Messages that wait in the broker", ["queue"])
+QUEUE_IN_FLIGHT = Gauge("penstock_queue_in_flight", "Messages with consumers", ["queue"])
+QUEUE_OLDEST_AGE = Gauge("penstock_queue_oldest_age_seconds", "Wait of the oldest waiting message", ["queue"])
 INSTANCE = Gauge("penstock_instance_info", "This process", ["instance", "kind", "version"])

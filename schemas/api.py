@@ -364,12 +364,12 @@ class InstanceList(Model):
 
 
 class QueueView(Model):
-    """How full a queue is; null where the broker can't tell."""
+    """How full a queue is; null where neither the broker nor a consumer can tell."""
 
     queue: str
-    ready: int
-    in_flight: int
-    oldest_age: float | None
+    ready: int | None = Field(description="messages that wait")
+    in_flight: int | None = Field(description="messages with consumers")
+    oldest_age: float | None = Field(description="seconds since the oldest waiting message was published; null: none")
     consumers: int = Field(description="live processes that serve it")
     wish: str | None = Field(description="pause or drain, if somebody wished it")
 
@@ -381,9 +381,10 @@ class QueueList(Model):
 
 
 class Health(Model):
-    """Whether the process turns, or can serve."""
+    """Whether the process turns, or can serve; and what is away that it can do without for a while."""
 
     status: Literal["ok"] = "ok"
+    complaints: tuple[str, ...] = ()
 
 
 JsonSchema = dict[str, Any]

@@ -21,6 +21,7 @@ from pipeline.store.access import NewToken, create_token, ensure_vo
 from pipeline.store.database import Database
 from pipeline.store.tables import metadata
 from schemas.api import Role
+from schemas.outcomes import Backoff
 from tests.waiting import eventually
 
 
@@ -69,7 +70,7 @@ def running_api(folder: Path, *, database_url: str = "", **settings: object) -> 
     chosen = Settings.model_validate({**values, **settings})
     database = Database(chosen.resolved_database_url())
     metadata.create_all(database.engine)
-    publisher = Publisher(chosen.resolved_broker_url(), "api-under-test", pause=0.0)
+    publisher = Publisher(chosen.resolved_broker_url(), "api-under-test", Backoff(base=1e-6, cap=1e-6))
     sandboxes = Sandboxes(chosen.resolved_sandbox_url())
     services = Services(chosen, database, publisher, sandboxes, "api-under-test")
     with listen(chosen) as listener:

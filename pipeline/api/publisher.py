@@ -2,67 +2,56 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from threading import Lock
 
-from structlog import get_logger
-
+from pipeline.api.broker_thread import BrokerThread
 from pipeline.errors import BrokerUnavailable
-from pipeline.transport.port import Depth, Transport, open_transport
+from pipeline.transport.port import Depth
 from schemas.messages import Message
+from schemas.outcomes import Backoff
 
-PAUSE = 1.0
-"""Seconds without another try after one failed, so that requests do not queue for a broker that is down."""
-
-_log = get_logger("publisher")
+BACKOFF = Backoff(base=0.5, factor=2, cap=5.0)
+"""Between two tries while the broker is away."""
+PATIENCE = 1.0
+"""Seconds that a request waits for the broker's confirmation; what is slower is confirmed after the answer."""
+DEPTH_PATIENCE = 3.0
+"""Seconds that a request waits for the queues' depths."""
 
 
 class Publisher:
-    """A transport for many threads. What it can't publish is dropped: the rows are due, so reconcile finds them."""
+    """A transport for many threads. What it can't publish is dropped: the rows are due, so reconcile finds them.
 
-    def __init__(self, url: str, instance: str, *, pause: float = PAUSE) -> None:
-        self._url = url
-        self._instance = instance
-        self._pause = pause
-        self._lock = Lock()
-        self._transport: Transport | None = None
-        self._lost_at: float | None = None
+    No request waits for a broker that is away: only the first one that meets a frozen broker does, for a second.
+    """
+
+    def __init__(self, url: str, instance: str, backoff: Backoff = BACKOFF) -> None:
+        self._broker = BrokerThread(url, instance, backoff)
 
     def publish(self, messages: Sequence[Message]) -> None:
         """Publish what a committed transaction returned; never raises for a broker that is down."""
         if not messages:
             return
-        with self._lock:
-            if self._lost_at is not None and time.monotonic() - self._lost_at < self._pause:
-                return
-            try:
-                self._opened().publish(messages)
-            except BrokerUnavailable as error:
-                self._lose(error)
-                return
-            if self._lost_at is not None:
-                self._lost_at = None
-                _log.info("broker_found")
+        hangs = self._broker.hangs(PATIENCE)
+        publication = self._broker.submit(lambda transport: transport.publish(messages))
+        try:
+            publication.result(0 if hangs else PATIENCE)
+        except (BrokerUnavailable, TimeoutError):
+            return
 
     def depth(self, queues: Sequence[str]) -> Mapping[str, Depth]:
-        """How full each queue is. Raises BrokerUnavailable."""
-        with self._lock:
-            return self._opened().depth(queues)
+        """How full each queue is. Raises BrokerUnavailable, within 3 s."""
+        if self._broker.hangs(DEPTH_PATIENCE):
+            raise BrokerUnavailable(f"the broker has not answered for over {DEPTH_PATIENCE:g} s")
+        try:
+            return self._broker.submit(lambda transport: transport.depth(queues)).result(DEPTH_PATIENCE)
+        except TimeoutError as error:
+            raise BrokerUnavailable(f"the broker did not answer within {DEPTH_PATIENCE:g} s") from error
+
+    @property
+    def away(self) -> bool:
+        """Whether the broker can't be reached, as far as the last call knows."""
+        return self._broker.away or self._broker.hangs(PATIENCE)
 
     def close(self) -> None:
         """Give the connection up. May be called twice."""
-        with self._lock:
-            if self._transport is not None:
-                self._transport.close()
-                self._transport = None
-
-    def _opened(self) -> Transport:
-        if self._transport is None:
-            self._transport = open_transport(self._url, self._instance)
-        return self._transport
-
-    def _lose(self, error: BrokerUnavailable) -> None:
-        if self._lost_at is None:
-            _log.warning("broker_lost", error=str(error), consequence="reconcile will publish what is due")
-        self._lost_at = time.monotonic()
+        self._broker.close()

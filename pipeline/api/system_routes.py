@@ -8,14 +8,12 @@ from fastapi import APIRouter
 
 from pipeline.api.policy import FOR_ALL, Watcher
 from pipeline.api.services import ServicesOf
+from pipeline.queue_views import survey
 from pipeline.runtime.spec import declared_queues
 from pipeline.store import instances
 from pipeline.store.instances import InstanceRow
-from schemas.api import InstanceList, InstanceView, JsonSchema, QueueList, QueueView
+from schemas.api import InstanceList, InstanceView, JsonSchema, QueueList
 from schemas.campaign import Campaign
-
-LIVE_WITHIN = 30.0
-"""Seconds of silence after which a process is not counted as a queue's consumer."""
 
 router = APIRouter(prefix="/v1", tags=["system"])
 
@@ -31,23 +29,7 @@ def list_instances(_caller: Watcher, services: ServicesOf) -> InstanceList:
 def list_queues(_caller: Watcher, services: ServicesOf) -> QueueList:
     """How full each queue is, and how many consumers serve it."""
     rows, controls = services.database.read(lambda tx: (instances.list_instances(tx), instances.controls(tx)))
-    wishes = {control.queue: control.wish for control in controls}
-    names = declared_queues()
-    depths = services.publisher.depth(names)
-    live = [row for row in rows if row.silence < LIVE_WITHIN]
-    return QueueList(
-        items=tuple(
-            QueueView(
-                queue=name,
-                ready=depths[name].ready,
-                in_flight=depths[name].in_flight,
-                oldest_age=depths[name].oldest_age,
-                consumers=sum(name in row.queues for row in live),
-                wish=wishes.get(name),
-            )
-            for name in names
-        )
-    )
+    return QueueList(items=tuple(survey(services.publisher.depth(declared_queues()), rows, controls)))
 
 
 @router.get("/schema/campaign", dependencies=FOR_ALL)

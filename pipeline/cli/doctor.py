@@ -118,8 +118,11 @@ def _broker(settings: Settings) -> str:
         )
     with opened_transport(settings) as transport:
         depths = transport.depth(declared_queues())
-        ready = sum(depth.ready for depth in depths.values())
-        return f"{transport.capabilities.name} answered: {ready} messages wait in {len(depths)} queues"
+        known = [depth.ready for depth in depths.values() if depth.ready is not None]
+        name = transport.capabilities.name
+    if len(known) < len(depths):
+        return f"{name} answered; it does not tell how many messages wait"
+    return f"{name} answered: {sum(known)} messages wait in {len(depths)} queues"
 
 
 def _embedded_file_is_there(settings: Settings) -> None:

@@ -7,7 +7,7 @@ import click
 from pipeline.cli.direct import opened_database, who
 from pipeline.cli.options import example, json_option, pass_settings
 from pipeline.cli.output import cells, show_list, warn
-from pipeline.cli.queues import LIVE_WITHIN
+from pipeline.queue_views import LIVE_WITHIN
 from pipeline.runtime.spec import declared_queues
 from pipeline.settings import Settings
 from pipeline.store import instances as store

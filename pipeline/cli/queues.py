@@ -2,47 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import click
 
 from pipeline.cli.direct import known_queue, opened_database, opened_transport, who
 from pipeline.cli.options import example, json_option, pass_settings
 from pipeline.cli.output import show_list
+from pipeline.queue_views import survey
 from pipeline.runtime.spec import declared_queues
 from pipeline.settings import Settings
 from pipeline.store import instances
-from pipeline.store.instances import Control, InstanceRow
-from pipeline.transport.port import Depth
-from schemas.api import QueueView
-
-LIVE_WITHIN = 30.0
-"""Seconds of silence after which a process is not counted as a consumer."""
-
-
-def survey(depths: Mapping[str, Depth], rows: Sequence[InstanceRow], controls: Sequence[Control]) -> list[QueueView]:
-    """What brokers, processes and operators say of each queue, put together.
-
-    Where the broker can't tell the oldest message's age, it is what a consumer saw last.
-    """
-    live = [row for row in rows if row.silence < LIVE_WITHIN]
-    wishes = {control.queue: control.wish for control in controls}
-    views = []
-    for queue, depth in depths.items():
-        serving = [row for row in live if queue in row.queues]
-        seen = [row.oldest_age for row in serving if row.oldest_age is not None]
-        age = depth.oldest_age if depth.oldest_age is not None or not depth.ready else max(seen, default=None)
-        views.append(
-            QueueView(
-                queue=queue,
-                ready=depth.ready,
-                in_flight=depth.in_flight,
-                oldest_age=age,
-                consumers=len(serving),
-                wish=wishes.get(queue),
-            )
-        )
-    return views
 
 
 @click.command(epilog=example("penstock queues", "penstock queues --json"))
@@ -52,7 +20,8 @@ def queues(settings: Settings, *, as_json: bool) -> None:
     """Show how full each queue is and who serves it.
 
     READY messages wait, those IN FLIGHT are with a consumer; OLDEST AGE is in seconds; WISH is what an
-    operator asked for: pause or drain.
+    operator asked for: pause or drain. What the broker does not tell is what consumers saw last, and - where
+    they can't tell either.
     """
     names = declared_queues()
     with opened_database(settings) as database, opened_transport(settings) as transport:

@@ -15,11 +15,16 @@ _log = get_logger("runtime")
 
 
 class Outage:
-    """Whether `what` (the broker, the database) can be used, as one thread sees it."""
+    """Whether `what` (the broker, the database) can be used, as one thread sees it.
 
-    def __init__(self, what: str, queue: str) -> None:
+    `queue` is whose connection it is: a queue of a consumer, which has one for each, or `api`, `triggers`. So a
+    process says once per connection that it lost the broker, and once that it is back.
+    """
+
+    def __init__(self, what: str, queue: str, backoff: Backoff = _BACKOFF) -> None:
         self._what = what
         self._queue = queue
+        self._backoff = backoff
         self._failures = 0
         self._since = 0.0
         self._until = 0.0
@@ -40,7 +45,7 @@ class Outage:
         if self._failures == 1:
             self._since = time.monotonic()
             _log.warning(f"{self._what}_lost", queue=self._queue, error=str(error))
-        delay = _BACKOFF.delay(self._failures, random.uniform(0.5, 1))  # noqa: S311 - jitter, no secret
+        delay = self._backoff.delay(self._failures, random.uniform(0.5, 1))  # noqa: S311 - jitter, no secret
         self._until = time.monotonic() + delay
         return self._failures == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +13,7 @@ from sqlalchemy import Row, delete, select, update
 
 from pipeline.errors import NotFound
 from pipeline.store.database import Transaction
-from pipeline.store.tables import instances, queue_controls
+from pipeline.store.tables import instances, queue_controls, queue_loads
 
 
 class Wish(StrEnum):
@@ -36,12 +37,24 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """What a consumer says of one of its queues every second."""
+
+    queue: str
+    in_flight: int
+    """Messages received and not settled."""
+    oldest_age: float | None
+    """No message that waits in the queue is older than this (s), as far as it has seen; None: it has seen nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pulse:
-    """What a process says of itself every second: messages in flight, the oldest one's age (s), its state."""
+    """What a process says of itself every second: messages in flight, the oldest one's age (s), its state, its loads."""
 
     in_flight: int = 0
     oldest_age: float | None = None
     state: str = "running"
+    loads: tuple[Load, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +83,8 @@ class InstanceRow:
     started_at: datetime
     last_seen: datetime
     silence: float
+    loads: tuple[Load, ...] = ()
+    """By queue; empty for a process of the release before they were told, or one that serves none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +103,7 @@ def beat(tx: Transaction, identity: Identity, pulse: Pulse) -> Wishes:
     A queue's drain wish is meant for those who ran when it was made: who starts later ignores it.
     """
     mine = instances.c.id == identity.id
+    _tell_loads(tx, identity.id, pulse.loads)
     row = tx.first(select(instances.c.wish, instances.c.started_at).where(mine))
     if row is None:
         tx.add(instances, **_first_row(tx, identity, pulse))
@@ -98,7 +114,8 @@ def beat(tx: Transaction, identity: Identity, pulse: Pulse) -> Wishes:
 
 
 def leave(tx: Transaction, instance_id: str) -> None:
-    """The process ends cleanly; its row goes."""
+    """The process ends cleanly; its rows go."""
+    tx.run(delete(queue_loads).where(queue_loads.c.instance_id == instance_id))
     tx.run(delete(instances).where(instances.c.id == instance_id))
 
 
@@ -126,7 +143,10 @@ def drain_instance(tx: Transaction, instance_id: str) -> None:
 def list_instances(tx: Transaction) -> list[InstanceRow]:
     """Every registered process, by kind and age; one that died without a word shows by its silence."""
     rows = tx.rows(select(instances).order_by(instances.c.kind, instances.c.started_at, instances.c.id))
-    return [_instance(tx, row) for row in rows]
+    loads: defaultdict[str, list[Load]] = defaultdict(list)
+    for load in tx.rows(select(queue_loads).order_by(queue_loads.c.queue)):
+        loads[load.instance_id].append(Load(load.queue, load.in_flight, load.oldest_age))
+    return [_instance(tx, row, loads[row.id]) for row in rows]
 
 
 def controls(tx: Transaction) -> list[Control]:
@@ -137,10 +157,12 @@ def controls(tx: Transaction) -> list[Control]:
 
 def forget_silent(tx: Transaction, silence: float) -> int:
     """Delete the rows of processes not seen for so many seconds; how many."""
-    return tx.run(delete(instances).where(instances.c.last_seen < tx.after(-silence)))
+    gone = tx.run(delete(instances).where(instances.c.last_seen < tx.after(-silence)))
+    tx.run(delete(queue_loads).where(queue_loads.c.instance_id.not_in(select(instances.c.id))))
+    return gone
 
 
-def _instance(tx: Transaction, row: Row[Any]) -> InstanceRow:
+def _instance(tx: Transaction, row: Row[Any], loads: Sequence[Load]) -> InstanceRow:
     return InstanceRow(
         id=row.id,
         kind=row.kind,
@@ -156,7 +178,16 @@ def _instance(tx: Transaction, row: Row[Any]) -> InstanceRow:
         started_at=row.started_at,
         last_seen=row.last_seen,
         silence=max(0.0, (tx.now - row.last_seen).total_seconds()),
+        loads=tuple(loads),
     )
+
+
+def _tell_loads(tx: Transaction, instance_id: str, loads: Sequence[Load]) -> None:
+    rows = [
+        {"instance_id": instance_id, "queue": load.queue, "in_flight": load.in_flight, "oldest_age": load.oldest_age}
+        for load in loads
+    ]
+    tx.put(queue_loads, rows, ("in_flight", "oldest_age"))
 
 
 def _control(tx: Transaction, queue: str, wish: Wish, by: str) -> None:

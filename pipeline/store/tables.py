@@ -489,6 +489,16 @@ instances = Table(
     Index("ix_instances_last_seen", "last_seen"),
 )
 
+queue_loads = Table(
+    "queue_loads",
+    metadata,
+    Column("instance_id", String(64), primary_key=True),
+    Column("queue", String(63), primary_key=True),
+    Column("in_flight", Integer, nullable=False),
+    Column("oldest_age", Float),
+)
+"""An instance's numbers by queue. No foreign key: the release before this table deletes instances without it."""
+
 queue_controls = Table(
     "queue_controls",
     metadata,

@@ -49,7 +49,7 @@ def api(shared_api: RunningApi) -> RunningApi:
 
 
 def test_a_submitted_campaign_is_stored_published_and_shown(api: RunningApi) -> None:
-    before = api.services.publisher.depth(["optimisation"])["optimisation"].ready
+    before = api.services.publisher.depth(["optimisation"])["optimisation"].ready or 0
     with api.client(subject="ada") as client:
         reply = client.submit(campaign(jobs=3))
         assert (reply.name, reply.jobs) == ("c", 3)

@@ -14,6 +14,7 @@ from pipeline.transport.memory import memory_broker
 from schemas.api import Role
 from schemas.messages import JobsReceived, about_ids
 from tests.api_server import RunningApi, running_api
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +59,25 @@ def test_a_broker_that_is_down_leaves_the_api_ready_and_queues_unavailable(api: 
     broker.stop()
     try:
         with api.http(api.token(Role.OPERATOR)) as http:
-            assert http.get("/readyz").status_code == 200
             refused = http.get("/v1/queues")
+            ready = http.get("/readyz")
+            assert (ready.status_code, ready.json()["complaints"]) == (200, ["the broker can't be reached"])
+            assert "penstock_queue_ready{" not in http.get("/metrics").text
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
         with api.client(Role.OPERATOR) as client, pytest.raises(ApiUnavailable, match="503"):
             client.queues()
     finally:
         broker.start()
+    eventually(lambda: not api.services.publisher.away)
 
 
 def test_health_and_metrics_want_no_token(api: RunningApi) -> None:
     with api.http() as http:
-        assert http.get("/livez").json() == http.get("/readyz").json() == {"status": "ok"}
+        assert http.get("/livez").json() == http.get("/readyz").json() == {"status": "ok", "complaints": []}
         http.get("/v1/campaigns/5")
         metrics = http.get("/metrics").text
     wanted = 'penstock_http_requests_total{method="GET",route="/v1/campaigns/{campaign_id}",status="401"}'
     assert wanted in metrics
     assert 'penstock_queue_ready{queue="upkeep"} 0.0' in metrics
+    assert 'penstock_queue_in_flight{queue="upkeep"} 0.0' in metrics
+    assert 'penstock_queue_oldest_age_seconds{queue="upkeep"}' not in metrics, "nothing waits"

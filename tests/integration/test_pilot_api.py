@@ -226,7 +226,7 @@ def test_a_job_goes_from_offer_to_report(api: RunningApi, site: building.Site, p
     assert pilot.post("start", {"jobs": [ref]})["accepted"] == [ref]
     beat = pilot.post("heartbeat", {"jobs": [{**ref, "phase": "running"}]})
     assert (beat["stop"], beat["drain"], beat["heartbeat_interval"]) == ([], False, 1.0)
-    before = api.services.publisher.depth(["data"])["data"].ready
+    before = api.services.publisher.depth(["data"])["data"].ready or 0
     for _ in range(2):
         assert pilot.post("report", {"reports": [{**ref, "outcome": "succeeded"}]})["accepted"] == [ref]
     assert at.states() == ["completing"]

@@ -75,7 +75,7 @@ def test_an_older_schema_is_refused_with_the_command_that_mends_it(
 ) -> None:
     schema.upgrade(database)
     _release_with_one_more_migration(monkeypatch, tmp_path)
-    with pytest.raises(SchemaMismatch, match=r"has schema 0001, this release works on 9999; run `penstock db upgrade`"):
+    with pytest.raises(SchemaMismatch, match=r"has schema 0002, this release works on 9999; run `penstock db upgrade`"):
         schema.check(database)
 
 

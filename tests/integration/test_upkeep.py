@@ -58,7 +58,7 @@ def _publish(context: Context, messages: Sequence[Message]) -> None:
 def _ready(context: Context, queue: str = "optimisation") -> int:
     transport = open_transport(context.settings.broker_url, "test")
     try:
-        return transport.depth([queue])[queue].ready
+        return transport.depth([queue])[queue].ready or 0
     finally:
         transport.close()
 

@@ -10,9 +10,6 @@ import click
 import pytest
 
 from pipeline.cli.output import show_list, show_one
-from pipeline.cli.queues import survey
-from pipeline.store.instances import Control, InstanceRow, Wish
-from pipeline.transport.port import Depth
 from pipeline.up.output import readable
 from schemas.site_views import BanView
 
@@ -95,31 +92,6 @@ def test_a_cell_that_is_no_text_is_never_cut_or_broken(
 def test_one_thing_shows_its_fields_and_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
     show_one({"id": 1, "nothing": None, "events": [{"to": "done"}]}, as_json=False)
     assert capsys.readouterr().out.splitlines() == ["id  1", "", "events:", "TO", "done"]
-
-
-def instance(*queues: str, silence: float = 0.0, oldest_age: float | None = None) -> InstanceRow:
-    """A consumer of these queues."""
-    return InstanceRow(
-        id="c", kind="consumer", queues=queues, version="1", host="h", pid=1, health_url=None, in_flight=0,
-        oldest_age=oldest_age, state="running", wish=None, started_at=NOON, last_seen=NOON, silence=silence,
-    )  # fmt: skip
-
-
-def test_a_queue_counts_the_consumers_that_live() -> None:
-    rows = [instance("data"), instance("data", "matching"), instance("data", silence=100)]
-    (view,) = survey({"data": Depth(0, 0, None)}, rows, [])
-    assert view.consumers == 2
-
-
-def test_the_oldest_age_is_what_consumers_saw_where_the_broker_cannot_tell() -> None:
-    rows = [instance("data", oldest_age=3.0), instance("data", oldest_age=5.0)]
-    views = survey(
-        {"data": Depth(2, 0, None), "upkeep": Depth(2, 0, 1.5)}, rows, [Control("upkeep", Wish.PAUSE, "me", NOON)]
-    )
-    assert [(view.queue, view.oldest_age, view.wish) for view in views] == [
-        ("data", 5.0, None),
-        ("upkeep", 1.5, "pause"),
-    ]
 
 
 def test_a_log_line_is_made_readable_and_another_line_left_alone() -> None:

@@ -1,0 +1,113 @@
+"""A thread that calls the broker, so that no request waits for one that is away or frozen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from typing import Any, TypeVar
+
+from pipeline.errors import BrokerUnavailable
+from pipeline.metrics import BROKER_LOST
+from pipeline.runtime.outage import Outage
+from pipeline.transport.port import Transport, open_transport
+from schemas.outcomes import Backoff
+
+T = TypeVar("T")
+
+PROBE = 1.0
+"""Seconds between two looks, during an outage, at whether it may be tried again."""
+_MOST_WAITING = 1_000
+_CLOSE_WAIT = 0.3
+"""Seconds that `close` waits for a call that hangs."""
+
+_Call = tuple[Callable[[Transport], Any], Future[Any]]
+
+
+class BrokerThread:
+    """Owns a transport. Says an outage once, looks by itself with back-off whether it is over, and says that too.
+
+    During an outage a call fails at once with BrokerUnavailable, except the few that try again.
+    """
+
+    def __init__(self, url: str, instance: str, backoff: Backoff) -> None:
+        self._url = url
+        self._instance = instance
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._outage = Outage("broker", "api", backoff)
+        self._transport: Transport | None = None
+        self._busy_since: float | None = None
+        self._starting = Lock()
+        self._thread: Thread | None = None
+
+    def submit(self, work: Callable[[Transport], T]) -> Future[T]:
+        """Call `work` in the thread, in order. The future raises BrokerUnavailable, at once where that is known."""
+        future: Future[T] = Future()
+        if not self._outage.may_try or self._calls.qsize() >= _MOST_WAITING:
+            future.set_exception(BrokerUnavailable("the broker can't be reached; it is tried again within seconds"))
+            return future
+        self._start()
+        self._calls.put((work, future))
+        return future
+
+    @property
+    def away(self) -> bool:
+        """Whether the broker failed when it was used last."""
+        return self._outage.lasts
+
+    def hangs(self, seconds: float) -> bool:
+        """Whether a call has been waiting for the broker for longer than this."""
+        since = self._busy_since
+        return since is not None and time.monotonic() - since > seconds
+
+    def close(self) -> None:
+        """Give the connection up; a call that hangs is left to itself. May be called twice."""
+        thread = self._thread
+        if thread is not None:
+            self._calls.put(None)
+            thread.join(_CLOSE_WAIT)
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None:
+                self._thread = Thread(target=self._run, name="broker", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                call = self._calls.get(timeout=PROBE if self.away else None)
+            except Empty:
+                call = (_probe, Future())
+            if call is None:
+                break
+            self._answer(*call)
+        if self._transport is not None:
+            self._transport.close()
+
+    def _answer(self, work: Callable[[Transport], T], future: Future[T]) -> None:
+        if not self._outage.may_try:
+            future.set_exception(BrokerUnavailable("the broker was lost; it is tried again within seconds"))
+            return
+        self._busy_since = time.monotonic()
+        try:
+            if self._transport is None:
+                self._transport = open_transport(self._url, self._instance)
+            result = work(self._transport)
+        except BrokerUnavailable as error:
+            if self._outage.lost(error):
+                BROKER_LOST.labels("api").inc()
+            future.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - the thread's boundary: it is the caller's error, and the next call's turn
+            future.set_exception(error)
+        else:
+            self._outage.back()
+            future.set_result(result)
+        finally:
+            self._busy_since = None
+
+
+def _probe(transport: Transport) -> None:
+    transport.depth(["upkeep"])
