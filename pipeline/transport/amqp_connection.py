@@ -1,0 +1,289 @@
+"""A connection to an AMQP broker and the thread that owns it, and how the driver's errors become ours."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pika import ConnectionParameters, PlainCredentials, SelectConnection, SSLOptions
+from pika.adapters.select_connection import IOLoop
+from pika.adapters.utils.connection_workflow import (
+    AMQPConnectionWorkflowFailed,
+    AMQPConnectorException,
+    AMQPConnectorPhaseErrorBase,
+    AMQPConnectorStackTimeout,
+)
+from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
+from pika.exceptions import AMQPError, ProbableAccessDeniedError, ProbableAuthenticationError
+
+from pipeline.errors import BrokerUnavailable
+from pipeline.transport.address import BrokerAddress
+
+ANSWER_TIMEOUT = 10.0
+"""Seconds without any answer after which a broker counts as lost."""
+
+_CONNECT_TIMEOUT = 5.0
+"""Seconds for each server of the address, from the first packet to the opened vhost."""
+_GOODBYE = 0.5
+"""Seconds for an orderly end; the broker notices the other kind as well."""
+
+# The driver logs every loss of a connection with tracebacks. Our callers say it once, in a line.
+logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+
+class NoAnswer(Exception):
+    """The broker, or the network, says nothing any more."""
+
+
+class NotTaken(Exception):
+    """The broker refused messages that it could have taken, or lost their queue."""
+
+
+_ERRORS = (AMQPError, AMQPConnectorException, NoAnswer, NotTaken, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a connection is to be kept."""
+
+    address: BrokerAddress
+    consumer: str
+    """The connection's name in the broker's own lists."""
+    heartbeat: float
+    blocked_timeout: float
+    """Seconds of a memory or disk alarm after which the connection is given up."""
+    tls: ssl.SSLContext | None
+
+    def parameters(self, host: str, port: int) -> ConnectionParameters:
+        """What the driver needs to connect to one of the servers."""
+        return ConnectionParameters(
+            host=host,
+            port=port,
+            virtual_host=self.address.vhost,
+            credentials=PlainCredentials(self.address.user, self.address.password),
+            heartbeat=max(1, round(self.heartbeat)),
+            blocked_connection_timeout=self.blocked_timeout,
+            socket_timeout=_CONNECT_TIMEOUT,
+            stack_timeout=_CONNECT_TIMEOUT,
+            connection_attempts=1,
+            ssl_options=SSLOptions(self.tls, server_hostname=host) if self.tls else None,
+            client_properties={"connection_name": self.consumer, "product": "Penstock"},
+        )
+
+
+def connect(terms: Terms) -> AmqpConnection:
+    """A connection to the first server that takes us. Raises the driver's error of the last that did not."""
+    *others, last = (terms.parameters(host, port) for host, port in terms.address.hosts)
+    for parameters in others:
+        try:
+            return AmqpConnection(parameters)
+        except _ERRORS:
+            continue
+    return AmqpConnection(last)
+
+
+class AmqpConnection:
+    """Open once it is made, until it is lost; there is no way back from there but another connection.
+
+    Whatever touches the driver runs in its one thread: `run` takes it there.
+    """
+
+    def __init__(self, parameters: ConnectionParameters) -> None:
+        self.blocked: str | None = None
+        """Why the broker takes no messages now, or None."""
+        self._services = _Services(IOLoop())
+        self._loop = self._services.get_native_ioloop()
+        self._lock = threading.Lock()
+        self._lost: BaseException | None = None
+        self._unanswered: set[Future[Any]] = set()
+        self._driver: SelectConnection
+        opened: Future[None] = Future()
+        self._unanswered.add(opened)
+        self._thread = threading.Thread(target=self._serve, args=(parameters, opened), name="amqp", daemon=True)
+        self._thread.start()
+        opened.result()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is over, for whatever reason."""
+        return self._lost is not None
+
+    @property
+    def driver(self) -> SelectConnection:
+        """For the connection's own thread alone."""
+        return self._driver
+
+    @property
+    def knows_no_delivery_limit(self) -> bool:
+        """Whether it is a RabbitMQ that has a delivery limit by default and lets us do without (4.0 and later)."""
+        properties = self._driver.server_properties or {}
+        major = str(properties.get("version", "")).partition(".")[0]
+        return properties.get("product") == "RabbitMQ" and major.isdecimal() and int(major) >= 4
+
+    def run(self, what: Callable[[], object], reply: Future[Any] | None = None) -> None:
+        """Have `what` done in the connection's thread; what it raises, and a loss of the connection, go to `reply`."""
+
+        def do() -> None:
+            try:
+                what()
+            # Whatever the driver objects to is the caller's to hear, and none of the thread's business.
+            except Exception as error:  # noqa: BLE001
+                fail(reply, error)
+
+        with self._lock:
+            if self._lost is None:
+                if reply is not None:
+                    self._unanswered.add(reply)
+                    reply.add_done_callback(self._unanswered.discard)
+                self._loop.add_callback_threadsafe(do)
+                return
+        fail(reply, self._lost)
+
+    def later(self, seconds: float, what: Callable[[], None]) -> None:
+        """Have `what` done after a while, unless the connection is lost before; for its own thread."""
+        self._loop.call_later(seconds, what)
+
+    def close(self) -> None:
+        """End it in an orderly way; by force when the broker takes its time. May be called twice."""
+        self.run(self._close)
+        self._thread.join(_GOODBYE)
+        self.drop()
+        self._thread.join(_GOODBYE)
+
+    def drop(self) -> None:
+        """End it at once, without a word to the broker. Any thread may call it."""
+        self._services.hang_up()
+
+    def _serve(self, parameters: ConnectionParameters, opened: Future[None]) -> None:
+        error: BaseException | None = None
+        try:
+            self._driver = SelectConnection(
+                parameters,
+                on_open_callback=lambda _driver: succeed(opened, None),
+                on_open_error_callback=self._end,
+                on_close_callback=self._end,
+                custom_ioloop=self._services,
+            )
+            self._driver.add_on_connection_blocked_callback(self._block)
+            self._driver.add_on_connection_unblocked_callback(self._unblock)
+            self._loop.start()
+        # The driver's own failures, too, are a lost connection to those who wait for an answer.
+        except Exception as failure:  # noqa: BLE001
+            error = failure
+        with self._lock:
+            self._lost = self._lost or error or NoAnswer("the connection's thread ended")
+        for reply in list(self._unanswered):
+            fail(reply, self._lost)
+        self._services.hang_up()
+        self._services.close()
+
+    def _close(self) -> None:
+        self._driver.close()
+
+    def _end(self, _driver: SelectConnection, reason: BaseException) -> None:
+        with self._lock:
+            self._lost = reason
+        self._loop.stop()
+
+    def _block(self, _driver: SelectConnection, frame: Any) -> None:
+        self.blocked = str(frame.method.reason) or "an alarm"
+
+    def _unblock(self, _driver: SelectConnection, _frame: Any) -> None:
+        self.blocked = None
+
+
+class _Services(SelectorIOServicesAdapter):  # type: ignore[misc]  # pika has no types
+    """The driver's I/O services, with a way to hang up: its own are to ask the broker, or to wait for heartbeats."""
+
+    def __init__(self, loop: IOLoop) -> None:
+        super().__init__(loop)
+        self._lock = threading.Lock()
+        self._line: socket.socket | None = None
+
+    def connect_socket(self, sock: socket.socket, resolved_addr: Any, on_done: Callable[..., None]) -> Any:
+        with self._lock:
+            previous, self._line = self._line, sock.dup()
+        if previous is not None:
+            previous.close()
+        return super().connect_socket(sock, resolved_addr, on_done)
+
+    def hang_up(self) -> None:
+        """End the stream: the driver reads its end. May be called twice, by any thread."""
+        with self._lock:
+            line, self._line = self._line, None
+        if line is None:
+            return
+        try:
+            line.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has ended already
+        finally:
+            line.close()
+
+
+def succeed(reply: Future[Any], value: Any) -> None:
+    """Answer, unless it is answered already."""
+    if not reply.done():
+        reply.set_result(value)
+
+
+def fail(reply: Future[Any] | None, error: BaseException) -> None:
+    """Answer with an error, unless it is answered already."""
+    if reply is not None and not reply.done():
+        reply.set_exception(error)
+
+
+@contextmanager
+def broker_errors(address: BrokerAddress, doing: str) -> Iterator[None]:
+    """Turn the driver's errors into BrokerUnavailable that says what was being done, and where."""
+    try:
+        yield
+    except _ERRORS as error:
+        raise unavailable(address, doing, error) from error
+
+
+def unavailable(address: BrokerAddress, doing: str, error: BaseException) -> BrokerUnavailable:
+    """What to say about `error`."""
+    cause = _cause(error)
+    return BrokerUnavailable(f"cannot {doing} at {address.shown}: {_described(cause)}; {_advice(address, cause)}")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What the driver has wrapped: the last attempt's own error."""
+    while True:
+        inner: BaseException = error
+        if isinstance(error, AMQPConnectionWorkflowFailed):
+            inner = error.exceptions[-1]
+        elif isinstance(error, AMQPConnectorPhaseErrorBase):
+            inner = error.exception
+        elif error.args and isinstance(error.args[0], BaseException):
+            inner = error.args[0]
+        if inner is error:
+            return error
+        error = inner
+
+
+def _described(error: BaseException) -> str:
+    if isinstance(error, AMQPConnectorStackTimeout):
+        return f"no answer within {_CONNECT_TIMEOUT:g} s"
+    if isinstance(error, ProbableAuthenticationError):
+        return "the broker refused the user or the password"
+    return str(error) or type(error).__name__
+
+
+def _advice(address: BrokerAddress, error: BaseException) -> str:
+    if isinstance(error, ProbableAuthenticationError):
+        return f"check the password of user {address.user!r} in PENSTOCK_BROKER_URL"
+    if isinstance(error, ProbableAccessDeniedError):
+        return f"check that vhost {address.vhost!r} exists and that user {address.user!r} has permissions on it"
+    code = getattr(error, "reply_code", None)
+    if code == 403:
+        return f"give user {address.user!r} the permission on vhost {address.vhost!r}"
+    return "check that the broker runs and PENSTOCK_BROKER_URL is right"
