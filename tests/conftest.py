@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,24 @@ import pytest
 
 from pipeline.store.database import Database
 from pipeline.store.tables import metadata
+from tests.activemq import ActiveMqServer, running_activemq
+from tests.rabbitmq import RabbitMqServer, running_rabbitmq
 from tests.servers import MariaDbServer, RedisServer, running_mariadb, running_redis
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What a run may be told."""
+    parser.addoption("--transport-url", help="try the transport behind this URL instead of ours")
+    parser.addoption("--seed", type=int, help="repeat the random faults of the run that printed this seed")
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """Where random faults begin; printed, so that pytest shows it with a failure."""
+    given: int | None = request.config.getoption("--seed")
+    chosen = secrets.randbelow(1 << 32) if given is None else given
+    print(f"repeat with --seed {chosen}")
+    return chosen
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +42,20 @@ def redis_server() -> Iterator[RedisServer]:
 def mariadb_server() -> Iterator[MariaDbServer]:
     """A private MariaDB; each test asks it for a `new_database()`."""
     with running_mariadb() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server() -> Iterator[RabbitMqServer]:
+    """A private RabbitMQ, shared by all tests of the session; a test makes a vhost of its own."""
+    with running_rabbitmq() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def activemq_server() -> Iterator[ActiveMqServer]:
+    """A private ActiveMQ, shared by all tests of the session; a test takes queue names of its own."""
+    with running_activemq() as server:
         yield server
 
 

@@ -64,14 +64,16 @@ class _Cut:
 
 
 class Proxy:
-    """Listens on `port` of 127.0.0.1 and forwards to `target_port`. A context manager that leaves nothing behind.
+    """Listens on `port` of 127.0.0.1 and forwards to `target_port` of `host`. A context manager that leaves nothing.
 
     With `tls` (a server's context) it speaks TLS to clients, and plainly to the server. `delay` is seconds that each
     chunk of up to 64 KiB waits before it goes on, either way.
     """
 
-    def __init__(self, target_port: int, *, tls: ssl.SSLContext | None = None, delay: float = 0.0) -> None:
-        self.target_port = target_port
+    def __init__(
+        self, target_port: int, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None, delay: float = 0.0
+    ) -> None:
+        self.target = (host, target_port)
         self.delay = delay
         self.passed: Counter[Way] = Counter()
         """Bytes that went through."""
@@ -206,7 +208,7 @@ class Proxy:
         try:
             reader, client = await self._streams(accepted)
             writers.append(client)
-            answers, server = await asyncio.open_connection("127.0.0.1", self.target_port)
+            answers, server = await asyncio.open_connection(*self.target)
             writers.append(server)
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(self._pump(Way.TO_SERVER, reader, server))

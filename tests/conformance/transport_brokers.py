@@ -3,37 +3,54 @@
 from __future__ import annotations
 
 import gc
+import json
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from pipeline.transport import memory, rq_redis
 from pipeline.transport.port import Transport, open_transport
 from pipeline.transport.rq_scripts import alive_key
-from tests.servers import RedisServer
+from tests.activemq import ActiveMqServer
+from tests.proxy import Proxy
+from tests.rabbitmq import RabbitMqServer
+from tests.servers import RedisServer, Server
 
 ROOT = Path(__file__).parents[2]
 QUICK = 1.0
-"""Seconds of silence after which a consumer counts as dead in tests that wait for it."""
+"""Seconds of silence after which a consumer of Redis counts as dead in tests that wait for it."""
+
+_numbers = count(1)
 
 
 class Broker(Protocol):
-    """A running broker, empty at first."""
+    """A running broker with two queues of the test's own, which are empty at first."""
 
-    def open(self, consumer: str = "") -> Transport:
+    queue: str
+    other: str
+    soon: float
+    """Seconds within which what is in a queue has reached a consumer that asks for it."""
+
+    def open(self, consumer: str = "", **options: str) -> Transport:
         """A transport, closed when the test ends; without a name its consumer is a new one."""
 
-    def receive_and_die(self, queue: str, most: int) -> int:
-        """A consumer receives, and dies before it can acknowledge; returns how many it had received."""
+    def receive_and_die(self, most: int) -> int:
+        """A consumer receives so many, and dies before it can acknowledge; returns how many it had received."""
+
+
+class StoppableBroker(Broker, Protocol):
+    """One that a test can take down."""
 
     def lapse(self, transport: Transport) -> None:
         """Make the broker believe that the consumer behind this open transport died."""
 
     def stop(self) -> None:
-        """Take the broker down; it forgets everything."""
+        """Take the broker down: nobody reaches it. One that is not durable forgets everything."""
 
     def start(self) -> None:
         """Bring it up again."""
@@ -42,24 +59,22 @@ class Broker(Protocol):
 class MemoryBroker:
     """The one inside this process; a consumer dies when its transport is dropped without `close`."""
 
-    _names = count(1)
+    soon = 0.05
 
     def __init__(self, stack: ExitStack) -> None:
+        self.queue, self.other = _queue_names()
         self._stack = stack
-        self._name = f"conformance-{next(self._names)}"
+        self._name = f"conformance-{next(_numbers)}"
         self._broker = memory.memory_broker(self._name)
 
-    def open(self, consumer: str = "") -> Transport:
+    def open(self, consumer: str = "", **options: str) -> Transport:
+        del options
         transport = open_transport(f"memory://{self._name}", consumer)
         self._stack.callback(transport.close)
         return transport
 
-    def receive_and_die(self, queue: str, most: int) -> int:
-        transport = open_transport(f"memory://{self._name}", "victim")
-        received = len(transport.receive(queue, most, 5.0))
-        del transport
-        gc.collect()
-        return received
+    def receive_and_die(self, most: int) -> int:
+        return _receive_and_drop(open_transport(f"memory://{self._name}", "victim"), self.queue, most)
 
     def lapse(self, transport: Transport) -> None:
         assert isinstance(transport, memory.MemoryTransport)
@@ -72,45 +87,179 @@ class MemoryBroker:
         self._broker.start()
 
 
-class RedisBroker:
-    """A real Redis; a consumer dies by kill -9."""
+class OutsideBroker:
+    """What a URL without a port leads to: it lives in this process, and nobody knows how to take it down."""
 
-    _names = count(1)
+    soon = 0.05
 
-    def __init__(self, stack: ExitStack, server: RedisServer) -> None:
+    def __init__(self, stack: ExitStack, url: str) -> None:
+        self.queue, self.other = _queue_names()
         self._stack = stack
-        self._server = server
-        self.url = f"{server.url}?takeover={QUICK}"
-        server.flush()
+        self._url = url
 
-    def open(self, consumer: str = "") -> Transport:
-        transport = open_transport(self.url, consumer or f"consumer-{next(self._names)}")
+    def open(self, consumer: str = "", **options: str) -> Transport:
+        del options
+        transport = open_transport(self._url, consumer or f"consumer-{next(_numbers)}")
         self._stack.callback(transport.close)
         return transport
 
-    def receive_and_die(self, queue: str, most: int) -> int:
-        name = f"victim-{next(self._names)}"
+    def receive_and_die(self, most: int) -> int:
+        return _receive_and_drop(open_transport(self._url, f"victim-{next(_numbers)}"), self.queue, most)
+
+
+class WiredBroker:
+    """One behind TCP. Each transport reaches it through a proxy of its own; a consumer dies by kill -9.
+
+    Down means that the proxies refuse: a heavy server takes ten seconds to restart, which `restart` does really.
+    """
+
+    soon = 0.4
+    impatient: Mapping[str, str] = {}
+    """Options of the URL that make waiting for an answer short."""
+
+    def __init__(
+        self, stack: ExitStack, url: Callable[[int], str], port: int, *, host: str = "127.0.0.1", join: str = "?"
+    ) -> None:
+        """`url` makes the URL from a port; `join` is what goes before a further option of it."""
+        self.queue, self.other = _queue_names()
+        self._stack = stack
+        self._url = url
+        self._port, self._host, self._join = port, host, join
+        self._proxies: list[Proxy] = []
+        self._wires: dict[int, Proxy] = {}
+
+    def proxy(self, port: int) -> Proxy:
+        """A way to a port of the broker that `stop` closes, too."""
+        proxy = self._stack.enter_context(Proxy(port, host=self._host))
+        self._proxies.append(proxy)
+        return proxy
+
+    def open(self, consumer: str = "", **options: str) -> Transport:
+        proxy = self.proxy(self._port)
+        further = "&".join(f"{name}={value}" for name, value in options.items())
+        url = self._url(proxy.port) + (self._join + further if further else "")
+        transport = open_transport(url, consumer or f"consumer-{next(_numbers)}")
+        self._stack.callback(transport.close)
+        self._wires[id(transport)] = proxy
+        return transport
+
+    def wire(self, transport: Transport) -> Proxy:
+        """What this transport is connected through."""
+        return self._wires[id(transport)]
+
+    @contextmanager
+    def victim(self, *batches: int) -> Iterator[list[list[int]]]:
+        """The numbers that a consumer in another process received, a list for each batch; it is killed in the end.
+
+        It acknowledges every batch but the last one.
+        """
         module = "tests.conformance.transport_victim"
-        command = [sys.executable, "-m", module, self.url, name, queue, str(most)]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as victim:
-            assert victim.stdout is not None
-            received = int(victim.stdout.readline())
-            victim.kill()
-        return received
+        arguments = [self._url(self._port), f"victim-{next(_numbers)}", self.queue, *map(str, batches)]
+        with subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=ROOT, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            try:
+                yield [json.loads(process.stdout.readline()) for _ in batches]
+            finally:
+                process.kill()
+
+    def receive_and_die(self, most: int) -> int:
+        with self.victim(most) as received:
+            return len(received[0])
+
+    def lapse(self, transport: Transport) -> None:
+        self.wire(transport).cut()
+
+    def stop(self) -> None:
+        for proxy in self._proxies:
+            proxy.refuse()
+
+    def start(self) -> None:
+        for proxy in self._proxies:
+            proxy.accept()
+
+
+class ServerBroker(WiredBroker):
+    """One whose process the tests have started."""
+
+    server: Server
+
+    def restart(self) -> None:
+        """Kill it and start it again: confirmed and kept is what is on its disk."""
+        self.server.kill()
+        self.server.start()
+
+
+class RedisBroker(ServerBroker):
+    """A Redis that keeps nothing when it goes down; it knows by a heartbeat who is alive."""
+
+    soon = 0.05
+    impatient: Mapping[str, str] = {"socket_timeout": "1"}
+
+    def __init__(self, stack: ExitStack, server: RedisServer) -> None:
+        super().__init__(stack, lambda port: f"redis://127.0.0.1:{port}/0?takeover={QUICK}", server.port, join="&")
+        self.server: RedisServer = server
+        server.flush()
 
     def lapse(self, transport: Transport) -> None:
         assert isinstance(transport, rq_redis.RqRedisTransport)
         transport._heartbeat.stop()
         transport._heartbeat.join()
-        self._server.ask(f"DEL {alive_key(transport._consumer)}")
+        self.server.ask(f"DEL {alive_key(transport._consumer)}")
 
     def stop(self) -> None:
-        self._server.stop()
-        self._stack.callback(self._start_again)
+        super().stop()
+        self.server.flush()
 
-    def start(self) -> None:
-        self._server.start()
 
-    def _start_again(self) -> None:
-        if not self._server.is_running:
-            self._server.start()
+class RabbitMqBroker(ServerBroker):
+    """A vhost of a RabbitMQ, by either protocol, with the management API for the counts."""
+
+    def __init__(self, stack: ExitStack, server: RabbitMqServer, scheme: str) -> None:
+        vhost = server.new_vhost()
+        stack.callback(server.drop_vhost, vhost)
+        super().__init__(stack, self._url_of, server.port if scheme == "amqp" else server.stomp_port, join="&")
+        self.server = server
+        self._scheme, self._vhost = scheme, vhost
+        self._management = self.proxy(server.management_port).port
+
+    def _url_of(self, port: int) -> str:
+        counts = f"management=http://guest:guest@127.0.0.1:{self._management}"
+        return f"{self._scheme}://guest:guest@127.0.0.1:{port}/{self._vhost}?{counts}"
+
+
+class ActiveMqBroker(ServerBroker):
+    """An ActiveMQ Classic, by STOMP."""
+
+    def __init__(self, stack: ExitStack, server: ActiveMqServer) -> None:
+        super().__init__(stack, lambda port: f"stomp://guest:guest@127.0.0.1:{port}", server.port)
+        self.server = server
+
+
+def is_wired(url: str) -> bool:
+    """Whether what a URL leads to is behind TCP."""
+    return urlsplit(url).port is not None
+
+
+def outside_broker(stack: ExitStack, url: str) -> OutsideBroker | WiredBroker:
+    """The broker of somebody else's transport."""
+    split = urlsplit(url)
+    if split.port is None:
+        return OutsideBroker(stack, url)
+    login, at, _ = split.netloc.rpartition("@")
+
+    def through(port: int) -> str:
+        return split._replace(netloc=f"{login}{at}127.0.0.1:{port}").geturl()
+
+    return WiredBroker(stack, through, split.port, host=split.hostname or "", join="&" if split.query else "?")
+
+
+def _queue_names() -> tuple[str, str]:
+    number = next(_numbers)
+    return f"optimisation-{number}", f"matching-{number}"
+
+
+def _receive_and_drop(transport: Transport, queue: str, most: int) -> int:
+    received = len(transport.receive(queue, most, 5.0))
+    del transport
+    gc.collect()
+    return received
