@@ -10,8 +10,10 @@ from functools import partial
 from structlog import get_logger
 
 from pipeline.metrics import TRIGGERS_PUBLISHED, TRIGGERS_SKIPPED
+from pipeline.queue_views import complete
 from pipeline.store import trigger_runs
 from pipeline.store.database import Database, Transaction
+from pipeline.store.instances import list_instances
 from pipeline.store.trigger_runs import Run
 from pipeline.transport.port import Depth, Transport
 from pipeline.trigger import Trigger
@@ -33,26 +35,37 @@ class Clock:
     triggers: Mapping[str, Trigger]
     instance: str
     seen: dict[str, datetime] = field(default_factory=dict)
+    owed: list[Run] = field(default_factory=list)
+    """Claimed, but the broker did not take them: they come first in the next turn."""
 
     def turn(self) -> int:
-        """Publish what is due now; how many ticks. Raises BrokerUnavailable with the claims left for later."""
+        """Publish what is due now; how many ticks. Raises BrokerUnavailable with the claims left for the next turn."""
         now = self.database.now()
         due = {name: trigger.last_due(now) for name, trigger in self.triggers.items()}
         news = [Run(name, moment) for name, moment in due.items() if self.seen.get(name) != moment]
-        left = self.database.read(trigger_runs.any_left)
+        left = bool(self.owed) or self.database.read(trigger_runs.any_left)
         if not news and not left:
             return 0
-        bodies = {run: self.triggers[run.name].body(run.scheduled_for) for run in news}
-        depths = self.transport.depth(sorted({body.queue for body in bodies.values()}))
-        queues = {run: depths[body.queue] for run, body in bodies.items()}
-        claimed = self.database.transact(partial(self._claim, queues=queues))
+        queues = self._depths(news)
+        self.owed = self.database.transact(partial(self._claim, queues=queues))
         self.seen = due
-        self._publish(claimed)
-        return len(claimed)
+        published = len(self.owed)
+        self._publish(self.owed)
+        self.owed = []
+        return published
+
+    def _depths(self, runs: Sequence[Run]) -> Mapping[Run, Depth]:
+        """How full the queue of each tick is."""
+        queues = {run: self.triggers[run.name].body(run.scheduled_for).queue for run in runs}
+        if not queues:
+            return {}
+        told = self.transport.depth(sorted(set(queues.values())))
+        rows = self.database.read(list_instances)
+        return {run: complete(queue, told[queue], rows) for run, queue in queues.items()}
 
     def _claim(self, tx: Transaction, queues: Mapping[Run, Depth]) -> list[Run]:
-        claimed = []
-        for run in trigger_runs.take_over(tx, self.instance):
+        claimed: list[Run] = []
+        for run in dict.fromkeys([*self.owed, *trigger_runs.take_over(tx, self.instance)]):
             if run.name in self.triggers and self._is_too_late(tx, run):
                 trigger_runs.skip(tx, run)
                 self._say_skipped(run, too_late=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import time
-from threading import Event
+from threading import Event, Thread
 from types import FrameType
 
 from structlog import get_logger
 
 from pipeline.errors import BrokerUnavailable, DatabaseUnavailable
 from pipeline.health import HealthServer
+from pipeline.metrics import BROKER_LOST
 from pipeline.runtime.instance import Instance, identify, name_instance
 from pipeline.runtime.outage import Outage
 from pipeline.settings import Settings
@@ -22,8 +23,13 @@ from triggers.clock import Clock
 
 TURN = 0.5
 """Seconds between two looks at the clock."""
-STUCK = 30.0
-"""Seconds without a turn after which the process says that it should be restarted."""
+_LOOK = 0.05
+"""Seconds between two looks at whether to stop."""
+STUCK = 300.0
+"""Seconds without a turn after which the process says that it should be restarted: the time-outs of the broker and of
+the database, tried again and again, end a turn before."""
+END_WAIT = 0.5
+"""Seconds that a stopping process waits for a call that hangs, before it leaves it to itself."""
 
 _log = get_logger("triggers")
 
@@ -47,9 +53,13 @@ class TriggerProcess:
         self._turned = time.monotonic()
         self._stopping = Event()
         self._signalled = False
+        self._failed = False
 
     def run(self) -> int:
-        """Turn until told to stop. The first signal stops; turns are short, so that takes no time."""
+        """Turn until told to stop; 1 after a turn that failed for good. The first signal stops.
+
+        The clock turns in a thread of its own, so that a broker which does not answer keeps no signal waiting.
+        """
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         health = HealthServer(self._settings, self)
@@ -58,15 +68,17 @@ class TriggerProcess:
         health.start()
         instance.start()
         _log.info("triggers_started", instance=self._name, triggers=len(self._clock.triggers), health=health.url)
-        while not self._stopping.is_set() and not self._signalled:
-            self._turn()
-            self._pause()
+        turning = Thread(target=self._run, name="clock", daemon=True)
+        turning.start()
+        while turning.is_alive() and not self._signalled and not self._stopping.is_set():
+            turning.join(_LOOK)
+        self._stopping.set()
         instance.stop()
+        turning.join(END_WAIT)
         health.stop()
-        self._transport.close()
         self._database.close()
-        _log.info("triggers_ended", instance=self._name)
-        return 0
+        _log.info("triggers_ended", instance=self._name, failed=self._failed)
+        return 1 if self._failed else 0
 
     def stuck(self) -> list[str]:
         """See `pipeline.health.Checks`."""
@@ -85,22 +97,34 @@ class TriggerProcess:
         try:
             self._clock.turn()
         except BrokerUnavailable as error:
-            self._broker.lost(error)
+            self._lost_broker(error)
+            self._store.back()  # a turn asks it first
         except DatabaseUnavailable as error:
             self._store.lost(error)
         else:
             self._broker.back()
             self._store.back()
 
-    def _pause(self) -> None:
-        """Until the next turn, in short waits: a signal handler may not set the event that this waits for."""
-        until = time.monotonic() + TURN
-        while time.monotonic() < until and not self._signalled and not self._stopping.is_set():
-            self._stopping.wait(0.05)
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._turn()
+                self._stopping.wait(TURN)
+            self._transport.close()
+        except BrokerUnavailable as error:
+            self._lost_broker(error)
+        except Exception:  # noqa: BLE001 - the thread's boundary: the process ends, and is started again
+            self._failed = True
+            _log.exception("clock_failed", instance=self._name)
+
+    def _lost_broker(self, error: BrokerUnavailable) -> None:
+        if self._broker.lost(error):
+            BROKER_LOST.labels("triggers").inc()
 
     def _obey(self, wishes: Wishes) -> None:
         if wishes.own is Wish.DRAIN:
             self._stopping.set()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        """No more than this: setting an event here could deadlock with the wait that the signal interrupted."""
         self._signalled = True

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.transport.port import Depth
+
 
 @dataclass(frozen=True, slots=True)
 class Horizon:
@@ -13,13 +15,16 @@ class Horizon:
     next_look: float
 
 
-def horizon(oldest_age: float | None, wake_after: float) -> Horizon:
-    """What overdue rows mean, given the age of their queue's oldest message (None: it is empty).
+def horizon(depth: Depth, wake_after: float) -> Horizon:
+    """What overdue rows mean, given how full their queue is, by the broker and its consumers.
 
     A queue whose oldest message is about as old as the rows' publication still holds their messages: publishing
-    again would make a backlog grow. Otherwise their messages are gone.
+    again would make a backlog grow. So it would where messages wait and nobody knows how old they are, since no
+    consumer has looked at them: then nobody would serve new ones, either. Otherwise their messages are gone.
     """
-    age = oldest_age or 0.0
+    if depth.ready != 0 and depth.oldest_age is None:
+        return Horizon(publish=False, next_look=wake_after)
+    age = depth.oldest_age or 0.0
     return Horizon(publish=age < wake_after / 2, next_look=max(wake_after, 2 * age))
 
 

@@ -8,9 +8,11 @@ from functools import partial
 from structlog import get_logger
 
 from executors.upkeep.decide import Horizon, horizon
+from pipeline.queue_views import complete
 from pipeline.runtime.spec import Context
 from pipeline.store import files, half_done, job_commands, jobs, reconcile, steps
 from pipeline.store.database import Transaction
+from pipeline.store.instances import list_instances
 from pipeline.store.job_commands import JobFilter
 from pipeline.store.losses import Rules
 from pipeline.store.steps import Window
@@ -41,8 +43,9 @@ def run(context: Context) -> list[Message]:
         depths = transport.depth(QUEUES)
     finally:
         transport.close()
+    rows = context.database.read(list_instances)
     wake_after = context.settings.wake_after
-    horizons = {queue: horizon(depths[queue].oldest_age, wake_after) for queue in QUEUES}
+    horizons = {queue: horizon(complete(queue, depths[queue], rows), wake_after) for queue in QUEUES}
     found: list[Message] = []
     for work in (_jobs, _steps, _slots, _files):
         found += context.database.transact(partial(work, context=context, horizons=horizons))

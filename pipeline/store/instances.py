@@ -49,7 +49,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """What a process says of itself every second: messages in flight, the oldest one's age (s), its state, its loads."""
+    """What a process says of itself every second: messages in flight, the oldest one's age (s), its state."""
 
     in_flight: int = 0
     oldest_age: float | None = None

@@ -16,6 +16,8 @@ CLAIM = 10.0
 """Seconds until a claim that was not published may be taken over."""
 _ROUNDING = 2.0
 """Seconds by which the broker's clock and ours may differ about one message."""
+_DOUBT = 600.0
+"""Seconds for which a tick that may be lost or not counts as pending: longer than a consumer's stop for an upgrade."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +74,20 @@ def mark_executed(tx: Transaction, run: Run) -> bool:
 def is_pending(tx: Transaction, name: str, depth: Depth) -> bool:
     """Whether an earlier tick of the trigger is published, not executed, and by its queue's depth still there.
 
-    A queue whose oldest message is younger than the tick's publication has lost it.
+    A queue whose oldest message is younger than the tick's publication has lost it, unless a consumer has it. Where
+    nobody knows, the tick has the benefit of the doubt for ten minutes.
     """
     query = select(func.max(trigger_runs.c.published_at)).where(
         trigger_runs.c.name == name, trigger_runs.c.executed_at.is_(None), trigger_runs.c.skipped.is_(False)
     )
     published_at = tx.scalar(query)
-    if published_at is None or not (depth.ready or depth.in_flight):
+    if published_at is None:
         return False
-    if depth.in_flight or depth.oldest_age is None:
+    since = (tx.now - published_at).total_seconds()
+    if depth.ready != 0 and depth.oldest_age is not None and depth.oldest_age + _ROUNDING >= since:
         return True
-    return bool(depth.oldest_age + _ROUNDING >= (tx.now - published_at).total_seconds())
+    is_gone = depth.in_flight == 0 and (depth.ready == 0 or depth.oldest_age is not None)
+    return not is_gone and since <= _DOUBT
 
 
 def any_left(tx: Transaction) -> bool:

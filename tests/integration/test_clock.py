@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import pytest
 from sqlalchemy import select, update
@@ -14,7 +16,7 @@ from pipeline.store.database import Database
 from pipeline.store.tables import trigger_runs as runs_table
 from pipeline.store.trigger_runs import Run
 from pipeline.transport import memory
-from pipeline.transport.port import Transport
+from pipeline.transport.port import Depth, Transport
 from pipeline.trigger import Trigger, tick
 from schemas.messages import CORE_BODIES, Message, Tick, decode
 from triggers.clock import Clock
@@ -94,6 +96,53 @@ def test_a_tick_does_not_wait_for_one_that_the_broker_lost(database: Database, b
     clock = _clock(database, broker, "b")
     _yesterdays(database)
     assert clock.turn() == 1
+
+
+DOUBTFUL = {
+    "fresh, and nobody can tell": (Depth(None, None, None), 60.0, True),
+    "fresh, and only consumers that are away could tell": (Depth(3, None, None), 60.0, True),
+    "older than the benefit of the doubt": (Depth(3, None, None), 700.0, False),
+    "perhaps with a consumer": (Depth(0, None, None), 60.0, True),
+    "with a consumer for longer than any batch may take": (Depth(0, 1, None), 700.0, False),
+    "in a long backlog": (Depth(3, 0, 700.0), 700.0, True),
+    "older than what waits": (Depth(3, 0, 10.0), 60.0, False),
+    "gone": (Depth(0, 0, None), 60.0, False),
+}
+
+
+@pytest.mark.parametrize("case", DOUBTFUL)
+def test_a_tick_that_is_not_executed_is_pending_unless_it_is_known_to_be_lost(case: str, database: Database) -> None:
+    depth, seconds, is_pending = DOUBTFUL[case]
+    _yesterdays(database)
+    database.transact(lambda tx: tx.run(update(runs_table).values(published_at=tx.after(-seconds))))
+    assert database.read(lambda tx: trigger_runs.is_pending(tx, "daily", depth)) == is_pending
+
+
+def test_a_tick_that_the_broker_refused_is_published_in_the_next_turn(database: Database, broker: str) -> None:
+    transport = Refusing(broker)
+    clock = Clock(database, cast("Transport", transport), EVERY_DAY, "a")
+    for _ in range(3):
+        with pytest.raises(BrokerUnavailable):
+            clock.turn()
+    transport.refuses = False
+    assert [clock.turn(), clock.turn()] == [1, 0]
+    assert len(_received(memory.open_transport(broker, "b"))) == 1
+
+
+class Refusing:
+    """Publishes nothing, as a broker without free memory; everything else works."""
+
+    def __init__(self, url: str) -> None:
+        self._inner = memory.open_transport(url, "refusing")
+        self.refuses = True
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        if self.refuses:
+            raise BrokerUnavailable("publishers are blocked")
+        self._inner.publish(messages)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
 
 
 def test_a_claim_that_is_taken_over_past_its_grace_is_skipped(database: Database, broker: str) -> None:

@@ -1,0 +1,30 @@
+"""When overdue rows are published again: their messages are gone, and a queue that nobody serves does not grow."""
+
+from __future__ import annotations
+
+import pytest
+
+from executors.upkeep.decide import Horizon, horizon
+from pipeline.transport.port import Depth
+
+WAKE_AFTER = 30.0
+
+
+@pytest.mark.parametrize("depth", [Depth(0, 0, None), Depth(0, None, None), Depth(0, 7, None)])
+def test_an_empty_queue_has_lost_the_messages_of_overdue_rows(depth: Depth) -> None:
+    assert horizon(depth, WAKE_AFTER) == Horizon(publish=True, next_look=WAKE_AFTER)
+
+
+def test_a_queue_that_is_served_in_time_has_lost_them_too() -> None:
+    assert horizon(Depth(5, 2, 3.0), WAKE_AFTER) == Horizon(publish=True, next_look=WAKE_AFTER)
+    assert horizon(Depth(None, None, 3.0), WAKE_AFTER) == Horizon(publish=True, next_look=WAKE_AFTER)
+
+
+def test_a_backlog_does_not_grow_and_is_looked_at_at_its_pace() -> None:
+    assert horizon(Depth(5, 2, 100.0), WAKE_AFTER) == Horizon(publish=False, next_look=200.0)
+    assert horizon(Depth(None, 2, 100.0), WAKE_AFTER) == Horizon(publish=False, next_look=200.0)
+
+
+@pytest.mark.parametrize("ready", [1, None])
+def test_messages_of_an_age_that_nobody_knows_are_left_to_the_consumer_that_is_away(ready: int | None) -> None:
+    assert horizon(Depth(ready, 0, None), WAKE_AFTER) == Horizon(publish=False, next_look=WAKE_AFTER)
