@@ -49,7 +49,9 @@ def submit(database: Database, *steps: dict[str, Any], owner: User | None = None
         idempotency_key=given.get("key"),
         request_digest=given.get("digest", "d"),
     )
-    return campaigns.submit(database, submission, window=given.get("window", 4), wake_after=WAKE_AFTER)
+    return campaigns.submit(
+        database, submission, window=given.get("window", 4), wake_after=given.get("wake_after", WAKE_AFTER)
+    )
 
 
 def array(size: int) -> dict[str, Any]:

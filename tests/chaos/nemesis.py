@@ -77,6 +77,12 @@ class Nemesis:
     kill_consumer: Callable[[int], None]
     """kill -9 for consumer 0 or 1, and another in its place."""
 
+    @property
+    def redis(self) -> RedisServer:
+        """The broker, which must be a Redis."""
+        assert isinstance(self.server, RedisServer)
+        return self.server
+
     def strike(self, fault: Fault) -> None:
         """Let a fault happen; returns when it is over."""
         match fault.kind:
@@ -92,8 +98,7 @@ class Nemesis:
                 self.server.kill()
                 self.server.start()
             case Kind.FLUSH:
-                assert isinstance(self.server, RedisServer)
-                self.server.flush()
+                self.redis.flush()
 
     def _pause(self, seconds: float) -> None:
         self.server.suspend()

@@ -40,8 +40,8 @@ def show(seed: int, outcomes: Sequence[Outcome]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for outcome in outcomes:
         found = outcome.verdict
-        counts = (outcome.messages, found.confirmed, len(found.lost), len(found.unexpected))
-        counts += (found.duplicated, found.recovered, round(outcome.seconds))
+        counts = [outcome.messages, found.confirmed, len(found.lost), len(found.unexpected)]
+        counts += [found.duplicated, found.recovered, round(outcome.seconds)]
         faults = "\n".join(f"{many} {kind}" for kind, many in outcome.by_kind.items())
         table.add_row(outcome.subject, faults, *(f"{number:,}" for number in counts))
     Console(width=130).print(table)
