@@ -12,12 +12,24 @@ from typing import Annotated, Any, ClassVar, Self
 from uuid import UUID
 
 import uuid_utils.compat
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, SerializeAsAny, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from schemas.states import JobState
 
 MAX_IDS = 1_000
 MAX_BYTES = 1 << 20
+_ALWAYS_SENT = frozenset({"id", "attempt"})
+"""Fields that a new message gets by default, and that one which has travelled must say itself."""
 
 Ids = Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=MAX_IDS)]
 TraceParent = Annotated[str, Field(pattern=r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
@@ -147,6 +159,19 @@ class Message(BaseModel):
     trace: TraceParent | None = None
     body: SerializeAsAny[Body]
 
+    @field_validator("body", mode="before")
+    @classmethod
+    def _body_by_its_type(cls, body: Any, info: ValidationInfo) -> Any:
+        """On `decode`, which gives the bodies by type name as context; the type is validated by then, or is missing."""
+        if info.context is None or "type" not in info.data:
+            return body
+        bodies: Mapping[str, type[Body]] = info.context
+        kind = bodies.get(info.data["type"])
+        if kind is None:
+            known = ", ".join(sorted(bodies))
+            raise ValueError(f"unknown message type {info.data['type']!r}; known here: {known}")
+        return kind.model_validate(body)
+
     @model_validator(mode="after")
     def _body_is_of_the_type(self) -> Self:
         if self.type != self.body.type_name() or self.version != self.body.version:
@@ -200,12 +225,11 @@ def decode(raw: bytes | str, bodies: Mapping[str, type[Body]]) -> Message:
     """
     if len(raw) > MAX_BYTES:
         raise ValueError(f"a message of {len(raw)} bytes is over the limit of {MAX_BYTES}")
-    envelope = _Envelope.model_validate_json(raw)
-    body = bodies.get(envelope.type)
-    if body is None:
-        raise ValueError(f"unknown message type {envelope.type!r}; known here: {', '.join(sorted(bodies))}")
-    fields = {**dict(envelope), "body": body.model_validate(envelope.body)}
-    return Message.model_validate(fields)
+    message = Message.model_validate_json(raw, context=bodies)
+    if not _ALWAYS_SENT <= message.model_fields_set:
+        missing = ", ".join(sorted(_ALWAYS_SENT - message.model_fields_set))
+        raise ValueError(f"the message lacks {missing}")
+    return message
 
 
 def about_ids(body: type[IdsBody], ids: Iterable[int], *, now: datetime, size: int = MAX_IDS) -> list[Message]:
@@ -216,18 +240,6 @@ def about_ids(body: type[IdsBody], ids: Iterable[int], *, now: datetime, size: i
         Message.about(body.model_validate({name: wanted[start : start + size]}), now=now)
         for start in range(0, len(wanted), size)
     ]
-
-
-class _Envelope(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    id: UUID
-    type: str
-    version: PositiveInt
-    created_at: AwareDatetime
-    attempt: PositiveInt
-    trace: TraceParent | None = None
-    body: dict[str, Any]
 
 
 CORE_BODIES: tuple[type[Body], ...] = (
