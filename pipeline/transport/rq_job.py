@@ -20,6 +20,9 @@ FAILURE_TTL = 86_400
 """Seconds that RQ keeps a message that failed in a stock worker."""
 
 _FAST = 1
+_LONG = 2_048
+"""Bytes of a job's data from which it is compressed; RQ reads both, and for a short one it costs more than all else."""
+_HEAD, _TAIL = f'["{FUNCTION}", null, [', "], {}]"
 
 
 def job_id(message: Message) -> str:
@@ -33,19 +36,23 @@ def job_description(message: Message) -> str:
 
 
 def job_data(payload: bytes) -> bytes:
-    """The job's `data` field: function, instance, arguments and keyword arguments, serialized and compressed."""
-    call = json.dumps([FUNCTION, None, [payload.decode()], {}])
-    return zlib.compress(call.encode(), _FAST)
+    """The job's `data` field: function, instance, arguments and keyword arguments, as JSON; compressed where long."""
+    call = f"{_HEAD}{json.dumps(payload.decode())}{_TAIL}".encode()
+    return call if len(call) < _LONG else zlib.compress(call, _FAST)
 
 
 def payload_of(data: bytes) -> bytes:
     """The message in a job's `data`; the data itself where it holds none, so that the receiver can bury it."""
-    try:
-        raw = zlib.decompress(data)
-    except zlib.error:
-        raw = data
+    raw = data if data.startswith(b"[") else _decompressed(data)
     try:
         _function, _instance, arguments, _keywords = json.loads(raw)
         return str(arguments[0]).encode()
     except (ValueError, TypeError, LookupError):
         return raw
+
+
+def _decompressed(data: bytes) -> bytes:
+    try:
+        return zlib.decompress(data)
+    except zlib.error:
+        return data

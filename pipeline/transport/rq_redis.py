@@ -28,7 +28,7 @@ from pipeline.transport.rq_scripts import alive_key, consumers_key, inflight_key
 from schemas.messages import Message
 
 _ROUND = 1_000
-"""Messages published by one script call."""
+"""Messages published, or acknowledged, by one script call."""
 _ROUND_BYTES = 16 << 20
 """And about so many bytes: a script call stops the server while it runs."""
 _PURGE_ROUND = 10_000
@@ -57,7 +57,7 @@ class RqRedisTransport:
         self._heartbeat = Heartbeat(self._client, alive_key(consumer), address.takeover)
         self._slice = min(self._heartbeat.interval, answer_timeout(self._client) / 2)
         self._looked: dict[str, float] = {}
-        self._held: dict[str, set[str]] = {}
+        self._held: dict[str, set[bytes]] = {}
         """By queue, what was received and not acknowledged."""
         self._settled: set[str] = set()
         """Queues whose list on the server is known to hold nothing but what is in `_held`."""
@@ -97,15 +97,17 @@ class RqRedisTransport:
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """See the port."""
-        by_queue: dict[str, list[str]] = defaultdict(list)
+        by_queue: dict[str, list[bytes]] = defaultdict(list)
         for delivery in deliveries:
             by_queue[delivery.queue].append(delivery.receipt)
         if self._closed:
             return
         for queue, ids in by_queue.items():
-            with self._calling(f"acknowledge to {queue}"):
-                self._acknowledge(keys=[inflight_key(queue, self._consumer)], args=ids)
-            self._held.get(queue, set()).difference_update(ids)
+            for start in range(0, len(ids), _ROUND):
+                some = ids[start : start + _ROUND]
+                with self._calling(f"acknowledge to {queue}"):
+                    self._acknowledge(keys=[inflight_key(queue, self._consumer)], args=some)
+                self._held.get(queue, set()).difference_update(some)
 
     def depth(self, queues: Sequence[str]) -> Mapping[str, Depth]:
         """See the port. What a stock RQ worker has in work is in neither count."""
@@ -180,11 +182,8 @@ class RqRedisTransport:
 
     def _take_now(self, queue: str, most: int, moved: bytes | str) -> list[Delivery]:
         keys = [queue_key(queue), inflight_key(queue, self._consumer), alive_key(self._consumer), consumers_key(queue)]
-        taken = self._take(keys=keys, args=[self._consumer, self._heartbeat.life_ms, most, moved])
-        deliveries = [
-            Delivery(queue=queue, payload=payload_of(data), redelivered=count > 1, receipt=identity.decode())
-            for identity, data, count in taken
-        ]
+        numbers, content = self._take(keys=keys, args=[self._consumer, self._heartbeat.life_ms, most, moved])
+        deliveries = list(_deliveries(queue, numbers, content))
         self._held[queue].update(delivery.receipt for delivery in deliveries)
         return deliveries
 
@@ -197,6 +196,16 @@ class RqRedisTransport:
             keys=[queue_key(queue), consumers_key(queue), alive_key(self._consumer)],
             args=[self._heartbeat.life_ms, inflight_key(queue, ""), alive_key("")],
         )
+
+
+def _deliveries(queue: str, numbers: bytes, content: bytes) -> Iterator[Delivery]:
+    """What TAKE has answered."""
+    following = map(int, numbers.split())
+    start = 0
+    for id_length, data_length, again in zip(following, following, following, strict=True):
+        middle, end = start + id_length, start + id_length + data_length
+        yield Delivery(queue, payload_of(content[middle:end]), again == 1, content[start:middle])
+        start = end
 
 
 def _rq_time(moment: datetime) -> str:
