@@ -69,7 +69,7 @@ class Actors:
         return "\n".join(f"--- {path.name}\n{path.read_text(errors='replace')[-2000:]}" for path in paths)
 
     def __enter__(self) -> Self:
-        self._publisher = self._start("publisher", "publisher")
+        self._publisher = self._start("publisher", "publisher", stdin=subprocess.PIPE)
         self._consumers = [self._start_consumer() for _ in range(2)]
         eventually(lambda: len([*self._folder.glob("received-*.txt")]) == 2, within=STARTUP)
         return self
@@ -96,7 +96,9 @@ class Actors:
         name = f"chaos-{next(self._names):02}"
         return self._start("consumer", name, name)
 
-    def _start(self, module: str, log_name: str, *arguments: str) -> subprocess.Popen[str]:
+    def _start(
+        self, module: str, log_name: str, *arguments: str, stdin: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", f"tests.chaos.{module}", self._url, self._queue, str(self._folder), *arguments]
         with (self._folder / f"{log_name}.log").open("wb") as log:
-            return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True)
+            return subprocess.Popen(command, cwd=ROOT, stdin=stdin, stdout=log, stderr=log, text=True)
