@@ -26,6 +26,9 @@ management.tcp.ip = 127.0.0.1
 management.tcp.port = {management}
 management.rates_mode = none
 collect_statistics_interval = 100
+management.sample_retention_policies.global.minute = 1
+management.sample_retention_policies.basic.minute = 1
+management.sample_retention_policies.detailed.minute = 1
 log.file = false
 log.console = true
 log.console.level = warning
@@ -33,6 +36,7 @@ disk_free_limit.absolute = 1MB
 vm_memory_high_watermark.absolute = 1GB
 raft.wal_max_size_bytes = 33554432
 """
+# The management API's numbers are as old as its shortest sample: 1 s instead of 5.
 # Few threads that never spin: the machine is shared. A quorum queue has statistics of its own, at its ticks.
 _RUNTIME = (
     "+S 2:2 +SDio 2 +sbwt none +sbwtdcpu none +sbwtdio none"
