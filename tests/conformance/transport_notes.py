@@ -90,11 +90,11 @@ def drain(transport: Transport, queue: str, expected: set[int], *, soon: float) 
     def complete() -> bool:
         try:
             received = transport.receive(queue, 200, soon)
+            found.extend(received)
+            missing.difference_update(numbers_of(received))
             transport.acknowledge(received)
         except BrokerUnavailable:
             return False
-        found.extend(received)
-        missing.difference_update(numbers_of(received))
         return not missing and not received
 
     eventually(complete, within=30.0)
