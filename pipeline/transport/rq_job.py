@@ -6,8 +6,9 @@ conformance suite reads it back with RQ's own `Job.fetch`.
 
 from __future__ import annotations
 
-import json
 import zlib
+
+from pydantic_core import from_json, to_json
 
 from schemas.messages import Message
 
@@ -22,7 +23,6 @@ FAILURE_TTL = 86_400
 _FAST = 1
 _LONG = 2_048
 """Bytes of a job's data from which it is compressed; RQ reads both, and for a short one it costs more than all else."""
-_HEAD, _TAIL = f'["{FUNCTION}", null, [', "], {}]"
 
 
 def job_id(message: Message) -> str:
@@ -37,7 +37,7 @@ def job_description(message: Message) -> str:
 
 def job_data(payload: bytes) -> bytes:
     """The job's `data` field: function, instance, arguments and keyword arguments, as JSON; compressed where long."""
-    call = f"{_HEAD}{json.dumps(payload.decode())}{_TAIL}".encode()
+    call = to_json([FUNCTION, None, [payload.decode()], {}])
     return call if len(call) < _LONG else zlib.compress(call, _FAST)
 
 
@@ -45,7 +45,7 @@ def payload_of(data: bytes) -> bytes:
     """The message in a job's `data`; the data itself where it holds none, so that the receiver can bury it."""
     raw = data if data.startswith(b"[") else _decompressed(data)
     try:
-        _function, _instance, arguments, _keywords = json.loads(raw)
+        _function, _instance, arguments, _keywords = from_json(raw)
         return str(arguments[0]).encode()
     except (ValueError, TypeError, LookupError):
         return raw
