@@ -89,11 +89,14 @@ class StompConnection:
         """A name that is unique on this connection."""
         return next(self._numbers)
 
-    def subscribe(self, destination: str, queue: str, headers: Mapping[str, str]) -> None:
-        """Have what comes to `destination` put into the inbox, as of `queue`; return when the server has agreed."""
-        identity = self.new_id()
-        self._queues[identity] = queue
-        self.send_confirmed([("SUBSCRIBE", {"destination": destination, "id": identity, **headers}, b"")])
+    def subscribe(self, queue: str, subscriptions: Sequence[Mapping[str, str]]) -> None:
+        """Make subscriptions of these headers, and have what they bring put into the inbox as of `queue`.
+
+        Returns when the server has agreed to all.
+        """
+        asked = [{"id": self.new_id(), **headers} for headers in subscriptions]
+        self._queues |= {headers["id"]: queue for headers in asked}
+        self.send_confirmed([("SUBSCRIBE", headers, b"") for headers in asked])
 
     def is_subscribed(self, queue: str) -> bool:
         """Whether something is put into the inbox as of `queue`."""

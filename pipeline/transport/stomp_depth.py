@@ -57,7 +57,8 @@ class Counts:
     def _ask(self, connection: StompConnection, queues: Sequence[str]) -> Mapping[str, Depth] | None:
         """What ActiveMQ tells, without the queues that it doesn't have; None where it doesn't answer."""
         if not connection.is_subscribed(_REPLIES):
-            connection.subscribe(_REPLIES, _REPLIES, {"ack": "auto", "transformation": "jms-map-json"})
+            asked = {"destination": _REPLIES, "ack": "auto", "transformation": "jms-map-json"}
+            connection.subscribe(_REPLIES, [asked])
         connection.send([_question(name) for name in (*(f"Destination.{queue}" for queue in queues), "Broker")])
         told: dict[str, Depth] = {}
         deadline = time.monotonic() + _PATIENCE

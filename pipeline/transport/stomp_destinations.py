@@ -7,7 +7,6 @@ properties, as a quorum queue which an AMQP client made; then `/amq/queue/NAME` 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 _NAMED = re.compile(r"queue '([^']+)'")
 _OF_ANOTHER_KIND = ("inequivalent arg", "PRECONDITION_FAILED")
@@ -31,10 +30,10 @@ class Destinations:
         """The headers of a SEND."""
         return {"destination": self.of(queue), "persistent": "true", "content-type": "application/json", **_LASTING}
 
-    def subscribing(self, prefetch: int) -> Mapping[str, str]:
-        """The headers of a SUBSCRIBE beside its destination, for at most `prefetch` unacknowledged messages."""
+    def subscribing(self, queue: str, prefetch: int) -> dict[str, str]:
+        """The headers of a SUBSCRIBE that may hold `prefetch` unacknowledged messages."""
         window = {"prefetch-count": str(prefetch), "activemq.prefetchSize": str(prefetch)}
-        return {"ack": "client-individual", **window, **_LASTING}
+        return {"destination": self.of(queue), "ack": "client-individual", **window, **_LASTING}
 
     def learn(self, refusal: str) -> bool:
         """Whether the server's ERROR told something that makes another try worth while."""

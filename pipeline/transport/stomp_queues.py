@@ -178,9 +178,9 @@ class StompTransport:
             self._windows = Windows(connection)
             watch = threading.Thread(target=_watch, args=(weakref.ref(self), connection), daemon=True)
             watch.start()
-        lacking = self._windows.lacking(queue, most)
-        if lacking > 0:
-            connection.subscribe(self._destinations.of(queue), queue, self._destinations.subscribing(lacking))
+        if lacking := self._windows.lacking(queue, most):
+            asked = [self._destinations.subscribing(queue, prefetch) for prefetch in lacking]
+            connection.subscribe(queue, asked)
             self._windows.widen(queue, lacking)
         deliveries = connection.inbox.take(queue, most, wait)
         self._windows.hand_out(queue, deliveries)

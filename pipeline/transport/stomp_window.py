@@ -11,8 +11,9 @@ from pipeline.transport.stomp_connection import AckId, StompConnection
 
 PAUSE = 5.0
 """Seconds without `receive` after which a queue counts as paused, and what was fetched of it shall go to others."""
-_GREATEST = 10_000
-"""Messages that one subscription may hold; RabbitMQ's count has 16 bits."""
+_PAGE = 200
+"""Messages that one subscription may hold. ActiveMQ turns a page of so many for each new subscription, and stops
+there until something is acknowledged or published, however great the subscription's prefetch is."""
 
 
 class Windows:
@@ -24,14 +25,16 @@ class Windows:
         self._received: dict[str, set[str]] = defaultdict(set)
         self._called: dict[str, float] = {}
 
-    def lacking(self, queue: str, most: int) -> int:
-        """How many more messages a further subscription must be able to hold, so that `most` can be received."""
+    def lacking(self, queue: str, most: int) -> list[int]:
+        """The further subscriptions without which `most` messages can't be received: how many each must hold."""
         self._called[queue] = time.monotonic()
-        return min(len(self._received[queue]) + most - self._sizes[queue], _GREATEST)
+        missing = max(0, len(self._received[queue]) + most - self._sizes[queue])
+        pages, rest = divmod(missing, _PAGE)
+        return [_PAGE] * pages + [rest] * (rest > 0)
 
-    def widen(self, queue: str, size: int) -> None:
-        """There is a further subscription."""
-        self._sizes[queue] += size
+    def widen(self, queue: str, sizes: Sequence[int]) -> None:
+        """There are further subscriptions."""
+        self._sizes[queue] += sum(sizes)
 
     def hand_out(self, queue: str, deliveries: Sequence[Delivery]) -> None:
         """The caller has them now."""
