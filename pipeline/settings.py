@@ -14,6 +14,8 @@ from pipeline.errors import BadSettings
 
 Seconds = PositiveFloat
 _SOCKET_PATH_LIMIT = 100
+LONGEST_DEADLINE = 360.0
+"""Seconds that a batch may take at the most, so that deliveries are settled well within RabbitMQ's 30 minutes."""
 
 
 class Settings(BaseSettings):
@@ -29,7 +31,8 @@ class Settings(BaseSettings):
     )
     broker_url: str = Field(
         default="",
-        description="redis://, rediss:// or unix://; empty: a private Redis in `data_dir`, run by `penstock up`",
+        description="redis://, rediss:// or unix:// (Redis), amqp:// or amqps:// (RabbitMQ), stomp:// or stomp+ssl:// "
+        "(ActiveMQ, RabbitMQ); empty: a private Redis in `data_dir`, run by `penstock up`",
     )
     sandbox_url: str = Field(
         default="", description="fsspec URL for sandboxes, logs and small outputs; empty: a folder in `data_dir`"
@@ -66,8 +69,8 @@ class Settings(BaseSettings):
     outside_age: Seconds = Field(
         default=86_400.0, description="age until a message that waits on something outside becomes a dead letter"
     )
-    executor_deadline: PositiveFloat | None = Field(
-        default=None, description="deadline of a batch over the consumers' own"
+    executor_deadline: Annotated[float, Field(gt=0, le=LONGEST_DEADLINE)] | None = Field(
+        default=None, description="deadline of a batch over the consumers' own; at most 360, for RabbitMQ's sake"
     )
     campaign_window: PositiveInt = Field(default=4, description="messages of one campaign in a queue at a time")
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from threading import Lock, Thread
+from threading import Thread
 from typing import Any, TypeVar
 
 from pipeline.errors import BrokerUnavailable
@@ -17,8 +17,10 @@ from schemas.outcomes import Backoff
 
 T = TypeVar("T")
 
-PROBE = 1.0
-"""Seconds between two looks, during an outage, at whether it may be tried again."""
+LOOK = 5.0
+"""Seconds without a call after which the thread looks by itself whether the broker answers."""
+LOOK_AGAIN = 1.0
+"""The same during an outage, where the back-off allows it."""
 _MOST_WAITING = 1_000
 _CLOSE_WAIT = 0.3
 """Seconds that `close` waits for a call that hangs."""
@@ -39,8 +41,8 @@ class BrokerThread:
         self._outage = Outage("broker", "api", backoff)
         self._transport: Transport | None = None
         self._busy_since: float | None = None
-        self._starting = Lock()
-        self._thread: Thread | None = None
+        self._thread = Thread(target=self._run, name="broker", daemon=True)
+        self._thread.start()
 
     def submit(self, work: Callable[[Transport], T]) -> Future[T]:
         """Call `work` in the thread, in order. The future raises BrokerUnavailable, at once where that is known."""
@@ -48,7 +50,6 @@ class BrokerThread:
         if not self._outage.may_try or self._calls.qsize() >= _MOST_WAITING:
             future.set_exception(BrokerUnavailable("the broker can't be reached; it is tried again within seconds"))
             return future
-        self._start()
         self._calls.put((work, future))
         return future
 
@@ -64,23 +65,15 @@ class BrokerThread:
 
     def close(self) -> None:
         """Give the connection up; a call that hangs is left to itself. May be called twice."""
-        thread = self._thread
-        if thread is not None:
-            self._calls.put(None)
-            thread.join(_CLOSE_WAIT)
-
-    def _start(self) -> None:
-        with self._starting:
-            if self._thread is None:
-                self._thread = Thread(target=self._run, name="broker", daemon=True)
-                self._thread.start()
+        self._calls.put(None)
+        self._thread.join(_CLOSE_WAIT)
 
     def _run(self) -> None:
         while True:
             try:
-                call = self._calls.get(timeout=PROBE if self.away else None)
+                call = self._calls.get(timeout=LOOK_AGAIN if self.away else LOOK)
             except Empty:
-                call = (_probe, Future())
+                call = (_look, Future())
             if call is None:
                 break
             self._answer(*call)
@@ -109,5 +102,5 @@ class BrokerThread:
             self._busy_since = None
 
 
-def _probe(transport: Transport) -> None:
+def _look(transport: Transport) -> None:
     transport.depth(["upkeep"])

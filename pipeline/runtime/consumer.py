@@ -56,6 +56,7 @@ class Consumer:
         self._loops = [QueueConsumer(self._settings, spec, database, name) for spec in self._specs]
         identity = identify("consumer", queues=queues, health_url=health.url, instance_id=name)
         self._instance = Instance(database, identity, pulse=self._pulse, obey=self._obey)
+        gc.freeze()  # what is loaded by now stays: no collection need look through it
         health.start()
         for loop in self._loops:
             loop.start()
@@ -85,21 +86,25 @@ class Consumer:
 
     def _watch(self) -> None:
         """Until every loop has ended; one that fails takes the others along, so that a supervisor starts all again."""
-        while any(loop.alive for loop in self._loops):
+        running = list(self._loops)
+        while running:
             self._stopping.wait(_LOOK)
             if self._signals or any(loop.failed for loop in self._loops):
                 self._stopping.set()
             if self._stopping.is_set():
-                for loop in self._loops:
+                for loop in running:
                     loop.stop()
+                for loop in running:
                     loop.join(_LOOK)
+            running = [loop for loop in running if loop.alive and not loop.leave()]
 
     def _pulse(self) -> Pulse:
         pulses = [loop.pulse() for loop in self._loops if loop.alive]
         ages = [pulse.oldest_age for pulse in pulses if pulse.oldest_age is not None]
         states = {pulse.state for pulse in pulses} or {"draining"}
         state = "draining" if self._stopping.is_set() else states.pop() if len(states) == 1 else "running"
-        return Pulse(sum(pulse.in_flight for pulse in pulses), max(ages, default=None), state)
+        loads = tuple(load for pulse in pulses for load in pulse.loads)
+        return Pulse(sum(pulse.in_flight for pulse in pulses), max(ages, default=None), state, loads)
 
     def _obey(self, wishes: Wishes) -> None:
         if wishes.own is Wish.DRAIN:

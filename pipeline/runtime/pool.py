@@ -75,7 +75,8 @@ class Slot:
 
     def overdue(self, by: float) -> bool:
         """Whether a group runs since `by` seconds more than the deadline: then the pool does not answer."""
-        return self.busy and self.seconds() > self._recipe.deadline + by
+        running = self._running
+        return running is not None and not running[1].done() and self.seconds() > self._recipe.deadline + by
 
     def run(self, group: Group) -> None:
         """Run a group; the slot must not be busy."""

@@ -18,7 +18,7 @@ from pipeline.runtime.spec import ConsumerSpec
 from pipeline.runtime.workload import Workload
 from pipeline.settings import Settings
 from pipeline.store.database import Database
-from pipeline.store.instances import Pulse, Wish
+from pipeline.store.instances import Load, Pulse, Wish
 from pipeline.store.messages import count_redelivery
 from pipeline.transport.port import Transport, open_transport
 from schemas.outcomes import Dead
@@ -31,6 +31,10 @@ _TURN_LIMIT = 30.0
 """Seconds without a turn that show a loop which makes no progress."""
 _OUTSIDE_LIMIT = 300.0
 """The same while it waits for the broker or the database, whose own time-outs end that."""
+_HANG = 0.3
+"""Seconds that a loop which has nothing left to do but to end may wait for the broker or the database."""
+_LOOKS = 2
+"""Looks in a row that find nothing until a queue counts as empty: what a broker sends ahead needs a moment."""
 
 _log = get_logger("runtime")
 
@@ -55,7 +59,10 @@ class QueueConsumer:
         self._stop_by: float | None = None
         self._turned = time.monotonic()
         self._turn_limit = _TURN_LIMIT
-        self._thread = Thread(target=self._run, name=f"consumer-{spec.queue}")
+        self._outside_since: float | None = None
+        self._left = False
+        self._empty_looks = 0
+        self._thread = Thread(target=self._run, name=f"consumer-{spec.queue}", daemon=True)
 
     def start(self) -> None:
         """Begin."""
@@ -84,15 +91,30 @@ class QueueConsumer:
         """Wait until it has ended, for so many seconds at most."""
         self._thread.join(timeout)
 
+    def leave(self) -> bool:
+        """Leave a loop to itself that shall end and waits for a broker or database that does not answer.
+
+        Whether it was left: then its workers are gone, and the process may end. What it had goes to others.
+        """
+        since, now = self._outside_since, time.monotonic()
+        hangs = since is not None and now - since > _HANG
+        if not hangs or self._stop_by is None or (self._workload.in_flight and now < self._stop_by):
+            return False
+        self._left = True
+        self._say_given_up()
+        self._workload.close()
+        return True
+
     def pulse(self) -> Pulse:
         """What to say of it."""
         state = "draining" if self._stop_by is not None else "paused" if self._paused else "running"
-        return Pulse(self._workload.in_flight, self._workload.oldest_age, state)
+        load = Load(self.queue, self._workload.in_flight, self._workload.oldest_age)
+        return Pulse(load.in_flight, load.oldest_age, state, (load,))
 
     def stuck(self) -> list[str]:
         """Why it makes no progress. An outage is no reason: the loop turns while it waits for the end of it."""
         still = time.monotonic() - self._turned
-        turning = not self.alive or still <= self._turn_limit
+        turning = not self.alive or self._left or still <= self._turn_limit
         complaints = [] if turning else [f"queue {self.queue}: the loop has not turned for {still:.0f} s"]
         return complaints + self._workload.stuck()
 
@@ -112,11 +134,7 @@ class QueueConsumer:
             IN_FLIGHT.labels(self.queue).set(0)
 
     def _serve(self) -> None:
-        transport = None
-        while transport is None and self._stop_by is None:
-            transport = self._open()
-        if transport is None:
-            return
+        transport = open_transport(self._settings.resolved_broker_url(), self._name)
         try:
             while not self._finished():
                 self._turn(transport)
@@ -125,29 +143,28 @@ class QueueConsumer:
 
     def _give_up(self, transport: Transport) -> None:
         """Whatever is still in flight is killed and goes to others."""
-        if left := self._workload.in_flight:
-            _log.warning("batches_given_up", queue=self.queue, messages=left)
+        if not self._left:
+            self._say_given_up()
         self._workload.close()
         try:
-            transport.close()
+            with self._outside():
+                transport.close()
         except BrokerUnavailable as error:
             self._lost_broker(error)
 
-    def _open(self) -> Transport | None:
-        try:
-            with self._outside():
-                return open_transport(self._settings.resolved_broker_url(), self._name)
-        except BrokerUnavailable as error:
-            self._lost_broker(error)
-            self._workload.wait(RECEIVE_WAIT)
-            return None
+    def _say_given_up(self) -> None:
+        if messages := self._workload.in_flight:
+            _log.warning("batches_given_up", queue=self.queue, messages=messages)
 
     def _finished(self) -> bool:
-        return self._stop_by is not None and (not self._workload.in_flight or time.monotonic() > self._stop_by)
+        if self._stop_by is None:
+            return False
+        return self._left or not self._workload.in_flight or time.monotonic() > self._stop_by
 
     def _turn(self, transport: Transport) -> None:
         self._turned = time.monotonic()
         self._workload.wait(self._patience())
+        self._workload.start(self._admit)  # before the settlement, for which the workers need not wait
         for batch in list(self._workload.finished):
             self._settle(batch, transport)
         self._workload.start(self._admit)
@@ -176,14 +193,23 @@ class QueueConsumer:
         except BrokerUnavailable as error:
             self._lost_broker(error)
             return
-        self._broker_outage.back()
+        if not any(batch.verdicts for batch in self._workload.finished):
+            self._broker_outage.back()  # else only the publication that failed tells whether the broker is back
+        if self._left:
+            return
         if deliveries:
             self._pause = _LEAST_PAUSE
+            self._empty_looks = 0
             self._workload.accept(deliveries)
             self._workload.start(self._admit)
         else:
             self._pause = min(_LONGEST_PAUSE, self._pause * 2)
-            self._workload.oldest_age = None
+            self._look_found_nothing(waited=wait > 0)
+
+    def _look_found_nothing(self, *, waited: bool) -> None:
+        self._empty_looks = self._empty_looks + 1 if waited else 0
+        if self._empty_looks >= _LOOKS:
+            self._workload.found_empty()
 
     def _admit(self, batch: Batch) -> bool:
         """Count a redelivered message before it runs, since it may be what ended its consumer; False: not now."""
@@ -228,10 +254,12 @@ class QueueConsumer:
     def _outside(self) -> Iterator[None]:
         """While it waits for the broker or the database, the loop may take longer over a turn."""
         self._turn_limit = _OUTSIDE_LIMIT
+        self._outside_since = time.monotonic()
         try:
             yield
         finally:
             self._turned = time.monotonic()
+            self._outside_since = None
             self._turn_limit = _TURN_LIMIT
 
     def _lost_broker(self, error: BrokerUnavailable) -> None:

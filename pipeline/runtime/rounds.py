@@ -57,6 +57,11 @@ class Round:
         self._running = self._groups.popleft() if self._groups else None
         return self._running
 
+    def give_up(self, result: Outcome) -> None:
+        """What has not run yet is not run; this is its result."""
+        self.results.extend((payload, result) for group in self._groups for payload in group)
+        self._groups.clear()
+
     def succeeded(self, results: Sequence[Outcome | Unreadable]) -> None:
         """What was run gave these results, one for each payload."""
         assert self._running is not None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from structlog import get_logger
 
 from pipeline.metrics import DEAD_LETTERS, DEFERRED, FOLLOW_UPS, MESSAGES
-from pipeline.runtime.rounds import Result, Round
+from pipeline.runtime.rounds import Group, Result, Round
 from pipeline.runtime.spec import ConsumerSpec
 from pipeline.runtime.verdicts import Policy, Verdicts, judge
 from pipeline.settings import Settings
@@ -17,7 +18,13 @@ from pipeline.store.database import Database, Transaction
 from pipeline.store.messages import bury, defer, forget_redeliveries
 from pipeline.transport.port import Delivery, Transport
 from schemas.messages import Message
-from schemas.outcomes import Done
+from schemas.outcomes import Done, Retry
+
+HOLD_LIMIT = 480.0
+"""Seconds after its receipt at which a batch begins nothing more, however many halves are left. RabbitMQ closes the
+connection of a consumer that keeps a delivery for 30 minutes. A batch ends within this and one deadline; one that was
+fetched ahead is received no later than the one before it ends, and takes as long: together 28 minutes at the most, with
+the longest deadline that the settings allow (`pipeline.settings.LONGEST_DEADLINE`)."""
 
 _log = get_logger("runtime")
 
@@ -35,6 +42,21 @@ class Batch:
     verdicts: Verdicts | None = field(default=None)
     """Set once they are committed."""
     published: bool = False
+    received: float = field(default_factory=time.monotonic)
+    """By the monotonic clock."""
+
+    def overdue(self, now: float) -> bool:
+        """Whether it has been held for so long that the broker might take it away."""
+        return now - self.received > HOLD_LIMIT
+
+    def next(self, now: float) -> Group | None:
+        """The payloads to run now, or None when its round is over; of an overdue one nothing more is run.
+
+        The rest then comes again as deferred messages, which takes no attempt.
+        """
+        if self.overdue(now):
+            self.round.give_up(Retry(f"not begun {HOLD_LIMIT:g} s after its receipt", outside=True))
+        return self.round.next()
 
     @property
     def results(self) -> Sequence[tuple[bytes, Result]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 
 from pipeline.errors import BadSettings
-from pipeline.settings import Settings
+from pipeline.settings import LONGEST_DEADLINE, Settings
 from pipeline.store.database import Database
 from schemas.messages import Body, Message
 from schemas.outcomes import Backoff, Outcome
@@ -65,4 +65,9 @@ def find_consumer(queue: str) -> ConsumerSpec:
     spec: ConsumerSpec = found[queue].load()
     if spec.queue != queue:
         raise BadSettings(f"the entry point {queue!r} of penstock.consumers gives a consumer of {spec.queue!r}")
+    if spec.deadline > LONGEST_DEADLINE:
+        raise BadSettings(
+            f"the consumer of {queue!r} has a deadline of {spec.deadline:g} s; a batch may take {LONGEST_DEADLINE:g} s "
+            "lest RabbitMQ take its messages away: make its `batch` smaller, or its messages about fewer ids"
+        )
     return spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -32,8 +33,8 @@ class Workload:
 
     def __init__(self, settings: Settings, spec: ConsumerSpec, instance: str) -> None:
         self.queue = spec.queue
-        self.oldest_age: float | None = None
-        """Age in seconds of the oldest message in what ran last; None when the queue was found empty since."""
+        self._none_before: datetime | None = None
+        """No message that waits in the queue is older: it was found empty then, or one of then has been executed."""
         self.finished: list[Batch] = []
         """Their rounds are over; the loop settles and removes them."""
         self._read = reader(spec)
@@ -54,6 +55,16 @@ class Workload:
         """Messages received and not settled."""
         batches = [*self._waiting, *list(self._running.values()), *self.finished]
         return sum(len(batch.deliveries) for batch in batches)
+
+    @property
+    def oldest_age(self) -> float | None:
+        """No message that waits in the queue is older than this, in seconds; None before anything was seen."""
+        since = self._none_before
+        return None if since is None else max(0.0, (datetime.now(UTC) - since).total_seconds())
+
+    def found_empty(self) -> None:
+        """There was nothing to receive."""
+        self._none_before = datetime.now(UTC)
 
     def stuck(self) -> list[str]:
         """Why the pool makes no progress; empty when it does."""
@@ -88,7 +99,7 @@ class Workload:
             if batch.came_again is None:
                 if any(other.came_again for other in self._running.values()):
                     return
-            elif self._running or self.finished or not admit(batch):
+            elif self._running or self.finished or not (batch.overdue(time.monotonic()) or admit(batch)):
                 return
             self._proceed(slot, self._waiting.popleft())
 
@@ -123,7 +134,7 @@ class Workload:
         self._proceed(slot, batch)
 
     def _proceed(self, slot: Slot, batch: Batch) -> None:
-        group = batch.round.next()
+        group = batch.next(time.monotonic())
         if group is None:
             self._running.pop(slot, None)
             self.finished.append(batch)
@@ -133,8 +144,8 @@ class Workload:
 
     def _note(self, batch: Batch, report: Report) -> None:
         if report.oldest is not None:
-            self.oldest_age = max(0.0, (datetime.now(UTC) - report.oldest).total_seconds())
-            OLDEST_AGE.labels(self.queue).set(self.oldest_age)
+            OLDEST_AGE.labels(self.queue).set(max(0.0, (datetime.now(UTC) - report.oldest).total_seconds()))
+            self._none_before = max(report.oldest, self._none_before or report.oldest)
         if isinstance(report.results, Failure):
             BATCH_FAILURES.labels(self.queue, report.results.kind).inc()
             _log.warning("batch_failed", queue=self.queue, reason=report.results.reason)
