@@ -20,6 +20,7 @@ TIMEOUT = 180
 FAILURE_TTL = 86_400
 """Seconds that RQ keeps a message that failed in a stock worker."""
 
+_HEAD, _TAIL = f'["{FUNCTION}", null, ['.encode(), b"], {}]"
 _FAST = 1
 _LONG = 2_048
 """Bytes of a job's data from which it is compressed; RQ reads both, and for a short one it costs more than all else."""
@@ -37,7 +38,7 @@ def job_description(message: Message) -> str:
 
 def job_data(payload: bytes) -> bytes:
     """The job's `data` field: function, instance, arguments and keyword arguments, as JSON; compressed where long."""
-    call = to_json([FUNCTION, None, [payload.decode()], {}])
+    call = _HEAD + to_json(payload.decode()) + _TAIL
     return call if len(call) < _LONG else zlib.compress(call, _FAST)
 
 
