@@ -19,13 +19,24 @@ class Figure:
     subject: str
     value: float
     unit: str
+    expected: float | None = None
+    """The least that is expected, where something is."""
+
+    @property
+    def verdict(self) -> str:
+        """Whether that was met, in words."""
+        if self.expected is None:
+            return ""
+        return f"{'met' if self.value >= self.expected else 'MISSED'}: >= {self.expected:g}"
 
 
 def show(name: str, figures: Sequence[Figure]) -> None:
     """Print the figures of benchmark `name`."""
-    table = Table("measure", "subject", "value", "unit", title=name)
+    judged = any(figure.expected is not None for figure in figures)
+    table = Table("measure", "subject", "value", "unit", *(["expected"] if judged else []), title=name)
     for figure in figures:
-        table.add_row(figure.measure, figure.subject, f"{figure.value:,.3g}", figure.unit)
+        verdict = [figure.verdict] if judged else []
+        table.add_row(figure.measure, figure.subject, f"{figure.value:,.3g}", figure.unit, *verdict)
     Console().print(table)
 
 
