@@ -179,7 +179,7 @@ def penstock_up(folder: Path, variables: Mapping[str, str] | None = None) -> Ite
     ready = folder / "ready"
     system.start("up", "--ready-file", str(ready))
     try:
-        eventually(ready.exists, within=60.0)
+        eventually(ready.exists, within=120.0)
         system.apply_sites()
         yield system
     finally:
@@ -201,7 +201,7 @@ def penstock_apart(folder: Path, variables: Mapping[str, str]) -> Iterator[Syste
         system.start("api")
         system.start("consume", *QUEUES)
         system.start("triggers")
-        eventually(system.answers, within=60.0)
+        eventually(system.answers, within=120.0)
         yield system
     finally:
         system.end()

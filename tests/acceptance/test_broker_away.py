@@ -16,9 +16,10 @@ from tests.acceptance.system import SITES, System, ledger_campaign
 from tests.servers import RedisServer, free_port, running_redis
 from tests.waiting import eventually
 
-QUEUES = ("optimisation", "upkeep")
-WELL_BELOW_A_TIME_OUT = 5.0
-"""Seconds: a call to a frozen broker takes ten."""
+QUEUES = ("data", "optimisation")
+CONNECTIONS = {"api": ["api"], "consume": list(QUEUES), "triggers": ["triggers"]}
+TIME_OUT = 240
+"""Seconds that the driver waits for a frozen broker here; whatever is done in less did not wait for it."""
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def broker() -> Iterator[RedisServer]:
 def system(tmp_path: Path, broker: RedisServer) -> Iterator[System]:
     port = free_port()
     own = {"PENSTOCK_API_PORT": str(port), "PENSTOCK_API_URL": f"http://127.0.0.1:{port}"}
-    made = System(tmp_path, {**own, "PENSTOCK_BROKER_URL": broker.url})
+    made = System(tmp_path, {**own, "PENSTOCK_BROKER_URL": f"{broker.url}?socket_timeout={TIME_OUT}"})
     made.run("db", "upgrade")
     made.variables["PENSTOCK_TOKEN"] = made.run("tokens", "bootstrap").strip()
     yield made
@@ -43,35 +44,30 @@ def test_processes_outlive_a_broker_that_is_away_and_one_that_is_frozen(system: 
     for arguments in (("api",), ("consume", *QUEUES), ("triggers",)):
         system.start(*arguments)
     urls = eventually(lambda: _health(system), within=120)
-    eventually(lambda: all(_complains(url) for url in urls.values()), within=30)
+    eventually(lambda: _said(system, "broker_lost") == CONNECTIONS, within=60)
+    assert [url for url in urls.values() if not _complains(url)] == []
     assert {_status(f"{url}/livez") for url in urls.values()} == {200}
     assert (_status(f"{urls['consumer']}/readyz"), _status(f"{urls['triggers']}/readyz")) == (503, 503)
 
     broker.start()
-    eventually(lambda: not any(_complains(url) for url in urls.values()), within=30)
+    eventually(lambda: _said(system, "broker_back") == CONNECTIONS, within=60)
+    assert [url for url in urls.values() if _complains(url)] == []
     system.apply_sites(SITES)
 
     broker.suspend()
-    eventually(lambda: _complains(urls["triggers"]), within=40)
-    system.submit(ledger_campaign(system.folder, 3))
     begun = time.monotonic()
+    eventually(lambda: _complains(urls["api"]), within=60)
     for number in range(3):
         _submit(system, number)
-    assert time.monotonic() - begun < WELL_BELOW_A_TIME_OUT
     assert {_status(f"{url}/livez") for url in urls.values()} == {200}
-    begun = time.monotonic()
     for process in system.processes:
         process.terminate()
-    assert [process.wait(30) for process in system.processes] == [0, 0, 0]
-    assert time.monotonic() - begun < WELL_BELOW_A_TIME_OUT
+    assert [process.wait(60) for process in system.processes] == [0, 0, 0]
+    assert time.monotonic() - begun < TIME_OUT
     broker.resume()
 
-    assert _said(system, "api", "broker_back") == ["api"]
-    assert _said(system, "triggers", "broker_lost") == ["triggers", "triggers"]
-    assert _said(system, "triggers", "broker_back") == ["triggers"]
-    assert sorted(_said(system, "consume", "broker_back")) == sorted(QUEUES), "once per queue and outage"
-    assert set(_said(system, "consume", "broker_lost")) == set(QUEUES)
-    assert max(map(_said(system, "consume", "broker_lost").count, QUEUES)) <= 2
+    assert _said(system, "broker_back") == CONNECTIONS
+    assert _said(system, "broker_lost") == CONNECTIONS
 
 
 def _health(system: System) -> dict[str, str]:
@@ -94,11 +90,15 @@ def _submit(system: System, number: int) -> None:
     body = {"description": ledger_campaign(system.folder, 1 + number)}
     token = {"Authorization": f"Bearer {system.variables['PENSTOCK_TOKEN']}"}
     url = f"{system.variables['PENSTOCK_API_URL']}/v1/campaigns"
-    assert httpx.post(url, json=body, headers=token, timeout=WELL_BELOW_A_TIME_OUT).status_code == 201
+    assert httpx.post(url, json=body, headers=token, timeout=30).status_code == 201
 
 
-def _said(system: System, command: str, event: str) -> list[str]:
-    """Whose connections a process spoke of in these log lines."""
-    (log,) = system.folder.glob(f"{command}-*.log")
-    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    return [line["labels"]["queue"] for line in lines if line["message"] == event]
+def _said(system: System, event: str) -> dict[str, list[str]]:
+    """Whose connections each process spoke of in these log lines."""
+    return {command: sorted(_spoken_of(next(system.folder.glob(f"{command}-*.log")), event)) for command in CONNECTIONS}
+
+
+def _spoken_of(log: Path, event: str) -> Iterator[str]:
+    for line in log.read_text().splitlines():
+        if line.startswith("{") and line.endswith("}") and json.loads(line)["message"] == event:
+            yield json.loads(line)["labels"]["queue"]
