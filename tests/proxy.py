@@ -226,7 +226,9 @@ class Proxy:
         return reader, asyncio.StreamWriter(transport, protocol, reader, self._loop)
 
     async def _pump(self, way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.transport.set_write_buffer_limits(0)
+        if writer.get_extra_info("sslcontext") is None:
+            # Not with TLS, where asyncio would not say that it is ready for more before something comes the other way.
+            writer.transport.set_write_buffer_limits(0)
         last = b""
         while chunk := await reader.read(_CHUNK):
             if self.delay:

@@ -61,7 +61,8 @@ class StompConnection:
         self._numbers = map(str, itertools.count(1))
         self._pending: set[str] = set()
         self._queues: dict[str, str] = {}
-        self._socket = StompSocket(host, vhost=address.vhost, timeout=CONNECT_TIMEOUT, tls=tls)
+        patience = min(CONFIRM_TIMEOUT, 2 * heartbeat)
+        self._socket = StompSocket(host, vhost=address.vhost, tls=tls, timeout=CONNECT_TIMEOUT, patience=patience)
         client = StompClient(self._socket, heartbeat)
         client.set_listener("penstock", _Ears(self))
         try:
@@ -165,6 +166,11 @@ class StompConnection:
         self.fail(f"refused: {reason}")
         self._socket.disconnect_socket()
 
+    def end(self) -> None:
+        """The connection has ended."""
+        # Whenever we leave ourselves we have said before why; stomp.py leaves for one reason alone.
+        self.fail("sends no heart-beats any more" if self._socket.was_left else "ended the connection")
+
     def fail(self, what: str) -> None:
         """It is lost, if it was not before."""
         with self._changed:
@@ -222,8 +228,5 @@ class _Ears(ConnectionListener):  # type: ignore[misc]  # stomp.py has no types
     def on_error(self, frame: Any) -> None:
         self._connection.refuse(frame.headers.get("message", ""), frame.body.decode(errors="replace"))
 
-    def on_heartbeat_timeout(self) -> None:
-        self._connection.fail("sends no heart-beats any more")
-
     def on_disconnected(self) -> None:
-        self._connection.fail("ended the connection")
+        self._connection.end()

@@ -21,8 +21,6 @@ from stomp.protocol import Protocol12
 from stomp.transport import Transport
 
 _CHUNK = 65_536
-_SEND_PATIENCE = 10.0
-"""Seconds without any room for more, after which a send gives up: the broker is frozen, or blocks producers."""
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 """Linux has it."""
 _MUST_READ = (BlockingIOError, ssl.SSLWantReadError)
@@ -36,13 +34,20 @@ _driver_log.setLevel(logging.CRITICAL + 1)
 class StompSocket(Transport):  # type: ignore[misc]  # stomp.py has no types
     """One connection to one server. stomp.py's receiving thread reads, any thread sends whole frames."""
 
-    def __init__(self, host: tuple[str, int], *, vhost: str, timeout: float, tls: ssl.SSLContext | None) -> None:
-        """`timeout` is for connecting, in seconds."""
+    def __init__(
+        self, host: tuple[str, int], *, vhost: str, tls: ssl.SSLContext | None, timeout: float, patience: float
+    ) -> None:
+        """`timeout` is seconds for connecting; `patience` is seconds without room for more, after which `send` fails:
+        the broker is frozen, or blocks producers.
+        """
         super().__init__([host], vhost=vhost, auto_decode=False)
         self._host = host
         self._timeout = timeout
+        self._patience = patience
         self._tls = tls
         self.override_threading(_started_thread)
+        self.was_left = False
+        """Whether it was ended from our side."""
         self._sending = threading.Lock()
         self._touching = threading.Lock()
         """An SSL object is for one thread at a time; both sides of the socket are at it only while nothing blocks."""
@@ -74,8 +79,8 @@ class StompSocket(Transport):  # type: ignore[misc]  # stomp.py has no types
                         left = left[own.send(left) :]
                 except (*_MUST_READ, *_MUST_WRITE) as blocked:
                     wanted = select.POLLIN if isinstance(blocked, ssl.SSLWantReadError) else select.POLLOUT
-                    if not _wait(own, wanted, _SEND_PATIENCE):
-                        raise TimeoutError(f"took nothing for {_SEND_PATIENCE:g} s") from blocked
+                    if not _wait(own, wanted, self._patience):
+                        raise TimeoutError(f"it took nothing for {self._patience:g} s") from blocked
 
     def receive(self) -> bytes:
         """What has come, as soon as there is something; nothing at the end of the connection."""
@@ -97,7 +102,11 @@ class StompSocket(Transport):  # type: ignore[misc]  # stomp.py has no types
         return b""
 
     def disconnect_socket(self) -> None:
-        """End the connection; the receiving thread sees the end, closes the socket and tells the listeners."""
+        """End the connection; the receiving thread sees the end, closes the socket and tells the listeners.
+
+        stomp.py calls this as well, when the server sends no heart-beats.
+        """
+        self.was_left = True
         self.running = False
         own = self.socket
         if own is not None:
