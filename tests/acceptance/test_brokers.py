@@ -105,7 +105,7 @@ def test_a_campaign_goes_on_when_its_broker_is_killed_and_started_again(
     ledger = tmp_path / "ledger.txt"
     with penstock_apart(tmp_path, servers) as system:
         system.apply_sites()
-        urls = [row["health_url"] for row in system.json("instances")]
+        urls = eventually(lambda: _health(system), within=90)
         campaign_id = system.submit(ledger_campaign(tmp_path, JOBS))
         eventually(lambda: ledger.exists() and "end" in ledger.read_text(), within=90)
         rabbitmq_server.kill()
@@ -121,6 +121,12 @@ def test_a_campaign_goes_on_when_its_broker_is_killed_and_started_again(
     assert (alive, still) == ([200, 200, 200], [None, None, None])
     assert lost == {"api": ["api"], "consume": sorted(QUEUES), "triggers": ["triggers"]}, "once per connection"
     assert started_twice(tmp_path) == []
+
+
+def _health(system: System) -> list[str]:
+    """Where the three processes tell of themselves, once all do."""
+    urls = [row["health_url"] for row in system.json("instances")]
+    return urls if len(urls) == len(system.processes) else []
 
 
 def _spoken(system: System, event: str) -> dict[str, list[str]]:

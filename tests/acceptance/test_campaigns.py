@@ -1,9 +1,7 @@
-"""Campaigns through separate processes on MariaDB and Redis: the demo's, and what may come between."""
+"""Campaigns through separate processes on MariaDB and Redis, and what may come between."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
 import sys
 import time
@@ -24,7 +22,6 @@ from tests.acceptance.system import SITES, System, ended, ledger_campaign, penst
 from tests.servers import MariaDbServer, RedisServer
 from tests.waiting import eventually
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "zmumu"
 TIMES = 3
 """Submissions before, during and after, of which the median counts: the machine may have other work, too."""
 OUTAGE = 20.0
@@ -42,18 +39,6 @@ def servers(mariadb_server: MariaDbServer, redis_server: RedisServer) -> Iterato
 def _states(database: Database, campaign_id: int) -> dict[str, int]:
     query = select(jobs.c.state, func.count().label("many")).where(jobs.c.campaign_id == campaign_id)
     return {row.state: row.many for row in database.read(lambda tx: tx.rows(query.group_by(jobs.c.state)))}
-
-
-def test_the_demo_campaign_passes_on_mariadb_and_redis(servers: dict[str, str], tmp_path: Path) -> None:
-    shutil.copytree(EXAMPLE, tmp_path / "zmumu")
-    with penstock_apart(tmp_path, servers) as system:
-        system.run("sites", "apply", str(tmp_path / "zmumu" / "sites.yaml"))
-        system.run("submit", "--wait", str(tmp_path / "zmumu" / "campaign.yaml"))
-        (merge,) = system.json("jobs", "list", "--step", "merge")
-        system.run("jobs", "output", str(merge["id"]), "--to", str(tmp_path / "out"))
-    result = json.loads((tmp_path / "out" / "zmumu.json").read_text())
-    assert (result["events"], result["peak_bin"], round(result["median"], 2)) == (10_583, [90, 91], 90.28)
-    assert (tmp_path / "out" / "zmumu.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_api_that_is_away_costs_no_attempt(servers: dict[str, str], tmp_path: Path) -> None:
