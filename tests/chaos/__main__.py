@@ -61,10 +61,10 @@ def _seed() -> int:
 
 def _run(name: str, seed: int, messages: int, folder: Path) -> Outcome:
     if name == JOBS:
-        faults = draw(seed, flushed_jobs.LONG, FAULTS)
+        faults = draw(f"{seed} {name}", flushed_jobs.LONG, FAULTS)
         with running_mariadb() as mariadb, running_redis() as redis:
             return flushed_jobs.run(redis, mariadb.new_database(), folder, size=messages, faults=faults)
-    faults = draw(seed, brokers.LONG, FAULTS)
+    faults = draw(f"{seed} {name}", brokers.LONG, FAULTS)
     with brokers.BROKERS[name]() as target:
         return total_queue.run(target, folder, messages=messages, faults=faults)
 

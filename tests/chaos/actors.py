@@ -38,6 +38,11 @@ class Actors:
         return history.count(self._folder, "confirmed")
 
     @property
+    def attempted(self) -> int:
+        """How many numbers the publisher has tried to publish, or is about to."""
+        return history.count(self._folder, "attempted")
+
+    @property
     def received(self) -> int:
         """How many deliveries consumers have noted."""
         return history.count(self._folder, "received")

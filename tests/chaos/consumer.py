@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import signal
 import sys
+from itertools import cycle
 from pathlib import Path
 from threading import Event
 from types import FrameType
+
+from structlog import get_logger
 
 from pipeline.errors import BrokerUnavailable
 from pipeline.transport.port import Transport, open_transport
 from tests.chaos.history import History
 from tests.chaos.numbers import NumberQueue
 
-BATCH = 100
+BATCHES = (20, 1, 100, 300)
+"""Messages of a receive at the most, in turn."""
 WAIT = 0.5
 """Seconds that a receive waits; SIGTERM is obeyed between two."""
 PAUSE = 0.2
 """Seconds between two tries while the broker is away."""
+
+_log = get_logger("chaos")
 
 
 class Consumer:
@@ -30,6 +36,7 @@ class Consumer:
         self._transport = transport
         self._queue = queue
         self._received = received
+        self._batches = cycle(BATCHES)
         self._pause = Event()
         self._ending = False
 
@@ -39,7 +46,7 @@ class Consumer:
             try:
                 self._turn()
             except BrokerUnavailable as error:
-                print(error, file=sys.stderr, flush=True)
+                _log.warning("broker_lost", error=str(error))
                 self._pause.wait(PAUSE)  # nothing tells when a broker is back
 
     def end(self, _number: int, _frame: FrameType | None) -> None:
@@ -47,7 +54,7 @@ class Consumer:
         self._ending = True
 
     def _turn(self) -> None:
-        deliveries = self._transport.receive(self._queue.name, BATCH, WAIT)
+        deliveries = self._transport.receive(self._queue.name, next(self._batches), WAIT)
         if deliveries:
             self._received.note([self._queue.number(delivery) for delivery in deliveries])
             self._transport.acknowledge(deliveries)

@@ -96,7 +96,7 @@ def run(server: RedisServer, database_url: str, folder: Path, *, size: int, faul
         system = System(folder, {**FAST, **QUICK, **own})
         try:
             workforce = Workforce(system)
-            nemesis = Nemesis(server, proxy, workforce.kill)
+            nemesis = Nemesis(server, proxy, workforce.kill, folder / "faults.log")
             _work(database, size, faults, nemesis, workforce)
             verdict = _judge(database, size, folder)
         finally:
@@ -106,14 +106,13 @@ def run(server: RedisServer, database_url: str, folder: Path, *, size: int, faul
 
 
 def _work(database: Database, size: int, faults: Sequence[Fault], nemesis: Nemesis, workforce: Workforce) -> None:
-    """Submit the jobs share by share; when a fault strikes, one share is being worked on and the next is queued."""
-    ahead = size // (len(faults) + 1)
-    submitted = _submit(database, nemesis, round(faults[0].share * (size - ahead)))
+    """Submit the jobs share by share, with a fault in each."""
+    submitted = 0
     for fault in faults:
-        eventually(partial(_have_left, database, fault.point * (size - ahead)), within=RECOVERY)
+        submitted += _submit(database, nemesis, round(fault.share * size) - submitted)
+        eventually(partial(_have_left, database, fault.point * size), within=RECOVERY)
         workforce.check()
-        more = round(fault.share * (size - ahead)) + ahead - submitted
-        submitted += _submit(database, nemesis, more)
+        submitted += _submit(database, nemesis, round(fault.ahead * size) - submitted)
         nemesis.strike(fault)
     with contextlib.suppress(AssertionError):  # those that have not left in time are the verdict
         eventually(partial(_have_left, database, size), within=RECOVERY, every=0.2)
@@ -122,6 +121,8 @@ def _work(database: Database, size: int, faults: Sequence[Fault], nemesis: Nemes
 
 def _submit(database: Database, nemesis: Nemesis, size: int) -> int:
     """Submit and publish as the API does, but not through the proxy: this end is not what faults are about."""
+    if not size:
+        return 0
     submitted = submit(database, {"name": "array", **array(size)}, window=WINDOW, wake_after=WAKE_AFTER)
     publisher = open_transport(nemesis.redis.url, "chaos-publisher")
     publisher.publish(submitted.messages)

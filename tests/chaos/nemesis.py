@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from threading import Event
 
 from tests.proxy import Proxy
@@ -38,19 +40,24 @@ INSTANT = (0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. The work is in as many shares as there are faults, and one strikes in the middle of each."""
+    """One fault. It strikes on the way through its share of the work, when the next share has just been given out.
+
+    So something is under way, and something is in the queue. There is one share more than there are faults.
+    """
 
     kind: Kind
-    point: float
-    """How much of the whole work is done when it strikes, from 0 to 1."""
     share: float
-    """How much of it may be done before the next."""
+    """How much of the whole work, from 0 to 1, has been given out before: as far as its share goes."""
+    point: float
+    """How much of it is done when it strikes."""
+    ahead: float
+    """How much of it has been given out by then."""
     seconds: float
     consumer: int
     """Which of the two consumers it hits, where it hits one."""
 
 
-def draw(seed: int, kinds: Kinds, many: int) -> list[Fault]:
+def draw(seed: int | str, kinds: Kinds, many: int) -> list[Fault]:
     """`many` faults in the order of their points, always the same for a seed; of each kind at least one."""
     assert many >= len(kinds), f"{many} faults can't be of {len(kinds)} kinds"
     dice = random.Random(seed)
@@ -59,8 +66,9 @@ def draw(seed: int, kinds: Kinds, many: int) -> list[Fault]:
     return [
         Fault(
             kind=kind,
-            point=(position + dice.uniform(0.1, 0.9)) / many,
-            share=(position + 1) / many,
+            share=(position + 1) / (many + 1),
+            point=(position + dice.uniform(0.1, 0.9)) / (many + 1),
+            ahead=(position + 2) / (many + 1),
             seconds=dice.uniform(*kinds[kind]),
             consumer=dice.randrange(2),
         )
@@ -76,6 +84,8 @@ class Nemesis:
     proxy: Proxy
     kill_consumer: Callable[[int], None]
     """kill -9 for consumer 0 or 1, and another in its place."""
+    diary: Path
+    """The file where it notes what it did when, to be read beside the logs of those that it was done to."""
 
     @property
     def redis(self) -> RedisServer:
@@ -85,6 +95,8 @@ class Nemesis:
 
     def strike(self, fault: Fault) -> None:
         """Let a fault happen; returns when it is over."""
+        with self.diary.open("a") as diary:
+            diary.write(f"{datetime.now(UTC):%FT%T.%fZ} {fault}\n")
         match fault.kind:
             case Kind.KILL:
                 self.kill_consumer(fault.consumer)

@@ -6,18 +6,23 @@ python -m tests.chaos.publisher URL QUEUE FOLDER < LIMITS
 from __future__ import annotations
 
 import sys
-from itertools import count, islice
+from itertools import count, cycle, islice
 from pathlib import Path
 from threading import Event
+
+from structlog import get_logger
 
 from pipeline.errors import BrokerUnavailable
 from pipeline.transport.port import Transport, open_transport
 from tests.chaos.history import History
 from tests.chaos.numbers import NumberQueue
 
-BATCH = 100
+BATCHES = (1, 1_000, 10, 100)
+"""Messages of a call, in turn: mostly more at once than consumers take, so that the broker has a backlog to lose."""
 PAUSE = 0.2
 """Seconds between two tries while the broker is away."""
+
+_log = get_logger("chaos")
 
 
 class Publisher:
@@ -33,6 +38,7 @@ class Publisher:
         self._attempted = History(folder / "attempted-1.txt")
         self._confirmed = History(folder / "confirmed-1.txt")
         self._numbers = count()
+        self._batches = cycle(BATCHES)
         self._sure = 0
         self._repeats = False
         self._pause = Event()
@@ -40,7 +46,7 @@ class Publisher:
     def publish_until(self, limit: int) -> None:
         """Return when `limit` numbers have been confirmed altogether."""
         while self._sure < limit:
-            self._publish(list(islice(self._numbers, min(BATCH, limit - self._sure))))
+            self._publish(list(islice(self._numbers, min(next(self._batches), limit - self._sure))))
 
     def _publish(self, numbers: list[int]) -> None:
         messages = [self._queue.message(number) for number in numbers]
@@ -49,7 +55,7 @@ class Publisher:
             try:
                 self._transport.publish(messages)
             except BrokerUnavailable as error:
-                print(f"{numbers[0]}-{numbers[-1]}: {error}", file=sys.stderr, flush=True)
+                _log.warning("broker_lost", first=numbers[0], last=numbers[-1], error=str(error))
                 self._pause.wait(PAUSE)  # nothing tells when a broker is back
                 if not self._repeats:
                     self._repeats = True

@@ -75,12 +75,13 @@ def test_a_seed_gives_one_schedule_with_every_kind_of_fault(seed: int, many: int
     assert faults == draw(seed, LONG, many)
     assert {fault.kind for fault in faults} == set(LONG)
     assert len(faults) == many
-    share = 0.0
+    given = 1 / (many + 1)
     for fault in faults:
-        assert share < fault.point < fault.share
+        assert fault.share == pytest.approx(given)
+        assert given - 1 / (many + 1) < fault.point < given < fault.ahead
         assert LONG[fault.kind][0] <= fault.seconds <= LONG[fault.kind][1]
-        share = fault.share
-    assert share == pytest.approx(1.0)
+        given = fault.ahead
+    assert given == 1.0
 
 
 def test_seeds_differ() -> None:

@@ -17,7 +17,7 @@ from tests.proxy import Proxy
 from tests.waiting import eventually
 
 QUEUE = "chaos"
-QUIET = 2.0
+QUIET = 1.0
 """Seconds without a delivery after which the queue may be empty."""
 DRAINING = 120.0
 """Seconds after the last confirmation at which what has not come counts as lost."""
@@ -31,12 +31,12 @@ def run(target: Target, folder: Path, *, messages: int, faults: Sequence[Fault])
     folder.mkdir(parents=True)
     begun = time.monotonic()
     with Proxy(target.port) as proxy, Actors(target.url(proxy.port), QUEUE, folder) as actors:
-        nemesis = Nemesis(target.server, proxy, actors.kill_consumer)
+        nemesis = Nemesis(target.server, proxy, actors.kill_consumer, folder / "faults.log")
         for fault in faults:
             actors.let_publish(round(fault.share * messages))
             _await_confirmed(actors, fault.point * messages)
+            actors.let_publish(round(fault.ahead * messages))
             nemesis.strike(fault)
-        actors.let_publish(messages)
         actors.finish_publishing()
         verdict = _drain(actors, folder)
     return Outcome(target.name, messages, faults, verdict, time.monotonic() - begun)
@@ -44,6 +44,13 @@ def run(target: Target, folder: Path, *, messages: int, faults: Sequence[Fault])
 
 def _await_confirmed(actors: Actors, least: float) -> None:
     eventually(lambda: actors.confirmed >= least, within=RECOVERY, every=0.005)
+
+
+def _begin_publishing(actors: Actors, limit: int) -> None:
+    """Let the publisher go on, and return when it is in the middle of a batch, or nearly."""
+    before = actors.attempted
+    actors.let_publish(limit)
+    eventually(lambda: actors.attempted > before, within=RECOVERY, every=0.001)
 
 
 def _drain(actors: Actors, folder: Path) -> Verdict:
