@@ -5,6 +5,7 @@ SCHEME://USER:PASSWORD@HOST:PORT[,HOST:PORT...]/VHOST?OPTION=VALUE&...
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ TLS_OPTIONS = frozenset({"cafile", "certfile", "keyfile"})
 """PEM files: whom to trust beside nobody (default: the system's authorities), and who we are."""
 
 _SETTING = "PENSTOCK_BROKER_URL"
+_PLACE = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\[\]:@/\s]+)(?::(?P<port>[0-9]{0,5}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,12 @@ def parse_broker_address(url: str, *, port: int, user: str, options: Collection[
     parameters = dict(parse_qsl(query, keep_blank_values=True))
     visible_login = f"{given_user}:***@" if given_password else f"{login}@" if login else ""
     shown = f"{scheme}://{visible_login}{places}" + (f"/{path}" if path else "") + _shown_query(parameters)
+    if "@" in path or any("@" in name for name in parameters) or (not login and not _is_sound(places)):
+        # It may be the rest of a password, so that nothing of the URL is shown.
+        raise BadSettings(
+            f"{_SETTING}: write {scheme}://USER:PASSWORD@HOST:PORT/VHOST with / ? and @ inside of a user, a password or"
+            " a vhost as %2F, %3F and %40, and hosts as HOST, HOST:PORT or [IPV6]:PORT"
+        )
     if unknown := sorted(set(parameters) - set(options)):
         raise BadSettings(f"{_SETTING}: {shown}: no option {unknown[0]!r}; there are {', '.join(sorted(options))}")
     name = unquote(given_user) or user
@@ -94,9 +102,14 @@ def _without_login(value: str) -> str:
     return f"{scheme}{mark}{login.partition(':')[0]}:***@{place}" if mark and at else value
 
 
+def _is_sound(places: str) -> bool:
+    """Whether every colon is followed by digits, and not by what may be a password."""
+    return all(_PLACE.fullmatch(place) for place in places.split(","))
+
+
 def _host(place: str, default: int, shown: str) -> tuple[str, int]:
-    host, _, text = place.rpartition(":") if ":" in place and not place.endswith("]") else (place, "", "")
-    port = int(text) if text.isdecimal() else default if not text else 0
-    if not host or not 0 < port < 65536:
-        raise BadSettings(f"{_SETTING}: {shown}: {place!r} is no HOST or HOST:PORT")
-    return host.strip("[]"), port
+    found = _PLACE.fullmatch(place)
+    port = int(found["port"] or default) if found else 0
+    if found is None or not 0 < port < 65536:
+        raise BadSettings(f"{_SETTING}: {shown}: {place!r} is no HOST, HOST:PORT or [IPV6]:PORT")
+    return found["host"].strip("[]"), port
