@@ -35,7 +35,7 @@ def run(target: Target, folder: Path, *, messages: int, faults: Sequence[Fault])
         for fault in faults:
             actors.let_publish(round(fault.share * messages))
             _await_confirmed(actors, fault.point * messages)
-            actors.let_publish(round(fault.ahead * messages))
+            _begin_publishing(actors, round(fault.ahead * messages))
             nemesis.strike(fault)
         actors.finish_publishing()
         verdict = _drain(actors, folder)
