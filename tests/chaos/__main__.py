@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ def main(names: Sequence[str], seed: int | None, messages: int, to: Path) -> Non
 
     Exits with 1 when anything confirmed was lost, or anything came that was never sent.
     """
+    # Told to end, it ends the servers and processes that it has started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     seed = _seed() if seed is None else seed
     click.echo(f"seed {seed}")
     outcomes: list[Outcome] = []

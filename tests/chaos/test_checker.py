@@ -75,13 +75,13 @@ def test_a_seed_gives_one_schedule_with_every_kind_of_fault(seed: int, many: int
     assert faults == draw(seed, LONG, many)
     assert {fault.kind for fault in faults} == set(LONG)
     assert len(faults) == many
-    given = 1 / (many + 1)
+    given_out = 1 / (many + 1)
     for fault in faults:
-        assert fault.share == pytest.approx(given)
-        assert given - 1 / (many + 1) < fault.point < given < fault.ahead
+        assert fault.share == pytest.approx(given_out)
+        assert given_out - 1 / (many + 1) < fault.point < given_out < fault.ahead
         assert LONG[fault.kind][0] <= fault.seconds <= LONG[fault.kind][1]
-        given = fault.ahead
-    assert given == 1.0
+        given_out = fault.ahead
+    assert given_out == 1.0
 
 
 def test_seeds_differ() -> None:
