@@ -31,15 +31,14 @@ _Call = tuple[Callable[[Transport], Any], Future[Any]]
 class BrokerThread:
     """Owns a transport. Says an outage once, looks by itself with back-off whether it is over, and says that too.
 
-    During an outage a call fails at once with BrokerUnavailable, except the few that try again.
+    During an outage a call fails at once with BrokerUnavailable, except the few that try again. Raises BadSettings for
+    a URL that no transport serves.
     """
 
     def __init__(self, url: str, instance: str, backoff: Backoff) -> None:
-        self._url = url
-        self._instance = instance
+        self._transport = open_transport(url, instance)
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._outage = Outage("broker", "api", backoff)
-        self._transport: Transport | None = None
         self._busy_since: float | None = None
         self._thread = Thread(target=self._run, name="broker", daemon=True)
         self._thread.start()
@@ -77,8 +76,10 @@ class BrokerThread:
             if call is None:
                 break
             self._answer(*call)
-        if self._transport is not None:
+        try:
             self._transport.close()
+        except BrokerUnavailable as error:
+            self._lost(error)
 
     def _answer(self, work: Callable[[Transport], T], future: Future[T]) -> None:
         if not self._outage.may_try:
@@ -86,12 +87,9 @@ class BrokerThread:
             return
         self._busy_since = time.monotonic()
         try:
-            if self._transport is None:
-                self._transport = open_transport(self._url, self._instance)
             result = work(self._transport)
         except BrokerUnavailable as error:
-            if self._outage.lost(error):
-                BROKER_LOST.labels("api").inc()
+            self._lost(error)
             future.set_exception(error)
         except Exception as error:  # noqa: BLE001 - the thread's boundary: it is the caller's error, and the next call's turn
             future.set_exception(error)
@@ -100,6 +98,10 @@ class BrokerThread:
             future.set_result(result)
         finally:
             self._busy_since = None
+
+    def _lost(self, error: BrokerUnavailable) -> None:
+        if self._outage.lost(error):
+            BROKER_LOST.labels("api").inc()
 
 
 def _look(transport: Transport) -> None:

@@ -92,6 +92,7 @@ def test_the_demo_campaign_passes(start: Callable[[], System], tmp_path: Path) -
     queues = {row["queue"]: row for row in system.json("queues")}
     assert all(queues[name]["consumers"] == 1 for name in QUEUES)
     assert not (system.data_dir / "redis.sock").exists(), "no broker of its own beside the one that is set"
+    assert all(finding["ok"] for finding in system.json("doctor"))
     result = json.loads((tmp_path / "out" / "zmumu.json").read_text())
     assert (result["events"], result["peak_bin"], round(result["median"], 2)) == (10_583, [90, 91], 90.28)
     assert (tmp_path / "out" / "zmumu.png").read_bytes().startswith(b"\x89PNG")
