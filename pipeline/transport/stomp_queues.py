@@ -122,6 +122,7 @@ class StompTransport:
     def _call(self, doing: str, action: Callable[[StompConnection], T]) -> T:
         """The answer of `action` on a live connection; a second try where the server's refusal taught us better."""
         with self._calling:
+            self._end_if_paused()
             while True:
                 connection = self._connected(doing)
                 try:
@@ -146,7 +147,9 @@ class StompTransport:
                 self._hosts.append(self._hosts.pop(0))
             else:
                 # Whoever is dropped without `close` is a dead consumer, and its connection must not live on.
-                self._end = weakref.finalize(self, self._connection.abandon)
+                self._end = dropped = weakref.finalize(self, self._connection.abandon)
+                # A process that was forked from this one ends, and the connection is not its own.
+                dropped.atexit = False
                 return self._connection
         raise BrokerUnavailable(f"cannot {doing}: {'; '.join(errors)}")
 
@@ -172,11 +175,11 @@ class StompTransport:
         connection.send_confirmed([("COMMIT", within, b"")])
 
     def _receive(self, connection: StompConnection, queue: str, most: int, wait: float) -> list[Delivery]:
-        if self._end_if_paused():
-            connection = self._connected(f"receive from {queue}")
         if self._windows is None:
             self._windows = Windows(connection)
-            watch = threading.Thread(target=_watch, args=(weakref.ref(self), connection), daemon=True)
+            watch = threading.Thread(
+                target=_watch, args=(weakref.ref(self), connection), name="penstock-stomp-watch", daemon=True
+            )
             watch.start()
         if lacking := self._windows.lacking(queue, most):
             asked = [self._destinations.subscribing(queue, prefetch) for prefetch in lacking]
@@ -186,12 +189,10 @@ class StompTransport:
         self._windows.hand_out(queue, deliveries)
         return deliveries
 
-    def _end_if_paused(self) -> bool:
-        if self._windows is None or self._connection is None or not self._windows.should_end():
-            return False
-        self._connection.close()
-        self._leave()
-        return True
+    def _end_if_paused(self) -> None:
+        if self._connection is not None and self._windows is not None and self._windows.should_end():
+            self._connection.close()
+            self._leave()
 
 
 def _rounds(messages: Sequence[Message]) -> Iterator[list[tuple[str, bytes]]]:
