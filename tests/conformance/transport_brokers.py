@@ -50,6 +50,9 @@ class StoppableBroker(Broker, Protocol):
     def lapse(self, transport: Transport) -> None:
         """Make the broker believe that the consumer behind this open transport died."""
 
+    def mend(self, transport: Transport) -> None:
+        """Let a transport that lapsed reach the broker again."""
+
     def stop(self) -> None:
         """Take the broker down: nobody reaches it. One that is not durable forgets everything."""
 
@@ -80,6 +83,9 @@ class MemoryBroker:
     def lapse(self, transport: Transport) -> None:
         assert isinstance(transport, memory.MemoryTransport)
         self._broker.give_back(transport._handle)
+
+    def mend(self, transport: Transport) -> None:
+        """It never lost it."""
 
     def stop(self) -> None:
         self._broker.stop()
@@ -168,7 +174,10 @@ class WiredBroker:
             return len(received[0])
 
     def lapse(self, transport: Transport) -> None:
-        self.wire(transport).cut()
+        self.wire(transport).refuse()
+
+    def mend(self, transport: Transport) -> None:
+        self.wire(transport).accept()
 
     def stop(self) -> None:
         for proxy in self._proxies:
