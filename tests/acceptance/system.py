@@ -192,11 +192,11 @@ QUEUES = ("optimisation", "matching", "pilots", "data", "upkeep")
 @contextmanager
 def penstock_apart(folder: Path, variables: Mapping[str, str]) -> Iterator[System]:
     """Each process by itself, as an orchestrator starts them, on a database and a broker that are there."""
-    port = free_port()
-    api = {"PENSTOCK_API_PORT": str(port), "PENSTOCK_API_URL": f"http://127.0.0.1:{port}"}
-    system = System(folder, {**FAST, **api, **variables})
+    system = System(folder, {**FAST, **variables})
     system.run("db", "upgrade")
     system.variables["PENSTOCK_TOKEN"] = system.run("tokens", "bootstrap").strip()
+    port = free_port()  # as late as can be: what is free now may be taken soon
+    system.variables |= {"PENSTOCK_API_PORT": str(port), "PENSTOCK_API_URL": f"http://127.0.0.1:{port}"}
     try:
         system.start("api")
         system.start("consume", *QUEUES)

@@ -30,11 +30,11 @@ def broker() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def system(tmp_path: Path, broker: RedisServer) -> Iterator[System]:
-    port = free_port()
-    own = {"PENSTOCK_API_PORT": str(port), "PENSTOCK_API_URL": f"http://127.0.0.1:{port}"}
-    made = System(tmp_path, {**own, "PENSTOCK_BROKER_URL": f"{broker.url}?socket_timeout={TIME_OUT}"})
+    made = System(tmp_path, {"PENSTOCK_BROKER_URL": f"{broker.url}?socket_timeout={TIME_OUT}"})
     made.run("db", "upgrade")
     made.variables["PENSTOCK_TOKEN"] = made.run("tokens", "bootstrap").strip()
+    port = free_port()
+    made.variables |= {"PENSTOCK_API_PORT": str(port), "PENSTOCK_API_URL": f"http://127.0.0.1:{port}"}
     yield made
     made.end()
 

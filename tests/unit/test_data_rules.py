@@ -10,6 +10,7 @@ from executors.data.decide import complaint, is_compared, mismatch, step_outcome
 from executors.data.port import Stat
 from executors.upkeep.decide import horizon, silence_is_general
 from pipeline.store.files import Claim, Output
+from pipeline.transport.port import Depth
 from schemas.campaign import Retries
 from schemas.lifecycle import Losses, after_infrastructure_loss, after_payload_failure
 from schemas.outcomes import Backoff
@@ -52,11 +53,11 @@ def test_the_smallest_share_wants_one_job_done() -> None:
     assert step_outcome({JobState.FAILED: 2}, 1e-9) is StepState.BLOCKED
 
 
-@given(age=st.none() | st.floats(0, 1e6), wake_after=st.floats(0.1, 1e4))
-def test_a_lagging_queue_is_never_published_to_again(age: float | None, wake_after: float) -> None:
-    judged = horizon(age, wake_after)
+@given(ready=st.none() | st.integers(1), age=st.floats(0, 1e6), wake_after=st.floats(0.1, 1e4))
+def test_a_lagging_queue_is_never_published_to_again(ready: int | None, age: float, wake_after: float) -> None:
+    judged = horizon(Depth(ready, None, age), wake_after)
     assert judged.next_look >= wake_after
-    assert judged.publish == ((age or 0) < wake_after / 2)
+    assert judged.publish == (age < wake_after / 2)
 
 
 def test_general_silence_needs_many_and_a_large_share() -> None:
