@@ -11,6 +11,7 @@ from redis import Redis
 from pipeline.transport.rq_job import FAILURE_TTL, TIMEOUT, job_data, job_description, job_id, payload_of
 from schemas.messages import Message
 
+_Value = bytes | bytearray | memoryview | str | int | float
 _TAKEN = "bare:taken"
 
 
@@ -29,7 +30,7 @@ class BareRedis:
         pipeline.sadd("rq:queues", self._queue)
         for message in messages:
             identity = job_id(message)
-            fields: dict[str | bytes, str | bytes | float] = {
+            fields: dict[_Value, _Value] = {
                 "created_at": now,
                 "enqueued_at": now,
                 "data": job_data(message.encode()),

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from subprocess import Popen
 
 import dramatiq
+import httpx
 from celery import Celery
+from dramatiq.broker import Broker
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.redis import RedisBroker
 from redis import Redis
@@ -22,12 +24,14 @@ from rq import Queue
 from pipeline.transport.port import open_transport
 from schemas.messages import IdsBody, Message
 from tests.benchmarks.no_op.no_op.consumer import Commit
+from tests.rabbitmq import RabbitMqServer
 
 WORK = Path(__file__).parent / "no_op"
 """Where the contestants' processes find what they run."""
 IDS = 10
 """Ids that a message names, everybody's."""
 _ROUND = 1_000
+_DRAMATIQ: Mapping[str, Callable[..., Broker]] = {"amqp": RabbitmqBroker, "redis": RedisBroker}
 _END = 20.0
 
 Count = Callable[[], int]
@@ -47,22 +51,21 @@ class Contestant:
     variables: Mapping[str, str] = field(default_factory=dict)
 
     @contextmanager
-    def running(self, log: Path) -> Iterator[None]:
+    def running(self, log: Path) -> Iterator[Sequence[Popen[bytes]]]:
         """Its processes, for as long as the block lasts; each in a group of its own, killed as a whole."""
-        variables = os.environ | {"PYTHONPATH": str(WORK)} | self.variables
-        started = []
+        variables = {**os.environ, "PYTHONPATH": str(WORK), **self.variables}
+        started: list[Popen[bytes]] = []
         try:
             with log.open("ab") as stream:
-                for command in self.commands:
-                    started.append(
-                        subprocess.Popen(
-                            command, env=variables, cwd=log.parent, stdout=stream, stderr=stream, start_new_session=True
-                        )
-                    )
-            yield
+                started.extend(
+                    Popen(command, env=variables, cwd=log.parent, stdout=stream, stderr=stream, start_new_session=True)
+                    for command in self.commands
+                )
+            yield started
         finally:
             for process in started:
-                os.killpg(process.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait(_END)
 
 
@@ -105,7 +108,7 @@ def celery(url: str, left: Count, messages: int) -> Contestant:
 
 def dramatiq_workers(url: str, left: Count, messages: int) -> Contestant:
     """Two processes of eight threads (its default)."""
-    broker = RabbitmqBroker(url=url, confirm_delivery=False) if url.startswith("amqp") else RedisBroker(url=url)
+    broker = _DRAMATIQ[url.partition(":")[0]](url=url)
 
     def publish(number: int) -> None:
         broker.declare_queue("default")
@@ -127,29 +130,21 @@ def dramatiq_workers(url: str, left: Count, messages: int) -> Contestant:
     )
 
 
-def penstock(url: str, database_url: str, body: type[IdsBody], messages: int, left: Count | None = None) -> Contestant:
-    """One `penstock consume` with one worker in its pool. Without `left`, the transport tells what is left."""
-    transport = open_transport(url, f"bench-{body.queue}")
+def penstock(url: str, database_url: str, body: type[IdsBody], left: Count, messages: int) -> Contestant:
+    """One `penstock consume` with one worker in its pool."""
+    transport = open_transport(url, "bench")
 
     def publish(number: int) -> None:
         for start in range(0, number, _ROUND):
             transport.publish(no_ops(body, min(_ROUND, number - start)))
 
-    def depth() -> int:
-        counts = transport.depth([body.queue])[body.queue]
-        assert counts.ready is not None
-        assert counts.in_flight is not None
-        return counts.ready + counts.in_flight
-
-    command = [sys.executable, "-m", "pipeline.cli", "consume", body.queue]
-    name = "Penstock, a commit per batch" if body is Commit else "Penstock"
     return Contestant(
-        name,
-        "1 consumer + 1 pool worker",
-        messages,
-        [command],
-        publish,
-        left or depth,
+        name="Penstock, a commit per batch" if body is Commit else "Penstock",
+        processes="1 consumer + 1 pool worker",
+        messages=messages,
+        commands=[[sys.executable, "-m", "pipeline.cli", "consume", body.queue]],
+        publish=publish,
+        left=left,
         variables={"PENSTOCK_BROKER_URL": url, "PENSTOCK_DATABASE_URL": database_url, "PENSTOCK_LOG_LEVEL": "warning"},
     )
 
@@ -160,18 +155,40 @@ def no_ops(body: type[IdsBody], number: int) -> list[Message]:
     return [Message.about(body.model_validate({"job_ids": ids}), now=now) for ids in _ids(number)]
 
 
-def celery_left(url: str) -> Count:
-    """What Celery has left on a Redis: its list, and the hash of what is not acknowledged."""
+def left_by_celery(url: str) -> Count:
+    """On a Redis: its list, and the hash of what is not acknowledged."""
     client = Redis.from_url(url)
     return lambda: int(client.llen("celery")) + int(client.hlen("unacked"))
 
 
-def dramatiq_left(url: str) -> Count:
-    """What Dramatiq has left on a Redis: the hash that holds its messages until they are acknowledged."""
+def left_by_dramatiq(url: str) -> Count:
+    """On a Redis: the hash that holds its messages until they are acknowledged."""
     client = Redis.from_url(url)
     return lambda: int(client.hlen("dramatiq:default.msgs"))
 
 
+def left_by_penstock(url: str, queue: str) -> Count:
+    """On a Redis: the queue, and the lists of what consumers hold."""
+    transport = open_transport(url, "bench-count")
+
+    def left() -> int:
+        depth = transport.depth([queue])[queue]
+        return (depth.ready or 0) + (depth.in_flight or 0)
+
+    return left
+
+
+def left_on_rabbitmq(server: RabbitMqServer, queue: str) -> Count:
+    """Ready and unacknowledged, by the management API, which knows it a tenth of a second late."""
+    client = httpx.Client(base_url=f"{server.management_url}/api/queues/%2F/")
+
+    def left() -> int:
+        answer = client.get(queue, params={"columns": "messages"})
+        # A queue of which nothing is known yet answers with an empty list.
+        return int(answer.json()["messages"]) if answer.is_success and answer.json() else 0
+
+    return left
+
+
 def _ids(number: int) -> Iterator[list[int]]:
     return (list(range(1_000_000 + IDS * n, 1_000_000 + IDS * (n + 1))) for n in range(number))
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import dramatiq
 from dramatiq.broker import Broker
@@ -10,13 +11,9 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.redis import RedisBroker
 
 _URL = os.environ["NO_OP_BROKER"]
+_KINDS: dict[str, Callable[..., Broker]] = {"amqp": RabbitmqBroker, "redis": RedisBroker}
 
-
-def _broker() -> Broker:
-    return RabbitmqBroker(url=_URL) if _URL.startswith("amqp") else RedisBroker(url=_URL)
-
-
-broker = _broker()
+broker = _KINDS[_URL.partition(":")[0]](url=_URL)
 dramatiq.set_broker(broker)
 
 
