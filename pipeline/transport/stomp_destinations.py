@@ -27,8 +27,9 @@ class Destinations:
         return f"/amq/queue/{queue}" if queue in self._made_by_others else f"/queue/{queue}"
 
     def sending(self, queue: str) -> dict[str, str]:
-        """The headers of a SEND."""
-        return {"destination": self.of(queue), "persistent": "true", "content-type": "application/json", **_LASTING}
+        """The headers of a SEND. Only with a length, which stomp.py fills in, is a body bytes to ActiveMQ."""
+        body = {"content-type": "application/json", "content-length": "0"}
+        return {"destination": self.of(queue), "persistent": "true", **body, **_LASTING}
 
     def subscribing(self, queue: str, prefetch: int) -> dict[str, str]:
         """The headers of a SUBSCRIBE that may hold `prefetch` unacknowledged messages."""
