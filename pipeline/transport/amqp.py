@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pipeline.errors import BrokerUnavailable
 from pipeline.transport.address import TLS_OPTIONS, BrokerAddress, parse_broker_address
 from pipeline.transport.amqp_channel import Queues
-from pipeline.transport.amqp_connection import AmqpConnection, Terms, broker_errors, connect
+from pipeline.transport.amqp_connection import AmqpConnection, Terms, connect
+from pipeline.transport.amqp_errors import broker_errors
 from pipeline.transport.amqp_publisher import Addressed, Publisher
 from pipeline.transport.amqp_subscription import Subscription
 from pipeline.transport.port import Capabilities, Delivery, Depth

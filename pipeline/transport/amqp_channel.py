@@ -7,11 +7,15 @@ from concurrent.futures import Future
 from typing import Any
 
 from pika.channel import Channel
-from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker
+from pika.exceptions import ChannelClosedByBroker
 
-from pipeline.transport.amqp_connection import ANSWER_TIMEOUT, AmqpConnection, NoAnswer, fail, succeed
+from pipeline.transport.amqp_connection import AmqpConnection, fail, succeed
+from pipeline.transport.amqp_errors import NoAnswer
 
 Answer = Callable[[Any], None]
+
+PREFERRED_TYPE = "quorum"
+"""The kind of queue that RabbitMQ keeps on several nodes."""
 
 _NOT_FOUND = 404
 _PRECONDITION_FAILED = 406
@@ -28,7 +32,7 @@ class AmqpChannel:
         self._asked: Future[Any] = Future()
         self._driver: Channel
         self._open(self._asked)
-        self._wait(self._asked, ANSWER_TIMEOUT, lambda: 0)
+        self._wait(self._asked, lambda: 0)
 
     @property
     def is_closed(self) -> bool:
@@ -39,17 +43,16 @@ class AmqpChannel:
         self,
         question: Callable[[Channel, Answer], object],
         *,
-        patience: float = ANSWER_TIMEOUT,
         progress: Callable[[], int] = lambda: 0,
     ) -> Any:
         """What `question` (run in the connection's thread) has been answered. One question at a time.
 
-        A broker that neither answers nor lets `progress` change for `patience` seconds is lost. Raises what the
-        driver or the broker object.
+        A broker that for the connection's patience neither answers nor lets `progress` change is lost. Raises what
+        the driver or the broker object.
         """
         self._asked = asked = Future[Any]()
         self.connection.run(lambda: self._ask(question, asked), asked)
-        return self._wait(asked, patience, progress)
+        return self._wait(asked, progress)
 
     def tell(self, what: Callable[[Channel], object]) -> None:
         """Have `what` done in the connection's thread; no matter if it is too late for it."""
@@ -72,7 +75,8 @@ class AmqpChannel:
         else:
             question(self._driver, lambda answer: succeed(asked, answer))
 
-    def _wait(self, asked: Future[Any], patience: float, progress: Callable[[], int]) -> Any:
+    def _wait(self, asked: Future[Any], progress: Callable[[], int]) -> Any:
+        patience = self.connection.patience
         while True:
             before = progress()
             try:
@@ -80,7 +84,7 @@ class AmqpChannel:
             except TimeoutError:
                 if progress() == before and not asked.done():
                     if self.connection.blocked is not None:
-                        raise NoAnswer(f"the broker takes no messages now: {self.connection.blocked}") from None
+                        raise NoAnswer(self.connection.blocked) from None
                     self.connection.drop()
                     raise NoAnswer(f"no answer within {patience:g} s") from None
 
@@ -129,12 +133,12 @@ class Queues:
         return int(self._ask(lambda driver, answer: driver.queue_purge(queue, callback=answer)).method.message_count)
 
     def _create(self, queue: str) -> None:
-        arguments: dict[str, Any] = {"x-queue-type": "quorum"}
+        arguments: dict[str, Any] = {"x-queue-type": PREFERRED_TYPE}
         if self._connection.knows_no_delivery_limit:
             arguments["x-delivery-limit"] = -1
         try:
             self._declare(queue, arguments)
-        except (ChannelClosedByBroker, ConnectionClosedByBroker) as error:
+        except ChannelClosedByBroker as error:
             if error.reply_code not in {_PRECONDITION_FAILED, _NOT_IMPLEMENTED}:
                 raise
             # A server without quorum queues, or somebody has made the queue of another kind since we looked.

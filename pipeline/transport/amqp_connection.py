@@ -1,4 +1,4 @@
-"""A connection to an AMQP broker and the thread that owns it, and how the driver's errors become ours."""
+"""A connection to an AMQP broker, and the thread that owns it."""
 
 from __future__ import annotations
 
@@ -6,28 +6,20 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from pika import ConnectionParameters, PlainCredentials, SelectConnection, SSLOptions
 from pika.adapters.select_connection import IOLoop
-from pika.adapters.utils.connection_workflow import (
-    AMQPConnectionWorkflowFailed,
-    AMQPConnectorException,
-    AMQPConnectorPhaseErrorBase,
-    AMQPConnectorStackTimeout,
-)
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
-from pika.exceptions import AMQPError, ProbableAccessDeniedError, ProbableAuthenticationError
 
-from pipeline.errors import BrokerUnavailable
 from pipeline.transport.address import BrokerAddress
+from pipeline.transport.amqp_errors import ERRORS, NoAnswer, Unreachable, described
 
-ANSWER_TIMEOUT = 10.0
-"""Seconds without any answer after which a broker counts as lost."""
+_ANSWER_TIMEOUT = 10.0
+"""Seconds without any answer after which a broker counts as lost, or two heartbeats where that is less."""
 
 _CONNECT_TIMEOUT = 5.0
 """Seconds for each server of the address, from the first packet to the opened vhost."""
@@ -36,17 +28,6 @@ _GOODBYE = 0.5
 
 # The driver logs every loss of a connection with tracebacks. Our callers say it once, in a line.
 logging.getLogger("pika").setLevel(logging.CRITICAL)
-
-
-class NoAnswer(Exception):
-    """The broker, or the network, says nothing any more."""
-
-
-class NotTaken(Exception):
-    """The broker refused messages that it could have taken, or lost their queue."""
-
-
-_ERRORS = (AMQPError, AMQPConnectorException, NoAnswer, NotTaken, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +60,16 @@ class Terms:
 
 
 def connect(terms: Terms) -> AmqpConnection:
-    """A connection to the first server that takes us. Raises the driver's error of the last that did not."""
-    *others, last = (terms.parameters(host, port) for host, port in terms.address.hosts)
-    for parameters in others:
+    """A connection to the first server that takes us. Raises the driver's errors, or Unreachable for several."""
+    reasons = []
+    for host, port in terms.address.hosts:
         try:
-            return AmqpConnection(parameters)
-        except _ERRORS:
-            continue
-    return AmqpConnection(last)
+            return AmqpConnection(terms.parameters(host, port))
+        except ERRORS as error:
+            if len(terms.address.hosts) == 1:
+                raise
+            reasons.append(f"{host}:{port}: {described(error)}")
+    raise Unreachable("; ".join(reasons))
 
 
 class AmqpConnection:
@@ -97,12 +80,16 @@ class AmqpConnection:
 
     def __init__(self, parameters: ConnectionParameters) -> None:
         self.blocked: str | None = None
-        """Why the broker takes no messages now, or None."""
+        """That the broker takes no messages now, and why; or None."""
+        self.patience = min(_ANSWER_TIMEOUT, 2.0 * parameters.heartbeat)
+        """Seconds to wait for an answer."""
         self._services = _Services(IOLoop())
         self._loop = self._services.get_native_ioloop()
         self._lock = threading.Lock()
         self._lost: BaseException | None = None
         self._unanswered: set[Future[Any]] = set()
+        self._flowing = threading.Event()
+        self._flowing.set()
         self._driver: SelectConnection
         opened: Future[None] = Future()
         self._unanswered.add(opened)
@@ -146,6 +133,11 @@ class AmqpConnection:
                 return
         fail(reply, self._lost)
 
+    def wait_until_flowing(self) -> None:
+        """Wait for the end of an alarm, before more is written that it will not read. Raises NoAnswer."""
+        if not self._flowing.wait(self.patience) and self.blocked is not None:
+            raise NoAnswer(self.blocked)
+
     def later(self, seconds: float, what: Callable[[], None]) -> None:
         """Have `what` done after a while, unless the connection is lost before; for its own thread."""
         self._loop.call_later(seconds, what)
@@ -181,6 +173,7 @@ class AmqpConnection:
             self._lost = self._lost or error or NoAnswer("the connection's thread ended")
         for reply in list(self._unanswered):
             fail(reply, self._lost)
+        self._flowing.set()
         self._services.hang_up()
         self._services.close()
 
@@ -193,10 +186,12 @@ class AmqpConnection:
         self._loop.stop()
 
     def _block(self, _driver: SelectConnection, frame: Any) -> None:
-        self.blocked = str(frame.method.reason) or "an alarm"
+        self.blocked = f"the broker takes no messages now: {frame.method.reason}"
+        self._flowing.clear()
 
     def _unblock(self, _driver: SelectConnection, _frame: Any) -> None:
         self.blocked = None
+        self._flowing.set()
 
 
 class _Services(SelectorIOServicesAdapter):  # type: ignore[misc]  # pika has no types
@@ -238,52 +233,3 @@ def fail(reply: Future[Any] | None, error: BaseException) -> None:
     """Answer with an error, unless it is answered already."""
     if reply is not None and not reply.done():
         reply.set_exception(error)
-
-
-@contextmanager
-def broker_errors(address: BrokerAddress, doing: str) -> Iterator[None]:
-    """Turn the driver's errors into BrokerUnavailable that says what was being done, and where."""
-    try:
-        yield
-    except _ERRORS as error:
-        raise unavailable(address, doing, error) from error
-
-
-def unavailable(address: BrokerAddress, doing: str, error: BaseException) -> BrokerUnavailable:
-    """What to say about `error`."""
-    cause = _cause(error)
-    return BrokerUnavailable(f"cannot {doing} at {address.shown}: {_described(cause)}; {_advice(address, cause)}")
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What the driver has wrapped: the last attempt's own error."""
-    while True:
-        inner: BaseException = error
-        if isinstance(error, AMQPConnectionWorkflowFailed):
-            inner = error.exceptions[-1]
-        elif isinstance(error, AMQPConnectorPhaseErrorBase):
-            inner = error.exception
-        elif error.args and isinstance(error.args[0], BaseException):
-            inner = error.args[0]
-        if inner is error:
-            return error
-        error = inner
-
-
-def _described(error: BaseException) -> str:
-    if isinstance(error, AMQPConnectorStackTimeout):
-        return f"no answer within {_CONNECT_TIMEOUT:g} s"
-    if isinstance(error, ProbableAuthenticationError):
-        return "the broker refused the user or the password"
-    return str(error) or type(error).__name__
-
-
-def _advice(address: BrokerAddress, error: BaseException) -> str:
-    if isinstance(error, ProbableAuthenticationError):
-        return f"check the password of user {address.user!r} in PENSTOCK_BROKER_URL"
-    if isinstance(error, ProbableAccessDeniedError):
-        return f"check that vhost {address.vhost!r} exists and that user {address.user!r} has permissions on it"
-    code = getattr(error, "reply_code", None)
-    if code == 403:
-        return f"give user {address.user!r} the permission on vhost {address.vhost!r}"
-    return "check that the broker runs and PENSTOCK_BROKER_URL is right"

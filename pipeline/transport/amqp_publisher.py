@@ -11,7 +11,8 @@ from pika.channel import Channel
 from pika.spec import Basic
 
 from pipeline.transport.amqp_channel import AmqpChannel, Answer, Queues
-from pipeline.transport.amqp_connection import AmqpConnection, NotTaken
+from pipeline.transport.amqp_connection import AmqpConnection
+from pipeline.transport.amqp_errors import NotTaken
 
 Addressed = tuple[str, bytes]
 """A queue, and what goes there."""
@@ -23,6 +24,7 @@ class Publisher:
     """A channel in confirm mode. What starts with an underscore after `publish` runs in the connection's thread."""
 
     def __init__(self, connection: AmqpConnection, queues: Queues) -> None:
+        self._connection = connection
         self._queues = queues
         self._number = 0
         """What the broker calls the last message of this channel."""
@@ -53,6 +55,7 @@ class Publisher:
     def _publish(self, messages: Sequence[Addressed]) -> None:
         for queue in dict.fromkeys(queue for queue, _ in messages):
             self._queues.declare(queue)
+        self._connection.wait_until_flowing()
         self._channel.ask(
             lambda driver, answer: self._write(driver, messages, answer), progress=lambda: len(self._unconfirmed)
         )

@@ -9,12 +9,13 @@ from typing import Any
 
 from pika import BasicProperties
 from pika.channel import Channel
-from pika.exceptions import ConsumerCancelled
+from pika.exceptions import AMQPError, ConsumerCancelled
 from pika.spec import Basic
 
 from pipeline.transport.address import BrokerAddress
 from pipeline.transport.amqp_channel import AmqpChannel
-from pipeline.transport.amqp_connection import AmqpConnection, unavailable
+from pipeline.transport.amqp_connection import AmqpConnection
+from pipeline.transport.amqp_errors import unavailable
 from pipeline.transport.inbox import Inbox
 from pipeline.transport.port import Delivery
 
@@ -74,6 +75,10 @@ class Subscription:
                 self._synchronise()
                 taken = self._inbox.take(self.queue, most, 0.0)
             self._handed.update((delivery.receipt[1], None) for delivery in taken)
+        except AMQPError:
+            if self._ended:
+                self._inbox.take(self.queue, 0, 0.0)  # raises what it was told of the end
+            raise
         finally:
             self._asked_at = time.monotonic()
             self._receiving = False
@@ -132,6 +137,8 @@ class Subscription:
         self._channel.close()
 
     def _end(self, reason: BaseException) -> None:
+        if self._ended:
+            return
         self._ended = True
         self._inbox.fail(unavailable(self._address, f"receive from {self.queue}", reason))
 
