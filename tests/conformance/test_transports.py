@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 
 import pytest
@@ -14,6 +16,7 @@ from pipeline.transport.port import Delivery, Depth, Transport
 from schemas.messages import MAX_BYTES, Message
 from tests.conformance.transport_brokers import Broker
 from tests.conformance.transport_notes import (
+    again,
     drain,
     message_of,
     note,
@@ -87,6 +90,7 @@ def test_receive_without_a_wait_returns_at_once(broker: Broker) -> None:
 
 def test_a_waiting_receive_returns_when_a_message_comes(broker: Broker) -> None:
     publisher, consumer = broker.open(), broker.open()
+    assert consumer.receive(broker.queue, 10, 0.0) == []
     waiting = threading.Event()
     received: list[Delivery] = []
 
@@ -101,6 +105,16 @@ def test_a_waiting_receive_returns_when_a_message_comes(broker: Broker) -> None:
     thread.join(10.0)
     assert not thread.is_alive()
     assert numbers_of(received) == [7]
+
+
+def test_publishers_and_a_consumer_may_be_the_first_ones_at_a_queue_together(broker: Broker) -> None:
+    publishers, consumer = [broker.open() for _ in range(3)], broker.open()
+    with ThreadPoolExecutor() as threads:
+        received = threads.submit(receive_all, consumer, broker.queue, 3)
+        for number, publisher in enumerate(publishers):
+            # A server may refuse a queue's first messages while the queue is being made.
+            threads.submit(again, partial(publisher.publish, [note(broker.queue, number)]))
+    assert sorted(numbers_of(received.result())) == [0, 1, 2]
 
 
 def test_an_acknowledged_message_is_gone(broker: Broker) -> None:
