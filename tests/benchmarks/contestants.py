@@ -93,10 +93,10 @@ def rq_worker(url: str, kind: str, messages: int) -> Contestant:
 
 def celery(url: str, left: Count, messages: int) -> Contestant:
     """Prefork with two children, acknowledged late, results ignored."""
-    app = Celery("no_op", broker=url)
 
     def publish(number: int) -> None:
-        with app.producer_or_acquire() as producer:
+        # A new one each time: it does not look again whether the queue that it once declared is still there.
+        with Celery("no_op", broker=url) as app, app.producer_or_acquire() as producer:
             for ids in _ids(number):
                 app.send_task("pass_over", args=[ids], ignore_result=True, producer=producer)
 
@@ -108,9 +108,9 @@ def celery(url: str, left: Count, messages: int) -> Contestant:
 
 def dramatiq_workers(url: str, left: Count, messages: int) -> Contestant:
     """Two processes of eight threads (its default)."""
-    broker = _DRAMATIQ[url.partition(":")[0]](url=url)
 
     def publish(number: int) -> None:
+        broker = _DRAMATIQ[url.partition(":")[0]](url=url)
         broker.declare_queue("default")
         for ids in _ids(number):
             broker.enqueue(
