@@ -38,6 +38,8 @@ test) # mysqlclient is compiled, the servers are real
     need rabbitmq-server command -v rabbitmq-server
     need activemq test -e /usr/share/activemq/bin/activemq.jar
     need default-jre-headless command -v java
+    need libxstream-java test -e /usr/share/java/xstream.jar
+    need libjettison-java test -e /usr/share/java/jettison.jar
     ;;
 *)
     echo "usage: deploy/setup.sh demo|test" >&2
