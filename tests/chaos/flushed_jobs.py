@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -62,22 +63,31 @@ class Workforce:
 
     def __init__(self, system: System) -> None:
         self._system = system
-        self._consumers = [self._start() for _ in range(2)]
-        self._triggers = system.start("triggers")
+        self._consumers = [self._start_consumer() for _ in range(2)]
+        self._triggers = self._start("triggers")
 
     def kill(self, which: int) -> None:
         """kill -9 for consumer 0 or 1; another takes its place."""
         self._consumers[which].kill()
         self._consumers[which].wait()
-        self._consumers[which] = self._start()
+        self._consumers[which] = self._start_consumer()
 
     def check(self) -> None:
         """AssertionError when one has ended by itself."""
         for process in (self._triggers, *self._consumers):
             assert process.poll() is None, f"a process ended with {process.returncode}:\n{self._system.logs()}"
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        return self._system.start("consume", "optimisation", "upkeep")
+    def _start_consumer(self) -> subprocess.Popen[bytes]:
+        return self._start("consume", "optimisation", "upkeep")
+
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """As `System.start`, but not nice: others on the machine would make the short form a long one."""
+        system = self._system
+        with (system.folder / f"{arguments[0]}-{len(system.processes)}.log").open("wb") as log:
+            command = [sys.executable, "-m", "pipeline.cli", *arguments]
+            process = subprocess.Popen(command, env=system.environment, stdout=log, stderr=log)
+        system.processes.append(process)
+        return process
 
 
 def run(server: RedisServer, database_url: str, folder: Path, *, size: int, faults: Sequence[Fault]) -> Outcome:
