@@ -84,7 +84,8 @@ Opener = Callable[[str, str], Transport]
 def open_transport(url: str, consumer: str) -> Transport:
     """The transport for `url`, by its scheme; `consumer` names the caller uniquely (its instance).
 
-    Raises BadSettings for a scheme that nothing serves.
+    It connects at its first call, so a broker that is away does not keep a process from starting. Raises BadSettings
+    for a scheme that nothing serves, and for a URL that is wrong.
     """
     scheme = urlsplit(url).scheme
     found = {entry.name: entry for entry in entry_points(group="penstock.transports")}
