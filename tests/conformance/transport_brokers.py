@@ -235,11 +235,20 @@ class RabbitMqBroker(ServerBroker):
         self._management = self.proxy(server.management_port).port
 
     def restart(self) -> None:
+        # It writes down up to two seconds late which queues there are: younger ones would be gone or empty afterwards.
+        self._appears_in("data/*/LATEST.LOG", "data/*/rabbit_durable_queue.*")
         if self._scheme == "amqp":
-            # It writes down half a second late which quorum queues there are: younger ones would be empty afterwards.
-            directories = list(self.server.folder.glob("data/*/quorum/*/names.dets"))
-            eventually(lambda: any(self.queue.encode() in directory.read_bytes() for directory in directories))
+            self._appears_in("data/*/quorum/*/names.dets")
         super().restart()
+
+    def _appears_in(self, *patterns: str) -> None:
+        """Wait until the queue's name is in one of these files of the server."""
+
+        def written() -> bool:
+            files = [file for pattern in patterns for file in self.server.folder.glob(pattern)]
+            return any(self.queue.encode() in file.read_bytes() for file in files)
+
+        eventually(written)
 
     def _url_of(self, port: int) -> str:
         counts = f"management=http://guest:guest@127.0.0.1:{self._management}"
