@@ -95,8 +95,9 @@ def celery(url: str, left: Count, messages: int) -> Contestant:
     """Prefork with two children, acknowledged late, results ignored."""
 
     def publish(number: int) -> None:
-        # A new one each time: it does not look again whether the queue that it once declared is still there.
-        with Celery("no_op", broker=url) as app, app.producer_or_acquire() as producer:
+        app = Celery("no_op", broker=url)
+        # A new connection each time: it does not look again whether the queue that it once declared is still there.
+        with app.connection_for_write() as connection, app.amqp.Producer(connection) as producer:
             for ids in _ids(number):
                 app.send_task("pass_over", args=[ids], ignore_result=True, producer=producer)
 
