@@ -30,8 +30,9 @@ def complete(queue: str, depth: Depth, rows: Sequence[InstanceRow]) -> Depth:
 
 
 def serving(queue: str, rows: Sequence[InstanceRow]) -> list[InstanceRow]:
-    """The live consumers of a queue."""
-    return [row for row in rows if row.silence < LIVE_WITHIN and queue in row.queues]
+    """The live consumers of a queue: one that tells of others alone has been drained of this one."""
+    live = (row for row in rows if row.silence < LIVE_WITHIN and queue in row.queues)
+    return [row for row in live if not row.loads or load_of(row, queue) is not None]
 
 
 def load_of(row: InstanceRow, queue: str) -> Load | None:

@@ -62,6 +62,7 @@ class Slot:
         self._running: tuple[Group, Future[Report]] | None = None
         self._since = 0.0
         self._broke = False
+        self._stopped = False
         self._pool = self._new_pool()
 
     @property
@@ -79,7 +80,9 @@ class Slot:
         return running is not None and not running[1].done() and self.seconds() > self._recipe.deadline + by
 
     def run(self, group: Group) -> None:
-        """Run a group; the slot must not be busy."""
+        """Run a group; the slot must not be busy. After `stop` nothing is run."""
+        if self._stopped:
+            return
         self._since = time.monotonic()
         self._broke = False
         self._schedule(group)
@@ -110,11 +113,12 @@ class Slot:
 
     def tend(self) -> None:
         """Replace a worker that died while it had nothing to do. Call it now and then."""
-        if not self.busy and not self._pool.active:
+        if not self._stopped and not self.busy and not self._pool.active:
             self._replace("died")
 
     def stop(self) -> None:
-        """Give up what runs and take no more. Returns at once; `join` waits. May be called twice."""
+        """Give up what runs and take no more. Returns at once; `join` waits. May be called twice, from any thread."""
+        self._stopped = True
         self._pool.stop()
 
     def join(self) -> None:

@@ -106,9 +106,10 @@ class QueueConsumer:
         return True
 
     def pulse(self) -> Pulse:
-        """What to say of it."""
+        """What to say of it; without the broker, nothing of how old the messages are that wait there."""
         state = "draining" if self._stop_by is not None else "paused" if self._paused else "running"
-        load = Load(self.queue, self._workload.in_flight, self._workload.oldest_age)
+        seen = None if self._broker_outage.lasts else self._workload.oldest_age
+        load = Load(self.queue, self._workload.in_flight, seen)
         return Pulse(load.in_flight, load.oldest_age, state, (load,))
 
     def stuck(self) -> list[str]:

@@ -188,6 +188,9 @@ def _tell_loads(tx: Transaction, instance_id: str, loads: Sequence[Load]) -> Non
         for load in loads
     ]
     tx.put(queue_loads, rows, ("in_flight", "oldest_age"))
+    if loads:  # what was drained is told of no more, lest it look as if somebody still minded it
+        ended = queue_loads.c.queue.not_in([load.queue for load in loads])
+        tx.run(delete(queue_loads).where(queue_loads.c.instance_id == instance_id, ended))
 
 
 def _control(tx: Transaction, queue: str, wish: Wish, by: str) -> None:

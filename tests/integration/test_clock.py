@@ -107,6 +107,11 @@ DOUBTFUL = {
     "in a long backlog": (Depth(3, 0, 700.0), 700.0, True),
     "older than what waits": (Depth(3, 0, 10.0), 60.0, False),
     "gone": (Depth(0, 0, None), 60.0, False),
+    "gone, by what an idle consumer has seen": (Depth(None, 0, 1.0), 60.0, False),
+    "fetched by a consumer that is behind": (Depth(None, 0, 70.0), 60.0, True),
+    "younger than what a consumer has seen last": (Depth(None, 0, 1.0), 2.5, True),
+    "fetched and not told of, or lost": (Depth(0, None, None), 700.0, False),
+    "without a consumer for long": (Depth(None, 0, None), 700.0, False),
 }
 
 

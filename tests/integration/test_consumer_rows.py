@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -12,7 +13,7 @@ from pipeline.errors import BadInput, NotFound
 from pipeline.runtime.verdicts import bury_message, bury_unreadable
 from pipeline.store import instances, tables
 from pipeline.store.database import Database
-from pipeline.store.instances import Identity, Pulse, Wish
+from pipeline.store.instances import Identity, Load, Pulse, Wish
 from pipeline.store.messages import (
     DeadLetterFilter,
     Deferral,
@@ -182,6 +183,16 @@ def test_an_instance_is_listed_until_it_leaves(database: Database) -> None:
     assert database.transact(lambda tx: instances.forget_silent(tx, 60)) == 0
     database.transact(lambda tx: instances.leave(tx, "me"))
     assert database.transact(instances.list_instances) == []
+
+
+def test_a_queue_that_a_process_serves_no_more_is_not_told_of_any_more(database: Database) -> None:
+    me = identity("me", "matching", "data")
+    of_matching, of_data = Load("matching", 1, 0.5), Load("data", 2, None)
+    for loads in ((of_matching, of_data), (of_data,)):
+        pulse = Pulse(loads=loads)
+        database.transact(partial(instances.beat, identity=me, pulse=pulse))
+        (row,) = database.transact(instances.list_instances)
+        assert set(row.loads) == set(loads)
 
 
 def test_wishes_reach_those_they_are_meant_for(database: Database) -> None:

@@ -117,3 +117,14 @@ def test_an_overdue_slot_is_told_from_one_at_work(make_slot: SlotMaker, finished
     eventually(lambda: slot.overdue(-30.0))
     assert not slot.overdue(10.0)
     assert finished.empty()
+
+
+def test_a_slot_that_was_stopped_starts_no_worker_for_what_it_is_given(
+    tmp_path: Path, make_slot: SlotMaker, finished: SimpleQueue[Slot]
+) -> None:
+    """A loop that was left to itself, since the broker did not answer, may come back while its process ends."""
+    slot = make_slot()
+    slot.join()
+    slot.run((rehearsal(1).encode(),))
+    slot.tend()
+    assert (slot.busy, finished.empty(), pids(tmp_path)) == (False, True, [])

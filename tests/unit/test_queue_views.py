@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
+
+import pytest
 
 from pipeline.queue_views import complete, survey
 from pipeline.store.instances import Control, InstanceRow, Load, Wish
@@ -63,6 +66,33 @@ def test_the_oldest_age_is_what_consumers_saw_last_and_the_time_since() -> None:
 def test_a_consumer_of_an_earlier_release_is_known_by_queue_when_it_serves_only_one() -> None:
     assert complete("data", SILENT, [earlier("data", in_flight=2, oldest_age=1.0)]) == Depth(None, 2, 1.0)
     assert complete("data", SILENT, [earlier("data", "upkeep", in_flight=2, oldest_age=1.0)]) == SILENT
+
+
+def test_a_consumer_that_serves_a_queue_no_more_says_nothing_of_it() -> None:
+    other = consumer(Load("upkeep", 5, 0.1))
+    drained = replace(other, queues=("data", "upkeep"))
+    assert complete("data", SILENT, [drained, consumer(Load("data", 1, 9.0))]) == Depth(None, 1, 9.0)
+    assert survey({"data": SILENT}, [drained], [])[0].consumers == 0
+
+
+RECENT, BEHIND, NEW = Load("data", 1, 1.0), Load("data", 2, 90.0), Load("data", 0, None)
+COMPLETED = {
+    "nobody serves it, and nobody tells": (Depth(None, None, None), [], Depth(None, 0, None)),
+    "nobody serves it, and something waits": (Depth(4, None, None), [], Depth(4, 0, None)),
+    "nothing waits, whatever was seen": (Depth(0, None, None), [BEHIND], Depth(0, 2, None)),
+    "the one that is behind counts, since it may hold what it fetched": (
+        Depth(None, None, None), [RECENT, BEHIND], Depth(None, 3, 90.0)),
+    "one that has just begun knows nothing yet": (Depth(4, None, None), [NEW], Depth(4, 0, None)),
+    "and does not hide what others know": (Depth(4, None, None), [NEW, RECENT], Depth(4, 1, 1.0)),
+    "what a broker counts in flight is more than was received": (Depth(0, 7, None), [RECENT], Depth(0, 7, None)),
+    "an age that a broker tells outranks what was seen": (Depth(4, 7, 5.0), [BEHIND], Depth(4, 7, 5.0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", COMPLETED)
+def test_what_a_broker_does_not_tell_is_completed(case: str) -> None:
+    told, loads, completed = COMPLETED[case]
+    assert complete("data", told, [consumer(load) for load in loads]) == completed
 
 
 def test_a_queue_counts_the_consumers_that_live_and_shows_what_is_wished() -> None:

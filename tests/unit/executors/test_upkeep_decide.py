@@ -28,3 +28,23 @@ def test_a_backlog_does_not_grow_and_is_looked_at_at_its_pace() -> None:
 @pytest.mark.parametrize("ready", [1, None])
 def test_messages_of_an_age_that_nobody_knows_are_left_to_the_consumer_that_is_away(ready: int | None) -> None:
     assert horizon(Depth(ready, 0, None), WAKE_AFTER) == Horizon(publish=False, next_look=WAKE_AFTER)
+
+
+JUDGED = {
+    "empty, and nobody serves it": (Depth(0, 0, None), True, 30.0),
+    "empty, and everything is with consumers": (Depth(0, 200, None), True, 30.0),
+    "unknown, and an idle consumer has just looked": (Depth(None, 0, 0.3), True, 30.0),
+    "unknown, and its consumer is up to date": (Depth(None, None, 14.9), True, 30.0),
+    "unknown, and its consumer may be behind": (Depth(None, 5, 15.0), False, 30.0),
+    "unknown, and its consumer is behind": (Depth(None, 5, 600.0), False, 1_200.0),
+    "unknown, and nobody looks": (Depth(None, 0, None), False, 30.0),
+    "full, and nobody looks": (Depth(3, 0, None), False, 30.0),
+    "full, and young": (Depth(3, 0, 14.9), True, 30.0),
+    "full, and old": (Depth(3, 0, 15.1), False, 30.2),
+}
+
+
+@pytest.mark.parametrize("case", JUDGED)
+def test_overdue_rows_are_judged_by_what_is_known_of_their_queue(case: str) -> None:
+    depth, publish, next_look = JUDGED[case]
+    assert horizon(depth, WAKE_AFTER) == Horizon(publish, next_look)
