@@ -37,6 +37,8 @@ class Clock:
     seen: dict[str, datetime] = field(default_factory=dict)
     owed: list[Run] = field(default_factory=list)
     """Claimed, but the broker did not take them: they come first in the next turn."""
+    refused: bool = False
+    """Whether the broker took no ticks when it was given some last; a turn without any may go well meanwhile."""
 
     def turn(self) -> int:
         """Publish what is due now; how many ticks. Raises BrokerUnavailable with the claims left for the next turn."""
@@ -95,7 +97,9 @@ class Clock:
             return
         now = self.database.now()
         bodies = [self.triggers[run.name].body(run.scheduled_for) for run in runs]
+        self.refused = True
         self.transport.publish([Message.about(body, now=now) for body in bodies])
+        self.refused = False
         self.database.transact(partial(trigger_runs.mark_published, runs=runs))
         for run in runs:
             TRIGGERS_PUBLISHED.labels(run.name).inc()

@@ -102,7 +102,8 @@ class TriggerProcess:
         except DatabaseUnavailable as error:
             self._store.lost(error)
         else:
-            self._broker.back()
+            if not self._clock.refused:
+                self._broker.back()
             self._store.back()
 
     def _run(self) -> None:

@@ -9,6 +9,8 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
+from structlog import get_logger
+
 from pipeline.errors import BrokerUnavailable
 from pipeline.metrics import BROKER_LOST
 from pipeline.runtime.outage import Outage
@@ -25,20 +27,25 @@ _MOST_WAITING = 1_000
 _CLOSE_WAIT = 0.3
 """Seconds that `close` waits for a call that hangs."""
 
+_log = get_logger("api")
+
 _Call = tuple[Callable[[Transport], Any], Future[Any]]
 
 
 class BrokerThread:
     """Owns a transport. Says an outage once, looks by itself with back-off whether it is over, and says that too.
 
-    During an outage a call fails at once with BrokerUnavailable, except the few that try again. Raises BadSettings for
-    a URL that no transport serves.
+    It is over when the call that failed first succeeds, for which that call is made again: a broker that is full
+    takes no messages and answers everything else. During an outage a call fails at once with BrokerUnavailable,
+    except the few that try again. Raises BadSettings for a URL that no transport serves.
     """
 
     def __init__(self, url: str, instance: str, backoff: Backoff) -> None:
         self._transport = open_transport(url, instance)
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._outage = Outage("broker", "api", backoff)
+        self._failed: Callable[[Transport], Any] | None = None
+        """The call that began the outage."""
         self._busy_since: float | None = None
         self._thread = Thread(target=self._run, name="broker", daemon=True)
         self._thread.start()
@@ -76,6 +83,8 @@ class BrokerThread:
             if call is None:
                 break
             self._answer(*call)
+            if self._failed is not None and self._outage.may_try:
+                self._answer(self._failed, Future())
         try:
             self._transport.close()
         except BrokerUnavailable as error:
@@ -89,15 +98,25 @@ class BrokerThread:
         try:
             result = work(self._transport)
         except BrokerUnavailable as error:
+            self._failed = self._failed or work
             self._lost(error)
             future.set_exception(error)
         except Exception as error:  # noqa: BLE001 - the thread's boundary: it is the caller's error, and the next call's turn
+            _log.exception("broker_call_failed")  # the caller may wait for it no longer
+            self._settled(work)
             future.set_exception(error)
         else:
-            self._outage.back()
+            if self._settled(work):
+                self._outage.back()
             future.set_result(result)
         finally:
             self._busy_since = None
+
+    def _settled(self, work: Callable[[Transport], Any]) -> bool:
+        """Whether no failed call is left to be made again, now that this one was answered."""
+        if self._failed is work:
+            self._failed = None
+        return self._failed is None
 
     def _lost(self, error: BrokerUnavailable) -> None:
         if self._outage.lost(error):

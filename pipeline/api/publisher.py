@@ -21,6 +21,8 @@ DEPTH_PATIENCE = 3.0
 class Publisher:
     """A transport for many threads. What it can't publish is dropped: the rows are due, so reconcile finds them.
 
+    Only what failed first is tried again, since it tells when the broker takes messages again.
+
     No request waits for a broker that is away: only the first one that meets a frozen broker does, for a second.
     """
 

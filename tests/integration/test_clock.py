@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -132,6 +133,18 @@ def test_a_tick_that_the_broker_refused_is_published_in_the_next_turn(database: 
     transport.refuses = False
     assert [clock.turn(), clock.turn()] == [1, 0]
     assert len(_received(memory.open_transport(broker, "b"))) == 1
+
+
+def test_a_turn_without_ticks_does_not_show_that_the_broker_takes_any(database: Database, broker: str) -> None:
+    transport = Refusing(broker)
+    clock = Clock(database, cast("Transport", transport), EVERY_DAY, "a")
+    with pytest.raises(BrokerUnavailable):
+        clock.turn()
+    clock.triggers = {"daily": replace(EVERY_DAY["daily"], grace=1e-6)}
+    assert (clock.turn(), clock.owed, clock.refused) == (0, [], True)
+    clock.triggers = EVERY_DAY | {"hourly": Trigger("hourly", "0 * * * *", tick("hourly"), grace=7_200.0)}
+    transport.refuses = False
+    assert (clock.turn(), clock.refused) == (1, False)
 
 
 class Refusing:
