@@ -226,7 +226,7 @@ def decode(raw: bytes | str, bodies: Mapping[str, type[Body]]) -> Message:
     if len(raw) > MAX_BYTES:
         raise ValueError(f"a message of {len(raw)} bytes is over the limit of {MAX_BYTES}")
     message = Message.model_validate_json(raw, context=bodies)
-    if not _ALWAYS_SENT <= message.model_fields_set:
+    if not message.model_fields_set >= _ALWAYS_SENT:
         missing = ", ".join(sorted(_ALWAYS_SENT - message.model_fields_set))
         raise ValueError(f"the message lacks {missing}")
     return message
