@@ -273,6 +273,7 @@ def test_archives_are_taken_for_the_pilots_own_attempts_alone(
 @pytest.mark.parametrize(
     "content",
     [packed("/etc/passwd"), packed("../up"), packed("link", kind=tarfile.SYMTYPE), b"no archive", b""],
+    ids=["absolute", "above", "link", "garbage", "empty"],
 )
 def test_an_archive_that_would_leave_its_folder_is_refused(
     api: RunningApi, site: building.Site, pilot: EnrolledPilot, content: bytes
