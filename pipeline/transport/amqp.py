@@ -1,9 +1,11 @@
 """AMQP as a transport: RabbitMQ's durable quorum queues, through pika.
 
-One thread owns the connection (`amqp_connection`); it is made when a call needs it, and made anew
+One thread owns a connection (`amqp_connection`); it is made when a call needs it, and made anew
 by the next call after it was lost. Messages are published many at a time, with one wait for all
 confirms (`amqp_publisher`), and fetched ahead, each queue on a channel of its own
-(`amqp_subscription`).
+(`amqp_subscription`). What is published has a connection for itself: a broker that runs out of
+memory or disk reads nothing any more from those who publish, be it the acknowledgements that
+would make room.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import Enum
 
 from pipeline.errors import BrokerUnavailable
 from pipeline.transport.address import TLS_OPTIONS, BrokerAddress, parse_broker_address
@@ -57,22 +60,28 @@ def open_transport(url: str, consumer: str) -> AmqpTransport:
     return AmqpTransport(terms, RabbitManagement(management, address.vhost) if management else None)
 
 
+class _Use(Enum):
+    """What a connection is for."""
+
+    PUBLISH = "publish"
+    CONSUME = "consume"
+
+
 class AmqpTransport:
-    """One consumer's connection."""
+    """One consumer's connections: up to one for each use."""
 
     capabilities = Capabilities(name="amqp", durable=True, reports_age=False, fetches_ahead=True)
 
     def __init__(self, terms: Terms, management: RabbitManagement | None) -> None:
         self._terms = terms
         self._management = management
-        self._session: _Session | None = None
-        self._on_drop: Callable[[], object] = lambda: None
+        self._sessions: dict[_Use, _Session] = {}
         self._closed = False
 
     def publish(self, messages: Sequence[Message]) -> None:
         """See the port. Each 1,000 messages cost one wait for the broker."""
         for queues, chunk in _rounds(messages):
-            with self._calling(f"publish to {', '.join(queues)}") as session:
+            with self._calling(f"publish to {', '.join(queues)}", _Use.PUBLISH) as session:
                 session.publisher().publish(chunk)
 
     def receive(self, queue: str, most: int, wait: float) -> list[Delivery]:
@@ -111,37 +120,40 @@ class AmqpTransport:
     def close(self) -> None:
         """See the port."""
         self._closed = True
-        session, self._session = self._session, None
-        if session is not None:
+        for session in self._sessions.values():
             session.connection.close()
-            self._on_drop()
+            session.drop()
+        self._sessions.clear()
         if self._management is not None:
             self._management.close()
 
     @contextmanager
-    def _calling(self, doing: str) -> Iterator[_Session]:
+    def _calling(self, doing: str, use: _Use = _Use.CONSUME) -> Iterator[_Session]:
         if self._closed:
             raise BrokerUnavailable(
                 f"cannot {doing} at {self._terms.address.shown}: this transport is closed; open another one"
             )
         with broker_errors(self._terms.address, doing):
-            if self._session is None or self._session.connection.is_lost:
-                self._session = self._new_session()
-            yield self._session
+            session = self._sessions.get(use)
+            if session is None or session.connection.is_lost:
+                session = self._sessions[use] = self._new_session(session)
+            yield session
 
-    def _new_session(self) -> _Session:
-        self._on_drop()
+    def _new_session(self, lost: _Session | None) -> _Session:
+        if lost is not None:
+            lost.drop()
         connection = connect(self._terms)
         # A transport that is dropped without `close` must not keep its messages from others.
-        self._on_drop = weakref.finalize(self, connection.drop)
-        return _Session(connection, self._terms.address)
+        return _Session(connection, self._terms.address, weakref.finalize(self, connection.drop))
 
 
 class _Session:
     """A connection and what hangs on it, all of which is void when it is lost."""
 
-    def __init__(self, connection: AmqpConnection, address: BrokerAddress) -> None:
+    def __init__(self, connection: AmqpConnection, address: BrokerAddress, drop: Callable[[], object]) -> None:
         self.connection = connection
+        self.drop = drop
+        """Ends the connection without a word; may be called twice."""
         self.queues = Queues(connection)
         self._address = address
         self._subscriptions: dict[str, Subscription] = {}

@@ -65,7 +65,8 @@ class AmqpChannel:
     def _open(self, opened: Future[Any]) -> None:
         def start() -> None:
             self._driver = self.connection.driver.channel(on_open_callback=lambda _driver: succeed(opened, None))
-            self._driver.add_on_close_callback(self._end)
+            self._driver.add_on_close_callback(lambda _driver, reason: self._end(reason))
+            self.connection.on_loss.add(self._end)
 
         self.connection.run(start, opened)
 
@@ -82,13 +83,16 @@ class AmqpChannel:
             try:
                 return asked.result(patience)
             except TimeoutError:
-                if progress() == before and not asked.done():
+                if asked.done():
+                    return asked.result()
+                if progress() == before:
                     if self.connection.blocked is not None:
                         raise NoAnswer(self.connection.blocked) from None
                     self.connection.drop()
                     raise NoAnswer(f"no answer within {patience:g} s") from None
 
-    def _end(self, _driver: Channel, reason: BaseException) -> None:
+    def _end(self, reason: BaseException) -> None:
+        self.connection.on_loss.discard(self._end)
         self._closed = reason
         fail(self._asked, reason)
         if self._on_closed is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import ssl
 import threading
@@ -75,7 +76,7 @@ def connect(terms: Terms) -> AmqpConnection:
 class AmqpConnection:
     """Open once it is made, until it is lost; there is no way back from there but another connection.
 
-    Whatever touches the driver runs in its one thread: `run` takes it there.
+    Whatever touches the driver runs in its one thread: `run` takes it there. To a process that is forked it is lost.
     """
 
     def __init__(self, parameters: ConnectionParameters) -> None:
@@ -83,6 +84,9 @@ class AmqpConnection:
         """That the broker takes no messages now, and why; or None."""
         self.patience = min(_ANSWER_TIMEOUT, 2.0 * parameters.heartbeat)
         """Seconds to wait for an answer."""
+        self.on_loss: set[Callable[[BaseException], None]] = set()
+        """Who is told when it is lost; for its own thread alone."""
+        self._process = os.getpid()
         self._services = _Services(IOLoop())
         self._loop = self._services.get_native_ioloop()
         self._lock = threading.Lock()
@@ -100,7 +104,7 @@ class AmqpConnection:
     @property
     def is_lost(self) -> bool:
         """Whether it is over, for whatever reason."""
-        return self._lost is not None
+        return self._lost is not None or self._process != os.getpid()
 
     @property
     def driver(self) -> SelectConnection:
@@ -125,13 +129,13 @@ class AmqpConnection:
                 fail(reply, error)
 
         with self._lock:
-            if self._lost is None:
+            if not self.is_lost:
                 if reply is not None:
                     self._unanswered.add(reply)
                     reply.add_done_callback(self._unanswered.discard)
                 self._loop.add_callback_threadsafe(do)
                 return
-        fail(reply, self._lost)
+        fail(reply, self._lost or NoAnswer("the connection is another process's"))
 
     def wait_until_flowing(self) -> None:
         """Wait for the end of an alarm, before more is written that it will not read. Raises NoAnswer."""
@@ -151,10 +155,11 @@ class AmqpConnection:
 
     def drop(self) -> None:
         """End it at once, without a word to the broker. Any thread may call it."""
-        self._services.hang_up()
+        # A forked process has the same line, but the connection is its parent's.
+        if self._process == os.getpid():
+            self._services.hang_up()
 
     def _serve(self, parameters: ConnectionParameters, opened: Future[None]) -> None:
-        error: BaseException | None = None
         try:
             self._driver = SelectConnection(
                 parameters,
@@ -168,21 +173,34 @@ class AmqpConnection:
             self._loop.start()
         # The driver's own failures, too, are a lost connection to those who wait for an answer.
         except Exception as failure:  # noqa: BLE001
-            error = failure
-        with self._lock:
-            self._lost = self._lost or error or NoAnswer("the connection's thread ended")
-        for reply in list(self._unanswered):
-            fail(reply, self._lost)
-        self._flowing.set()
+            self._lose(failure)
+            self._clear_away()
+        finally:
+            self._lose(NoAnswer("the connection's thread ended"))
+            self._services.hang_up()
+            self._services.close()
+
+    def _clear_away(self) -> None:
+        """Let a driver that failed read the end of its stream, which makes it close what it has open."""
         self._services.hang_up()
-        self._services.close()
+        self._loop.call_later(_GOODBYE, self._loop.stop)
+        self._loop.start()
+
+    def _lose(self, reason: BaseException) -> None:
+        with self._lock:
+            self._lost = lost = self._lost or reason
+        for reply in list(self._unanswered):
+            fail(reply, lost)
+        # The driver told them, unless it failed itself.
+        for tell in list(self.on_loss):
+            tell(lost)
+        self._flowing.set()
 
     def _close(self) -> None:
         self._driver.close()
 
     def _end(self, _driver: SelectConnection, reason: BaseException) -> None:
-        with self._lock:
-            self._lost = reason
+        self._lose(reason)
         self._loop.stop()
 
     def _block(self, _driver: SelectConnection, frame: Any) -> None:

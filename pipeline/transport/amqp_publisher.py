@@ -69,12 +69,11 @@ class Publisher:
     def _write(self, driver: Channel, messages: Sequence[Addressed], answer: Answer) -> None:
         # What an earlier call gave up may be confirmed yet: its numbers are known to nobody any more.
         self._unconfirmed, self._returned, self._refused, self._answer = {}, [], 0, answer
-        number, publish = self._number, driver.basic_publish
+        publish = driver.basic_publish
         for queue, body in messages:
             publish("", queue, body, _PROPERTIES, mandatory=True)
-            number += 1
-            self._unconfirmed[number] = None
-        self._number = number
+            self._number += 1
+            self._unconfirmed[self._number] = None
 
     def _take_back(self, _driver: Channel, method: Basic.Return, _properties: BasicProperties, body: bytes) -> None:
         self._returned.append((method.routing_key, body))

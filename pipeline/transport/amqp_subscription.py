@@ -33,7 +33,8 @@ class Subscription:
     """A channel of its own, so that prefetch and acknowledgements of many are those of one queue.
 
     Each consumer on it may hold as many messages as a `receive` once asked for. What is received and not
-    acknowledged counts against them, so there is another consumer as soon as that leaves too little room.
+    acknowledged counts against them, so there is another consumer as soon as that leaves too little room. After
+    a full batch there is room for a second one, which is on its way while the first is acknowledged.
     """
 
     def __init__(self, connection: AmqpConnection, queue: str, address: BrokerAddress) -> None:
@@ -46,6 +47,7 @@ class Subscription:
         self._handed: dict[int, None] = {}
         """Tags of what is received and not acknowledged, ascending."""
         self._receiving = False
+        self._was_full = False
         self._asked_at = time.monotonic()
         self._given_back = False
         self._ended = False
@@ -68,13 +70,15 @@ class Subscription:
                 return None
             self._receiving = True
         try:
-            if self._window - len(self._handed) < most:
+            taken_up = max(len(self._handed), most if self._was_full else 0)
+            if self._window - taken_up < most:
                 self._widen(min(most, _GREATEST_WINDOW))
             taken = self._inbox.take(self.queue, most, wait)
             if not taken and wait < _MOMENT:
                 self._synchronise()
                 taken = self._inbox.take(self.queue, most, 0.0)
             self._handed.update((delivery.receipt[1], None) for delivery in taken)
+            self._was_full = len(taken) == most
         except AMQPError:
             if self._ended:
                 self._inbox.take(self.queue, 0, 0.0)  # raises what it was told of the end
@@ -87,10 +91,8 @@ class Subscription:
 
     def acknowledge(self, tags: Collection[int]) -> None:
         """They are dealt with. Does not wait; what the broker has taken back already is dropped in silence."""
-        own = [tag for tag in tags if tag in self._handed]
-        lowest = self._lowest_run(frozenset(own))
-        for tag in own:
-            del self._handed[tag]
+        own = {tag: None for tag in tags if tag in self._handed}
+        lowest = self._lowest_run(own)
         single = [tag for tag in own if tag > lowest]
 
         def write(driver: Channel) -> None:
@@ -99,7 +101,10 @@ class Subscription:
             for tag in single:
                 driver.basic_ack(tag)
 
+        # First, or `_look` might see that nothing is in work and close the channel under it.
         self._channel.tell(write)
+        for tag in own:
+            del self._handed[tag]
 
     def _lowest_run(self, tags: Collection[int]) -> int:
         """The last of those tags below which nothing else is outstanding; 0 for none.
