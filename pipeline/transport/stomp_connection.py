@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import ssl
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +34,10 @@ OutgoingFrame = tuple[str, Mapping[str, str], bytes]
 """Command, headers, body."""
 
 
+class NotLetIn(BrokerUnavailable):
+    """The server is there, and refused the login."""
+
+
 @dataclass(frozen=True, slots=True)
 class AckId:
     """What a delivery is acknowledged by; it means nothing on any other connection."""
@@ -54,6 +59,7 @@ class StompConnection:
         """The server's own words in full, where it ended the connection with an ERROR frame."""
         self.server = ""
         """As `ActiveMQ/5.17.2`; empty until it has let us in."""
+        self._process = os.getpid()
         self._broker_run = ""
         self._place = f"{host[0]}:{host[1]}"
         self._changed = threading.Condition()
@@ -67,14 +73,17 @@ class StompConnection:
         client.set_listener("penstock", _Ears(self))
         try:
             self._socket.start()
-            client.connect(address.user, address.password, with_connect_command=True)
-            self._await_greeting()
         except (OSError, StompException) as error:
             self.abandon()
             raise BrokerUnavailable(f"no connection to the broker at {self._place}: {error}") from error
-        except BrokerUnavailable:
+        try:
+            client.connect(address.user, address.password, with_connect_command=True)
+            self._await_greeting()
+        except (OSError, StompException, BrokerUnavailable) as error:
+            # The driver only knows that its socket is closed, where a server cuts what it has just accepted.
+            self.end()
             self.abandon()
-            raise
+            raise (NotLetIn if self.refusal else BrokerUnavailable)(str(self._failure)) from error
 
     @property
     def is_lost(self) -> bool:
@@ -132,7 +141,9 @@ class StompConnection:
         self.abandon()
 
     def abandon(self) -> None:
-        """End it at once."""
+        """End it at once; in a process that was forked from the one which made it, nothing."""
+        if os.getpid() != self._process:
+            return
         self.fail("was left")
         self._socket.disconnect_socket()
         self._socket.await_end(_FAREWELL)

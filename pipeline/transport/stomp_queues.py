@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pipeline.errors import BrokerUnavailable
 from pipeline.transport.address import TLS_OPTIONS, BrokerAddress, parse_broker_address
 from pipeline.transport.port import Capabilities, Delivery, Depth
-from pipeline.transport.stomp_connection import HEARTBEAT, StompConnection
+from pipeline.transport.stomp_connection import HEARTBEAT, NotLetIn, StompConnection
 from pipeline.transport.stomp_depth import Counts
 from pipeline.transport.stomp_destinations import Destinations
 from pipeline.transport.stomp_window import PAUSE, Windows
@@ -72,7 +72,8 @@ class StompTransport:
 
     def receive(self, queue: str, most: int, wait: float) -> list[Delivery]:
         """See the port."""
-        return self._call(f"receive from {queue}", lambda connection: self._receive(connection, queue, most, wait))
+        action = partial(self._receive, queue, most, wait)
+        return self._call(f"receive from {queue}", action, wanted=queue)
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """See the port. They are sent and not confirmed: what gets lost with the connection is delivered again."""
@@ -119,10 +120,10 @@ class StompTransport:
             finally:
                 self._calling.release()
 
-    def _call(self, doing: str, action: Callable[[StompConnection], T]) -> T:
+    def _call(self, doing: str, action: Callable[[StompConnection], T], wanted: str | None = None) -> T:
         """The answer of `action` on a live connection; a second try where the server's refusal taught us better."""
         with self._calling:
-            self._end_if_paused()
+            self._end_if_paused(wanted)
             while True:
                 connection = self._connected(doing)
                 try:
@@ -137,13 +138,13 @@ class StompTransport:
         if self._connection is not None and not self._connection.is_lost:
             return self._connection
         self._leave()
-        errors = []
+        errors: list[BrokerUnavailable] = []
         for _ in self._hosts:
             # The server that served last is the first one, the others follow in their order.
             try:
                 self._connection = StompConnection(self._address, self._hosts[0], self._tls, self._heartbeat)
             except BrokerUnavailable as error:
-                errors.append(str(error))
+                errors.append(error)
                 self._hosts.append(self._hosts.pop(0))
             else:
                 # Whoever is dropped without `close` is a dead consumer, and its connection must not live on.
@@ -151,7 +152,15 @@ class StompTransport:
                 # A process that was forked from this one ends, and the connection is not its own.
                 dropped.atexit = False
                 return self._connection
-        raise BrokerUnavailable(f"cannot {doing}: {'; '.join(errors)}")
+        raise BrokerUnavailable(f"cannot {doing}: {'; '.join(map(str, errors))}; {self._advice(errors)}")
+
+    def _advice(self, errors: Sequence[BrokerUnavailable]) -> str:
+        if any(isinstance(error, NotLetIn) for error in errors):
+            return (
+                f"check in PENSTOCK_BROKER_URL the password of user {self._address.user!r} and the vhost"
+                f" {self._address.vhost!r}, on which it needs permissions"
+            )
+        return "check that the broker runs, and scheme, host and port in PENSTOCK_BROKER_URL"
 
     def _refuse_if_closed(self, doing: str) -> None:
         if self._closed:
@@ -174,7 +183,7 @@ class StompTransport:
         connection.send([("SEND", {**self._destinations.sending(queue), **within}, body) for queue, body in part])
         connection.send_confirmed([("COMMIT", within, b"")])
 
-    def _receive(self, connection: StompConnection, queue: str, most: int, wait: float) -> list[Delivery]:
+    def _receive(self, queue: str, most: int, wait: float, connection: StompConnection) -> list[Delivery]:
         if self._windows is None:
             self._windows = Windows(connection)
             watch = threading.Thread(
@@ -189,8 +198,8 @@ class StompTransport:
         self._windows.hand_out(queue, deliveries)
         return deliveries
 
-    def _end_if_paused(self) -> None:
-        if self._connection is not None and self._windows is not None and self._windows.should_end():
+    def _end_if_paused(self, wanted: str | None = None) -> None:
+        if self._connection is not None and self._windows is not None and self._windows.should_end(wanted):
             self._connection.close()
             self._leave()
 

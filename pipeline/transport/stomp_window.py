@@ -52,7 +52,11 @@ class Windows:
                 names.append(receipt.name)
         return names
 
-    def should_end(self) -> bool:
-        """Whether some queue is paused, and the caller holds nothing that the end of the connection would give back."""
-        paused = any(time.monotonic() - called > PAUSE for called in self._called.values())
+    def should_end(self, wanted: str | None = None) -> bool:
+        """Whether some queue is paused, and the caller holds nothing that the end of the connection would give back.
+
+        The queue that is `wanted` now is not: its consumer was at work on a long batch.
+        """
+        now = time.monotonic()
+        paused = any(now - called > PAUSE for queue, called in self._called.items() if queue != wanted)
         return paused and not any(self._received.values())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import socket
 import ssl
 import threading
 import time
@@ -141,6 +144,41 @@ def test_a_wrong_password_is_one_clear_line(port: int, queue: str, opened: Open)
         opened(f"stomp://guest:wrong@127.0.0.1:{port}").receive(queue, 1, 1.0)
     assert "\n" not in str(caught.value)
     assert "wrong" not in str(caught.value)
+    assert str(caught.value).endswith("the password of user 'guest' and the vhost '/', on which it needs permissions")
+
+
+def test_a_server_that_cuts_what_it_accepts_is_said_to_end_the_connection(opened: Open) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        transport = opened(f"stomp://127.0.0.1:{server.getsockname()[1]}")
+
+        def cut() -> None:
+            accepted, _ = server.accept()
+            accepted.close()
+
+        cutting = threading.Thread(target=cut)
+        cutting.start()
+        with pytest.raises(BrokerUnavailable, match=r"ended the connection; check .* scheme, host and port"):
+            transport.depth(["matching"])
+        cutting.join()
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12 on a fork beside threads
+def test_a_forked_process_that_drops_its_copy_leaves_the_connection_alone(
+    activemq_server: ActiveMqServer, queue: str
+) -> None:
+    with Proxy(activemq_server.port) as proxy:
+        transports = [open_transport(f"stomp://guest:guest@127.0.0.1:{proxy.port}", "parent")]
+        transports[0].receive(queue, 1, 0.0)
+        child = os.fork()
+        if child == 0:
+            transports.clear()
+            gc.collect()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        transports[0].publish([note(queue, 1)])
+        assert numbers_of(receive_all(transports[0], queue, 1)) == [1]
+        assert proxy.connections == 1
+        transports[0].close()
 
 
 def test_tls_carries_everything_to_a_server_that_is_verified(
@@ -178,16 +216,19 @@ def test_a_server_with_the_certificate_of_another_host_is_refused(
 
 
 def test_settings_that_cannot_be_are_refused_before_anything_is_connected() -> None:
-    for wrong in ("heartbeat=0", "heartbeat=soon", "management=nowhere", "prefetch=10"):
+    for wrong in ("heartbeat=0", "heartbeat=soon", "management=nowhere", "management=http://u:p/w@h:1", "prefetch=10"):
         with pytest.raises(BadSettings, match=wrong.partition("=")[0]):
             open_transport(f"stomp://127.0.0.1:1?{wrong}", "consumer")
     with pytest.raises(BadSettings, match="cafile"):
         open_transport("stomp+ssl://127.0.0.1:1?cafile=/nowhere.pem", "consumer")
 
 
-def test_what_a_paused_consumer_has_fetched_ahead_goes_to_others_once_nothing_is_in_work(
+def test_what_a_paused_consumer_has_fetched_ahead_goes_to_others_and_a_busy_one_keeps_it(
     activemq_server: ActiveMqServer, queue: str, opened: Open
 ) -> None:
+    busy = opened(activemq_server.url)
+    busy.publish(notes(f"{queue}-busy", range(4)))
+    long_batch = receive_all(busy, f"{queue}-busy", 2)
     paused, other = opened(activemq_server.url), opened(activemq_server.url)
     paused.publish([note(queue, 0)])
     in_work = receive_all(paused, queue, 1)
@@ -195,6 +236,10 @@ def test_what_a_paused_consumer_has_fetched_ahead_goes_to_others_once_nothing_is
     other.publish(notes(queue, range(1, 6)))
     # Longer than the silence after which a queue counts as paused.
     assert other.receive(queue, 5, 6.5) == []
+    busy.acknowledge(long_batch)
+    fetched = receive_all(busy, f"{queue}-busy", 2)
+    assert [delivery.redelivered for delivery in fetched] == [False, False]
+    busy.acknowledge(fetched)
     paused.acknowledge(in_work)
     received = receive_all(other, queue, 5)
     assert sorted(numbers_of(received)) == [1, 2, 3, 4, 5]
