@@ -248,7 +248,8 @@ class QueueConsumer:
         except BrokerUnavailable as error:
             self._lost_broker(error)
             return
-        self._broker_outage.back()
+        if batch.verdicts.follow_ups:
+            self._broker_outage.back()  # an acknowledgement alone may have been dropped in silence
         self._workload.finished.remove(batch)
 
     @contextmanager

@@ -8,7 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.activemq import ActiveMqServer
 from tests.outside.stage import Stage, StageMaker, rehearsal, stages
+from tests.proxy import Proxy
 from tests.servers import MariaDbServer, RedisServer, running_mariadb, running_redis
 from tests.waiting import eventually
 
@@ -51,6 +53,27 @@ def test_follow_ups_and_acknowledgements_wait_for_the_broker(make_stage: StageMa
     assert (said.count('"broker_lost"'), said.count('"broker_back"')) == (2, 2), "as message and as event.action"
     assert stage.executed()[1_000_002] == 1
     eventually(lambda: (_seen(stage) or 99.0) < 5)  # it is idle, and looks again
+
+
+def test_a_batch_that_publishes_nothing_is_no_sign_that_the_broker_is_back(
+    tmp_path: Path, activemq_server: ActiveMqServer
+) -> None:
+    with Proxy(activemq_server.port) as proxy, stages(tmp_path, f"stomp://guest:guest@127.0.0.1:{proxy.port}") as make:
+        stage = make()
+        stage.start()
+        (row,) = stage.instances()
+        stage.publish(rehearsal(1, faults={1: "wait"}))
+        eventually(stage.gate_reached)
+        proxy.refuse()
+        eventually(lambda: _status(f"{row.health_url}/readyz") == 503)
+        stage.open_gate()
+        stage.wait_for([1])
+        # Its acknowledgement is dropped in silence, soon after it is through.
+        eventually(lambda: stage.instances()[0].in_flight == 0)
+        assert "broker_back" not in stage.log.read_text()
+        proxy.accept()
+        eventually(lambda: _status(f"{row.health_url}/readyz") == 200)
+        assert stage.log.read_text().count('"broker_lost"') == 2, "as message and as event.action"
 
 
 def test_dead_letters_and_heartbeats_wait_for_the_database(make_stage: StageMaker, database: MariaDbServer) -> None:
