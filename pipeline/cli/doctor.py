@@ -120,6 +120,11 @@ def _broker(settings: Settings) -> str:
         depths = transport.depth(declared_queues())
         known = [depth.ready for depth in depths.values() if depth.ready is not None]
         name = transport.capabilities.name
+    if "management=" in settings.broker_url and all(depth.in_flight is None for depth in depths.values()):
+        raise Sick(
+            f"{name} answered, but the management API that PENSTOCK_BROKER_URL names tells nothing; check host, port, "
+            "user and password in its option `management`, and that the user may see the vhost (tag `management`)"
+        )
     if len(known) < len(depths):
         return f"{name} answered; it does not tell how many messages wait"
     return f"{name} answered: {sum(known)} messages wait in {len(depths)} queues"

@@ -11,7 +11,7 @@ from pika.adapters.utils.connection_workflow import (
     AMQPConnectorPhaseErrorBase,
     AMQPConnectorStackTimeout,
 )
-from pika.exceptions import AMQPError, ProbableAccessDeniedError, ProbableAuthenticationError
+from pika.exceptions import AMQPError, ConnectionOpenAborted, ProbableAccessDeniedError, ProbableAuthenticationError
 
 from pipeline.errors import BrokerUnavailable
 from pipeline.transport.address import BrokerAddress
@@ -52,8 +52,8 @@ def unavailable(address: BrokerAddress, doing: str, error: BaseException) -> Bro
 def described(error: BaseException) -> str:
     """What went wrong, in a few words."""
     cause = _cause(error)
-    if isinstance(cause, AMQPConnectorStackTimeout):
-        return "no answer while connecting"
+    if isinstance(cause, AMQPConnectorStackTimeout | ConnectionOpenAborted):
+        return "no answer in AMQP while connecting"
     if isinstance(cause, ProbableAuthenticationError):
         return "the broker refused the user or the password"
     return str(cause) or type(cause).__name__

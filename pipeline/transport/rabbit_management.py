@@ -21,11 +21,11 @@ class RabbitManagement:
     """
 
     def __init__(self, url: str, vhost: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        if not _is_sound(url):
             raise BadSettings(
-                f"PENSTOCK_BROKER_URL: management={parts.scheme}://{parts.hostname or ''} is no URL of RabbitMQ's"
-                " management API; write management=http://USER:PASSWORD@HOST:15672"
+                "PENSTOCK_BROKER_URL: the option management is no URL of RabbitMQ's management API; write"
+                " management=http://USER:PASSWORD@HOST:15672 with / ? # and @ inside of the user or the password as"
+                " %252F, %253F, %2523 and %2540"
             )
         self._queues = f"{url.rstrip('/')}/api/queues/{quote(vhost, safe='')}"
         self._client: httpx.Client | None = None
@@ -60,3 +60,12 @@ class RabbitManagement:
         ready, in_flight = told.get("messages_ready"), told.get("messages_unacknowledged")
         # A queue that was made a moment ago has no statistics yet.
         return (ready, in_flight) if isinstance(ready, int) and isinstance(in_flight, int) else None
+
+
+def _is_sound(url: str) -> bool:
+    """Whether it has a scheme and a host, and after that a port, and not what may be a password."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
