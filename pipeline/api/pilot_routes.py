@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
+from threading import Event, Thread
 from typing import Annotated, Any, TypeVar
 
 from anyio import to_thread
@@ -44,6 +44,8 @@ from schemas.states import PilotState
 T = TypeVar("T")
 MARK_EVERY = 3.0
 """Seconds between two marks that this process serves heartbeats."""
+_MARK_WAIT = 2.0
+"""Seconds that a stopping process waits for a mark that the database keeps waiting."""
 
 _log = get_logger("api")
 
@@ -51,23 +53,24 @@ _log = get_logger("api")
 @contextlib.asynccontextmanager
 async def _serving(app: FastAPI) -> AsyncIterator[None]:
     """While the application serves, say so in the database: silence of pilots counts only then."""
-    task = asyncio.create_task(_mark(app.state.services))
+    ended = Event()
+    marks = Thread(target=_mark, args=(app.state.services, ended), name="serving", daemon=True)
+    marks.start()
     try:
         yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        ended.set()
+        marks.join(_MARK_WAIT)
 
 
-async def _mark(services: Services) -> None:
+def _mark(services: Services, ended: Event) -> None:
     gap = heartbeats.SERVING_GAP * services.settings.heartbeat_interval
-    while True:
+    while not ended.is_set():
         try:
-            await to_thread.run_sync(lambda: services.database.transact(lambda tx: heartbeats.mark_serving(tx, gap)))
-        except Exception as error:  # noqa: BLE001 - the task's boundary: without it no pilot would ever count as silent
+            services.database.transact(lambda tx: heartbeats.mark_serving(tx, gap))
+        except Exception as error:  # noqa: BLE001 - the thread's boundary: without it no pilot would ever count as silent
             _log.warning("serving_unmarked", error=str(error))
-        await asyncio.sleep(min(MARK_EVERY, gap / 3))
+        ended.wait(min(MARK_EVERY, gap / 3))
 
 
 router = APIRouter(prefix="/v1/pilots", tags=["pilots"], lifespan=_serving)

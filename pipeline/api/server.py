@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
-from threading import Event, Thread, current_thread, main_thread
+from threading import current_thread, main_thread
 from types import FrameType
 
 import uvicorn
@@ -19,16 +17,13 @@ from structlog import get_logger
 from pipeline.api.app import create_app
 from pipeline.api.publisher import Publisher
 from pipeline.api.services import Services
-from pipeline.errors import BadSettings, DatabaseUnavailable
-from pipeline.metrics import INSTANCE
+from pipeline.errors import BadSettings
+from pipeline.runtime.instance import Instance, identify, name_instance
 from pipeline.sandboxes import Sandboxes
 from pipeline.settings import Settings
-from pipeline.store import instances, schema
+from pipeline.store import schema
 from pipeline.store.database import Database
-from pipeline.store.instances import Identity, Pulse, Wish
-
-BEAT = 1.0
-"""Seconds between two beats: a wish is seen within two."""
+from pipeline.store.instances import Wish, Wishes
 
 _log = get_logger("api")
 
@@ -41,7 +36,7 @@ def serve(settings: Settings) -> None:
     database = Database(settings.resolved_database_url())
     try:
         schema.check(database)
-        instance = f"api-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        instance = name_instance("api")
         publisher = Publisher(settings.resolved_broker_url(), instance)
         services = Services(settings, database, publisher, Sandboxes(settings.resolved_sandbox_url()), instance)
         try:
@@ -137,46 +132,19 @@ def _noted(note: Path, url: str) -> Iterator[None]:
 
 @contextmanager
 def _registered(services: Services, server: ApiServer, url: str) -> Iterator[None]:
-    """The process is an instance, and beats."""
-    identity = Identity(
-        id=services.instance,
-        kind="api",
-        queues=(),
-        version=version("penstock"),
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        health_url=url,
-    )
-    INSTANCE.labels(identity.id, identity.kind, identity.version).set(1)
-    ended = Event()
-    beats = Thread(target=_beat, args=(services, server, identity, ended), name="beat", daemon=True)
-    beats.start()
+    """The process is an instance, which an operator may drain."""
+
+    def obey(wishes: Wishes) -> None:
+        if wishes.own is Wish.DRAIN:
+            server.stop()
+
+    identity = identify("api", health_url=url, instance_id=services.instance)
+    instance = Instance(services.database, identity, obey=obey)
+    instance.start()
     try:
         yield
     finally:
-        ended.set()
-        beats.join()
-        try:
-            services.database.transact(lambda tx: instances.leave(tx, services.instance))
-        except DatabaseUnavailable as error:
-            _log.warning("instance_not_removed", error=str(error))
-
-
-def _beat(services: Services, server: ApiServer, identity: Identity, ended: Event) -> None:
-    missed = False
-    while True:
-        try:
-            wishes = services.database.transact(lambda tx: instances.beat(tx, identity, Pulse()))
-        except Exception as error:  # noqa: BLE001 - the thread's boundary: without it nobody would see that the API lives
-            if not missed:
-                _log.warning("beat_missed", error=str(error))
-            missed = True
-        else:
-            missed = False
-            if wishes.own is Wish.DRAIN:
-                server.stop()
-        if ended.wait(BEAT):
-            return
+        instance.stop()
 
 
 @contextmanager

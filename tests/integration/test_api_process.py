@@ -84,6 +84,16 @@ def test_draining_its_instance_ends_it(tmp_path: Path, database: Database) -> No
         assert process.wait(30) == 0
 
 
+def test_it_ends_while_the_database_takes_no_writes(tmp_path: Path, database: Database) -> None:
+    with serving(tmp_path) as process:
+        url_in(tmp_path)
+        eventually(lambda: registered(database))
+        with database.engine.begin() as writing:  # which nobody else can do until it is over
+            writing.exec_driver_sql("DELETE FROM vos WHERE id = 0")
+            assert stopped(process)[0] == 0
+    assert registered(database), "it could not take its entry away"
+
+
 def test_it_refuses_a_database_without_the_schema_and_says_what_to_do(tmp_path: Path) -> None:
     with serving(tmp_path) as process:
         assert process.wait(30) != 0
