@@ -12,6 +12,9 @@ from pipeline.transport.port import Delivery
 LINGER = 0.005
 """Seconds that a batch which is not full waits for the next message: they come one by one, in quick succession."""
 
+LONGEST_LINGER = 0.1
+"""Seconds that it waits so in all: whoever receives has other things to do, and a trickle may never end."""
+
 
 class Inbox:
     """Fetched and not yet received, by queue. One thread puts, another takes.
@@ -68,13 +71,16 @@ class Inbox:
 
     def _wait(self, queue: str, most: int, deadline: float) -> deque[Delivery]:
         """The queue's messages, when there are enough, or when it is time to be content with what there is."""
+        content_at = float("inf")
         while True:
             if self._failure is not None:
                 raise BrokerUnavailable(str(self._failure)) from self._failure
             waiting = self._waiting[queue]
-            before = len(waiting)
+            before, now = len(waiting), time.monotonic()
             self._wanted = most if before else 1
-            patience = LINGER if before else deadline - time.monotonic()
+            if before:
+                content_at = min(content_at, now + LONGEST_LINGER)
+            patience = min(LINGER, content_at - now) if before else deadline - now
             if len(waiting) >= most or patience <= 0:
                 return waiting
             woken = len(waiting) > before or self._changed.wait(patience)

@@ -94,6 +94,23 @@ def test_a_batch_that_is_not_full_does_not_wait_its_time_out() -> None:
     assert time.monotonic() - started < 10.0
 
 
+def test_a_stream_without_end_does_not_hold_a_receiver() -> None:
+    inbox, many, received = filled(1), 1_000_000, threading.Event()
+
+    def stream() -> None:
+        for number in range(many):
+            inbox.put(delivery(number))
+            if received.is_set():
+                return
+
+    thread = threading.Thread(target=stream)
+    thread.start()
+    found = taken(inbox, 2 * many, wait=0.0)
+    received.set()
+    thread.join()
+    assert 1 <= len(found) < many
+
+
 def test_a_failure_is_told_to_who_waits_and_to_who_comes_until_it_is_opened_again() -> None:
     inbox = filled()
     told = while_waiting(inbox, lambda: inbox.fail(BrokerUnavailable("gone"))).exception()
