@@ -17,6 +17,9 @@ from pipeline.store.database import Database
 from pipeline.store.tables import metadata, vos
 from tests.servers import MariaDbServer
 
+PREVIOUS = "0001"
+"""The schema of the release before this one, 0.1.0."""
+
 
 @pytest.fixture(params=["sqlite", "mariadb"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
@@ -60,7 +63,7 @@ def _definitions(database: Database) -> dict[str, list[str]]:
     with database.engine.begin() as connection:
         made = {
             name: connection.exec_driver_sql(query.format(f"`{name}`" if "SHOW" in query else name)).all()[0][-1]
-            for name in metadata.tables
+            for name in set(inspect(connection).get_table_names()) & set(metadata.tables)
         }
     return {name: sorted(line.strip(" \t,") for line in definition.splitlines()) for name, definition in made.items()}
 
@@ -87,6 +90,23 @@ def test_the_previous_release_works_on_the_next_schema(
         schema.upgrade(database)
     schema.check(database)
     assert schema.upgrade(database) == ("9999", "9999")
+
+
+def test_all_that_the_previous_release_knows_is_still_there_unchanged(
+    database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its processes go on beside ours until the upgrade is over, so a migration may only add what they need not know.
+
+    What they write must be taken, and what they read must be told as before: each of their tables is the same.
+    """
+    with monkeypatch.context() as earlier:
+        _release_of(earlier, tmp_path, PREVIOUS)
+        schema.upgrade(database)
+        theirs = _definitions(database)
+    schema.upgrade(database)
+    ours = _definitions(database)
+    assert {name: ours[name] for name in theirs} == theirs
+    assert len(ours) > len(theirs)
 
 
 def test_a_second_upgrade_changes_nothing(database: Database) -> None:
@@ -133,12 +153,19 @@ def test_a_statement_that_the_database_refuses_is_told_in_one_line(
 def _release_with_one_more_migration(
     monkeypatch: pytest.MonkeyPatch, folder: Path, statement: str = "op.execute('CREATE TABLE later (id INTEGER)')"
 ) -> None:
+    following = f"revision = '9999'\ndown_revision = '{schema.head()}'"
+    copy = _release_of(monkeypatch, folder, "9999")
+    (copy / "versions" / "9999_later.py").write_text(
+        f"from alembic import op\n{following}\n\n\ndef upgrade():\n    {statement}\n"
+    )
+
+
+def _release_of(monkeypatch: pytest.MonkeyPatch, folder: Path, newest: str) -> Path:
+    """Take the migrations up to `newest` for all that there are; where they lie then."""
     copy = folder / "migrations"
     (copy / "versions").mkdir(parents=True)
     for path in [schema.MIGRATIONS / "env.py", *(schema.MIGRATIONS / "versions").glob("[0-9]*.py")]:
-        (copy / path.relative_to(schema.MIGRATIONS)).write_text(path.read_text())
-    (copy / "versions" / "9999_later.py").write_text(
-        f"from alembic import op\nrevision = '9999'\ndown_revision = '{schema.head()}'\n\n\n"
-        f"def upgrade():\n    {statement}\n"
-    )
+        if path.name[:4] <= newest or path.name == "env.py":
+            (copy / path.relative_to(schema.MIGRATIONS)).write_text(path.read_text())
     monkeypatch.setattr(schema, "MIGRATIONS", copy)
+    return copy
