@@ -11,6 +11,7 @@ from pipeline.runtime.consumer import Consumer
 from pipeline.settings import Settings
 from pipeline.store import schema
 from pipeline.store.database import Database
+from pipeline.transport.port import open_transport
 
 
 @click.command(epilog=example("penstock consume matching", "penstock consume optimisation matching pilots data upkeep"))
@@ -24,6 +25,8 @@ def consume(settings: Settings, *, queues: tuple[str, ...]) -> None:
     """
     for queue in queues:
         known_queue(queue)
+    # It connects to nothing yet: a URL that is wrong is told here, not in the loops' threads.
+    open_transport(settings.resolved_broker_url(), "consume").close()
     configure_logging(settings, "consumer")
     database = Database(settings.resolved_database_url())
     schema.check(database)

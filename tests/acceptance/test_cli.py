@@ -172,6 +172,14 @@ def test_an_older_schema_is_refused_with_what_mends_it(tmp_path: Path, redis_ser
         assert line.complaint(*command).endswith("has no Penstock schema; run `penstock db upgrade`")
 
 
+def test_a_brokers_url_that_is_wrong_is_one_line_from_every_process(operator: CommandLine) -> None:
+    operator.settings["PENSTOCK_BROKER_URL"] = "ampq://ann:s3cret@broker"
+    for command in (["api"], ["consume", "upkeep"], ["triggers"], ["queues"]):
+        complaint = operator.complaint(*command)
+        assert "PENSTOCK_BROKER_URL: no transport serves 'ampq'" in complaint
+        assert "s3cret" not in complaint
+
+
 def test_a_message_over_a_mebibyte_is_refused(operator: CommandLine, tmp_path: Path) -> None:
     body = tmp_path / "body.json"
     body.write_text(json.dumps({"job_ids": [10**12] * 100_000}))
