@@ -86,11 +86,6 @@ class Instance:
         reached = self._seen and time.monotonic() - self._seen < _FRESH
         return [] if reached else ["the database can't be reached"]
 
-    @property
-    def lost(self) -> bool:
-        """Whether the last beat did not reach the database."""
-        return self._lost
-
     def _run(self) -> None:
         while not self._ended.is_set():
             self._beat()
