@@ -79,14 +79,16 @@ def upgrade(database: Database) -> tuple[str | None, str | None]:
 @contextmanager
 def _alone(database: Database) -> Iterator[Connection]:
     """A connection, no two of which are in here at a time (SQLite: it holds the only write lock)."""
-    with database.engine.begin() as connection:
-        if database.dialect == "sqlite":
+    if database.dialect == "sqlite":
+        with database.engine.begin() as connection:
             yield connection
-            return
+        return
+    with database.engine.connect() as connection:
         got = connection.execute(text("SELECT GET_LOCK(:name, :wait)"), {"name": _LOCK_NAME, "wait": _LOCK_WAIT})
         if got.scalar() != 1:
             raise DatabaseUnavailable(f"{database.safe_url()}: another upgrade runs for over {_LOCK_WAIT} s; try later")
         try:
             yield connection
+            connection.commit()  # before the next one may look
         finally:
             connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _LOCK_NAME})
