@@ -6,6 +6,7 @@ kind of row its ids belong; `split` lets the runtime bisect a message down to on
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Self
@@ -28,6 +29,7 @@ from schemas.states import JobState
 
 MAX_IDS = 1_000
 MAX_BYTES = 1 << 20
+_QUEUE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,63}")
 _ALWAYS_SENT = frozenset({"id", "attempt"})
 """Fields that a new message gets by default, and that one which has travelled must say itself."""
 
@@ -46,6 +48,15 @@ class Body(BaseModel):
     """The table whose rows the ids name: jobs, steps, files, slots, autoclusters, site_queues."""
     in_state: ClassVar[str | None] = None
     """The state in which a row is this message's business; None: in any."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """A queue's name must mean the same to every broker: some have separators and wildcards in it."""
+        queue = getattr(cls, "queue", None)
+        if queue is not None and not _QUEUE_NAME.fullmatch(queue):
+            raise ValueError(
+                f"{cls.__name__}.queue: {queue!r} is no name of a queue; use 1 to 63 letters, digits, '-', '_' and '.'"
+            )
 
     @classmethod
     def type_name(cls) -> str:

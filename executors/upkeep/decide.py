@@ -15,6 +15,10 @@ class Horizon:
     next_look: float
 
 
+_LONGEST_LOOK = 10
+"""Times `wake_after`: what a broker loses after a day's pause shall not wait for two more."""
+
+
 def horizon(depth: Depth, wake_after: float) -> Horizon:
     """What overdue rows mean, given how full their queue is, by the broker and its consumers.
 
@@ -25,7 +29,7 @@ def horizon(depth: Depth, wake_after: float) -> Horizon:
     if depth.ready != 0 and depth.oldest_age is None:
         return Horizon(publish=False, next_look=wake_after)
     age = depth.oldest_age or 0.0
-    return Horizon(publish=age < wake_after / 2, next_look=max(wake_after, 2 * age))
+    return Horizon(publish=age < wake_after / 2, next_look=max(wake_after, min(2 * age, _LONGEST_LOOK * wake_after)))
 
 
 def silence_is_general(silent: int, active: int, *, share: float, least: int) -> bool:

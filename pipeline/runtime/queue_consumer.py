@@ -50,7 +50,7 @@ class QueueConsumer:
         self._spec = spec
         self._database = database
         self._name = f"{instance}-{spec.queue}"
-        self._workload = Workload(settings, spec, instance)
+        self._workload = Workload(settings, spec, instance, database.clock)
         self._settlement = Settlement(settings, spec, reader(spec))
         self._broker_outage = Outage("broker", spec.queue)
         self._database_outage = Outage("database", spec.queue)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -31,7 +31,9 @@ _log = get_logger("runtime")
 class Workload:
     """For the loop's thread alone, except for `wake`, `in_flight`, `oldest_age` and `stuck`."""
 
-    def __init__(self, settings: Settings, spec: ConsumerSpec, instance: str) -> None:
+    def __init__(self, settings: Settings, spec: ConsumerSpec, instance: str, clock: Callable[[], datetime]) -> None:
+        """`clock` is the database's, by which messages say when they were made."""
+        self._clock = clock
         self.queue = spec.queue
         self._none_before: datetime | None = None
         """No message that waits in the queue is older: it was found empty then, or one of then has been executed."""
@@ -60,11 +62,11 @@ class Workload:
     def oldest_age(self) -> float | None:
         """No message that waits in the queue is older than this, in seconds; None before anything was seen."""
         since = self._none_before
-        return None if since is None else max(0.0, (datetime.now(UTC) - since).total_seconds())
+        return None if since is None else max(0.0, (self._clock() - since).total_seconds())
 
     def found_empty(self) -> None:
         """There was nothing to receive."""
-        self._none_before = datetime.now(UTC)
+        self._none_before = self._clock()
 
     def stuck(self) -> list[str]:
         """Why the pool makes no progress; empty when it does."""
@@ -144,7 +146,7 @@ class Workload:
 
     def _note(self, batch: Batch, report: Report) -> None:
         if report.oldest is not None:
-            OLDEST_AGE.labels(self.queue).set(max(0.0, (datetime.now(UTC) - report.oldest).total_seconds()))
+            OLDEST_AGE.labels(self.queue).set(max(0.0, (self._clock() - report.oldest).total_seconds()))
             self._none_before = max(report.oldest, self._none_before or report.oldest)
         if isinstance(report.results, Failure):
             BATCH_FAILURES.labels(self.queue, report.results.kind).inc()

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, Select, Table, create_engine, event, func, insert, select
@@ -122,6 +122,7 @@ class Database:
         self.dialect = self._engine.dialect.name
         self.retries = 0
         """Transactions that were run again so far; approximate where threads share the database."""
+        self._ahead = timedelta()
 
     @property
     def engine(self) -> Engine:
@@ -144,7 +145,9 @@ class Database:
         for attempt in range(1, MAX_TRIES + 1):
             try:
                 with engine.begin() as connection:
-                    return work(Transaction(connection, _now(connection)))
+                    now = _now(connection)
+                    self._ahead = now - datetime.now(UTC)
+                    return work(Transaction(connection, now))
             except (DBAPIError, NoFreeConnection, Contended) as error:
                 if isinstance(error, DBAPIError) and not is_transient(error):
                     raise
@@ -159,6 +162,10 @@ class Database:
     def now(self) -> datetime:
         """The database's clock."""
         return self.read(lambda tx: tx.now)
+
+    def clock(self) -> datetime:
+        """About what the database's clock says, without asking it: ours, and how they differed in the last transaction."""
+        return datetime.now(UTC) + self._ahead
 
     def safe_url(self) -> str:
         """The URL without its password."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
@@ -17,6 +18,9 @@ from pipeline.transport.amqp_errors import NotTaken
 Addressed = tuple[str, bytes]
 """A queue, and what goes there."""
 
+_PAUSES = (0.05, 0.15, 0.4, 0.4)
+"""Seconds before what the broker did not take is offered again."""
+
 _PROPERTIES = BasicProperties(content_type="application/json", delivery_mode=DeliveryMode.Persistent)
 
 
@@ -28,8 +32,8 @@ class Publisher:
         self._queues = queues
         self._number = 0
         """What the broker calls the last message of this channel."""
-        self._unconfirmed: dict[int, None] = {}
-        self._refused = 0
+        self._unconfirmed: dict[int, Addressed] = {}
+        self._refused: list[Addressed] = []
         self._returned: list[Addressed] = []
         self._answer: Answer | None = None
         self._channel = AmqpChannel(connection)
@@ -41,14 +45,23 @@ class Publisher:
         return self._channel.is_closed
 
     def publish(self, messages: Sequence[Addressed]) -> None:
-        """Return when all are confirmed. Raises the driver's errors."""
-        self._publish(messages)
-        if self._returned:
-            # Somebody has deleted their queue since it was declared.
-            again = self._returned
-            for queue, _ in again:
+        """Return when all are confirmed. Raises the driver's errors.
+
+        A quorum queue that somebody else makes at this moment refuses what it is given, and one that somebody has
+        deleted since it was declared sends it back: such messages are offered again for about a second.
+        """
+        left = messages
+        for pause in _PAUSES:
+            self._publish(left)
+            left = [*self._refused, *self._returned]
+            if not left:
+                return
+            for queue, _ in self._returned:
                 self._queues.forget(queue)
-            self._publish(again)
+            time.sleep(pause)
+        self._publish(left)
+        if self._refused:
+            raise NotTaken(f"it refused {len(self._refused)} of {len(messages)} messages")
         if self._returned:
             raise NotTaken(f"it has no queue {self._returned[0][0]!r} although it was just declared")
 
@@ -59,8 +72,6 @@ class Publisher:
         self._channel.ask(
             lambda driver, answer: self._write(driver, messages, answer), progress=lambda: len(self._unconfirmed)
         )
-        if self._refused:
-            raise NotTaken(f"it refused {self._refused} of {len(messages)} messages")
 
     def _prepare(self, driver: Channel, answer: Answer) -> None:
         driver.add_on_return_callback(self._take_back)
@@ -68,12 +79,12 @@ class Publisher:
 
     def _write(self, driver: Channel, messages: Sequence[Addressed], answer: Answer) -> None:
         # What an earlier call gave up may be confirmed yet: its numbers are known to nobody any more.
-        self._unconfirmed, self._returned, self._refused, self._answer = {}, [], 0, answer
+        self._unconfirmed, self._returned, self._refused, self._answer = {}, [], [], answer
         publish = driver.basic_publish
         for queue, body in messages:
             publish("", queue, body, _PROPERTIES, mandatory=True)
             self._number += 1
-            self._unconfirmed[self._number] = None
+            self._unconfirmed[self._number] = (queue, body)
 
     def _take_back(self, _driver: Channel, method: Basic.Return, _properties: BasicProperties, body: bytes) -> None:
         self._returned.append((method.routing_key, body))
@@ -85,10 +96,9 @@ class Publisher:
             settled = list(takewhile(lambda number: number <= last, self._unconfirmed))
         else:
             settled = [last] if last in self._unconfirmed else []
-        for number in settled:
-            del self._unconfirmed[number]
+        of_broker = [self._unconfirmed.pop(number) for number in settled]
         if isinstance(frame.method, Basic.Nack):
-            self._refused += len(settled)
+            self._refused += of_broker
         if not self._unconfirmed and self._answer is not None:
             answer, self._answer = self._answer, None
             answer(None)

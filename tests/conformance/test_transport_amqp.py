@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
@@ -87,6 +88,19 @@ def test_a_server_without_quorum_queues_gets_durable_ones_of_its_own_kind(
     made = rabbitmq_server.ask("GET", f"queues/%2F/{queue}")
     assert (made["type"], made["durable"]) == ("classic", True)
     assert numbers_of(receive_all(transport, queue, 1)) == [1]
+
+
+def test_a_queue_that_another_makes_at_the_same_moment_takes_what_is_published(
+    transport: Transport, rabbitmq_server: RabbitMqServer, opened: Open
+) -> None:
+    """RabbitMQ 3.10 now and then refuses the first messages of a queue whose leader is being chosen."""
+    other = opened(rabbitmq_server.amqp_url)
+    with ThreadPoolExecutor() as threads:
+        for name in [f"young-{next(_numbers)}" for _ in range(20)]:
+            published = threads.submit(other.publish, [note(name, 1)])
+            transport.publish([note(name, 2)])
+            published.result()
+            assert settled_depth(transport, name, lambda depth: depth.ready == 2)
 
 
 def test_a_thousand_messages_cost_one_wait_for_confirms(

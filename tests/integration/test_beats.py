@@ -45,9 +45,9 @@ def test_an_instance_goes_on_beating_after_an_error_that_is_no_outage(database: 
     instance.start()
     eventually(lambda: last_seen(database))
     rename(database, "instances", "gone")
-    eventually(lambda: instance.lost)
+    eventually(lambda: instance._lost)
     rename(database, "gone", "instances")
-    eventually(lambda: not instance.lost)
+    eventually(lambda: not instance._lost)
     instance.stop()
     assert last_seen(database) is None
 

@@ -169,6 +169,12 @@ def test_a_message_of_one_mebibyte_is_sent_and_a_byte_more_is_not() -> None:
         Message.about(Letter(text="x" * (MAX_BYTES - bare + 1)), now=NOW).encode()
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "a,b", "a.>", "*", "a b", "a:b", "é", "a" * 64])
+def test_a_queue_whose_name_some_broker_reads_otherwise_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"Stray\.queue: '.*' is no name of a queue; use 1 to 63 letters"):
+        type("Stray", (Body,), {"__module__": __name__, "__annotations__": {"queue": ClassVar[str]}, "queue": name})
+
+
 def test_more_than_one_mebibyte_is_refused_unread() -> None:
     with pytest.raises(ValueError, match=r"1048577 bytes is over the limit"):
         decode(b"x" * (MAX_BYTES + 1), BODIES)

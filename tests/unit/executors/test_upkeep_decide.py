@@ -36,11 +36,12 @@ JUDGED = {
     "unknown, and an idle consumer has just looked": (Depth(None, 0, 0.3), True, 30.0),
     "unknown, and its consumer is up to date": (Depth(None, None, 14.9), True, 30.0),
     "unknown, and its consumer may be behind": (Depth(None, 5, 15.0), False, 30.0),
-    "unknown, and its consumer is behind": (Depth(None, 5, 600.0), False, 1_200.0),
+    "unknown, and its consumer is behind": (Depth(None, 5, 100.0), False, 200.0),
     "unknown, and nobody looks": (Depth(None, 0, None), False, 30.0),
     "full, and nobody looks": (Depth(3, 0, None), False, 30.0),
     "full, and young": (Depth(3, 0, 14.9), True, 30.0),
     "full, and old": (Depth(3, 0, 15.1), False, 30.2),
+    "full, and paused for a day": (Depth(3, 0, 86_400.0), False, 300.0),
 }
 
 
