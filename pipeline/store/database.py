@@ -164,7 +164,7 @@ class Database:
         return self.read(lambda tx: tx.now)
 
     def clock(self) -> datetime:
-        """About what the database's clock says, without asking it: ours, and how they differed in the last transaction."""
+        """About what the database's clock says, without asking it: ours, and how they last differed."""
         return datetime.now(UTC) + self._ahead
 
     def safe_url(self) -> str:
