@@ -41,6 +41,7 @@ def _states(database: Database, campaign_id: int) -> dict[str, int]:
     return {row.state: row.many for row in database.read(lambda tx: tx.rows(query.group_by(jobs.c.state)))}
 
 
+@pytest.mark.alone
 def test_an_api_that_is_away_costs_no_attempt(servers: dict[str, str], tmp_path: Path) -> None:
     with penstock_apart(tmp_path, servers) as system:
         system.apply_sites()
@@ -72,6 +73,7 @@ def test_a_job_that_no_site_can_run_is_held_until_one_appears(servers: dict[str,
         assert _only_job(system)["state"] == "done"
 
 
+@pytest.mark.alone
 def test_ten_jobs_do_not_wait_for_a_hundred_thousand_of_another_campaign(
     servers: dict[str, str], tmp_path: Path
 ) -> None:

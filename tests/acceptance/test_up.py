@@ -136,6 +136,7 @@ def test_a_process_whose_settings_are_wrong_ends_up_at_once(line: CommandLine, r
     wait_for_end(line)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
