@@ -25,6 +25,7 @@ from pipeline.transport.port import open_transport
 from schemas.messages import IdsBody, Message
 from tests.benchmarks.no_op.no_op.consumer import Commit
 from tests.rabbitmq import RabbitMqServer
+from tests.waiting import eventually
 
 WORK = Path(__file__).parent / "no_op"
 """Where the contestants' processes find what they run."""
@@ -180,13 +181,18 @@ def left_by_penstock(url: str, queue: str) -> Count:
 
 
 def left_on_rabbitmq(server: RabbitMqServer, queue: str) -> Count:
-    """Ready and unacknowledged, by the management API, which knows it a tenth of a second late."""
+    """Ready and unacknowledged, by the management API, whose numbers are up to a second old."""
     client = httpx.Client(base_url=f"{server.management_url}/api/queues/%2F/")
 
-    def left() -> int:
+    def known() -> tuple[int] | None:
         answer = client.get(queue, params={"columns": "messages"})
-        # A queue of which nothing is known yet answers with an empty list.
-        return int(answer.json()["messages"]) if answer.is_success and answer.json() else 0
+        # A queue of which nothing is known now answers with an empty list: that is not the same as none left.
+        return (int(answer.json()["messages"]),) if answer.is_success and answer.json() else None
+
+    def left() -> int:
+        found = eventually(known)
+        assert found is not None
+        return found[0]
 
     return left
 

@@ -88,10 +88,10 @@ def _on_redis(server: RedisServer, database_url: str, folder: Path) -> list[Figu
 def _on_rabbitmq(server: RabbitMqServer, database_url: str, folder: Path) -> list[Figure]:
     url = server.amqp_url
     taking_part = [
-        celery(url, left_on_rabbitmq(server, "celery"), 5_000),
-        dramatiq_workers(url, left_on_rabbitmq(server, "default"), 5_000),
-        penstock(url, database_url, NoOp, left_on_rabbitmq(server, NoOp.queue), 50_000),
-        penstock(url, database_url, Commit, left_on_rabbitmq(server, Commit.queue), 50_000),
+        celery(url, left_on_rabbitmq(server, "celery"), 7_500),
+        dramatiq_workers(url, left_on_rabbitmq(server, "default"), 20_000),
+        penstock(url, database_url, NoOp, left_on_rabbitmq(server, NoOp.queue), 100_000),
+        penstock(url, database_url, Commit, left_on_rabbitmq(server, Commit.queue), 100_000),
     ]
     rates = _rates(taking_part, folder, server.delete_queues)
     return [
