@@ -36,15 +36,7 @@ class BrokerAddress:
     def seconds(self, option: str, default: float) -> float:
         """A positive number of seconds. Raises BadSettings."""
         text = self.options.get(option)
-        if text is None:
-            return default
-        try:
-            seconds = float(text)
-        except ValueError:
-            seconds = 0.0
-        if not 0 < seconds < float("inf"):
-            raise BadSettings(f"{_SETTING}: {option}={text!r} must be a positive number of seconds")
-        return seconds
+        return default if text is None else positive_seconds(option, text)
 
     def tls_context(self) -> ssl.SSLContext:
         """Verifies the server's certificate and name. Raises BadSettings when a file can't be read."""
@@ -56,6 +48,17 @@ class BrokerAddress:
             named = ", ".join(f"{name}={self.options[name]}" for name in sorted(TLS_OPTIONS & set(self.options)))
             raise BadSettings(f"{_SETTING}: {named}: {error}; name PEM files that can be read") from error
         return context
+
+
+def positive_seconds(option: str, text: str) -> float:
+    """What `text` says. Raises BadSettings unless it is a positive number."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise BadSettings(f"{_SETTING}: {option}={text!r} must be a positive number of seconds")
+    return seconds
 
 
 def parse_broker_address(url: str, *, port: int, user: str, options: Collection[str]) -> BrokerAddress:

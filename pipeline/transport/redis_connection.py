@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from pipeline.errors import BadSettings, BrokerUnavailable
+from pipeline.transport.address import positive_seconds
 
 TAKEOVER = 15.0
 """Seconds of silence after which a consumer counts as dead, unless the URL says `?takeover=`."""
@@ -46,22 +47,12 @@ def parse_address(url: str) -> Address:
     return Address(
         driver_url=_joined(base, urlencode(theirs)),
         shown=_joined(_PASSWORD.sub(r"\1:***@", base), urlencode(visible, safe="*/")),
-        takeover=_seconds(given[-1]) if given else TAKEOVER,
+        takeover=positive_seconds("takeover", given[-1]) if given else TAKEOVER,
     )
 
 
 def _joined(base: str, query: str) -> str:
     return f"{base}?{query}" if query else base
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise BadSettings(f"PENSTOCK_BROKER_URL: takeover={text!r} must be a positive number of seconds")
-    return seconds
 
 
 def connect(address: Address) -> Redis:
