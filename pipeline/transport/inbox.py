@@ -43,21 +43,11 @@ class Inbox:
                 self._changed.notify()
 
     def fail(self, failure: BrokerUnavailable) -> None:
-        """The connection is lost: what was fetched is the broker's again, and whoever waits is told."""
+        """The connection is lost: what was fetched is the broker's again, and whoever waits or comes is told."""
         with self._changed:
             self._waiting.clear()
             self._failure = failure
             self._changed.notify_all()
-
-    def reopen(self) -> None:
-        """There is a connection again."""
-        with self._changed:
-            self._failure = None
-
-    def forget(self, queue: str) -> None:
-        """What was fetched of this queue is the broker's again."""
-        with self._changed:
-            self._waiting.pop(queue, None)
 
     def take(self, queue: str, most: int, wait: float) -> list[Delivery]:
         """Up to `most`; waits up to `wait` seconds for a first one. Raises BrokerUnavailable."""
