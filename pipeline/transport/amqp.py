@@ -21,9 +21,10 @@ from pipeline.transport.address import TLS_OPTIONS, BrokerAddress, parse_broker_
 from pipeline.transport.amqp_channel import Queues
 from pipeline.transport.amqp_connection import AmqpConnection, Terms, connect
 from pipeline.transport.amqp_errors import broker_errors
-from pipeline.transport.amqp_publisher import Addressed, Publisher
+from pipeline.transport.amqp_publisher import Publisher
 from pipeline.transport.amqp_subscription import Subscription
 from pipeline.transport.port import Capabilities, Delivery, Depth
+from pipeline.transport.publication import Addressed, rounds
 from pipeline.transport.rabbit_management import RabbitManagement
 from schemas.messages import Message
 
@@ -80,9 +81,9 @@ class AmqpTransport:
 
     def publish(self, messages: Sequence[Message]) -> None:
         """See the port. Each 1,000 messages cost one wait for the broker."""
-        for queues, chunk in _rounds(messages):
-            with self._calling(f"publish to {', '.join(queues)}", _Use.PUBLISH) as session:
-                session.publisher().publish(chunk)
+        for part in rounds(messages, most=_ROUND, most_bytes=_ROUND_BYTES):
+            with self._calling(f"publish to {', '.join(_queues_of(part))}", _Use.PUBLISH) as session:
+                session.publisher().publish(part)
 
     def receive(self, queue: str, most: int, wait: float) -> list[Delivery]:
         """See the port. Raises BrokerUnavailable once, too, when the broker ended the subscription."""
@@ -174,20 +175,5 @@ class _Session:
         return found
 
 
-def _rounds(messages: Sequence[Message]) -> Iterator[tuple[list[str], list[Addressed]]]:
-    """As many messages as shall be confirmed together, and the names of their queues."""
-    chunk: list[Addressed] = []
-    size = 0
-    for message in messages:
-        body = message.encode()
-        chunk.append((message.queue, body))
-        size += len(body)
-        if len(chunk) == _ROUND or size > _ROUND_BYTES:
-            yield _queues_of(chunk), chunk
-            chunk, size = [], 0
-    if chunk:
-        yield _queues_of(chunk), chunk
-
-
-def _queues_of(chunk: Sequence[Addressed]) -> list[str]:
-    return list(dict.fromkeys(queue for queue, _ in chunk))
+def _queues_of(part: Sequence[Addressed]) -> list[str]:
+    return list(dict.fromkeys(queue for queue, _ in part))

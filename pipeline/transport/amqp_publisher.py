@@ -14,9 +14,7 @@ from pika.spec import Basic
 from pipeline.transport.amqp_channel import AmqpChannel, Answer, Queues
 from pipeline.transport.amqp_connection import AmqpConnection
 from pipeline.transport.amqp_errors import NotTaken
-
-Addressed = tuple[str, bytes]
-"""A queue, and what goes there."""
+from pipeline.transport.publication import Addressed
 
 _PAUSES = (0.05, 0.15, 0.4, 0.4)
 """Seconds before what the broker did not take is offered again."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ssl
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from pipeline.errors import BrokerUnavailable
 from pipeline.transport.address import TLS_OPTIONS, BrokerAddress, parse_broker_address
 from pipeline.transport.port import Capabilities, Delivery, Depth
+from pipeline.transport.publication import Addressed, rounds
 from pipeline.transport.stomp_connection import HEARTBEAT, NotLetIn, StompConnection
 from pipeline.transport.stomp_depth import Counts
 from pipeline.transport.stomp_destinations import Destinations
@@ -66,7 +67,7 @@ class StompTransport:
 
     def publish(self, messages: Sequence[Message]) -> None:
         """See the port."""
-        for part in _rounds(messages):
+        for part in rounds(messages, most=_ROUND, most_bytes=_ROUND_BYTES):
             queues = ", ".join(sorted({queue for queue, _ in part}))
             self._call(f"publish to {queues}", partial(self._publish, part))
 
@@ -173,7 +174,7 @@ class StompTransport:
         self._end()
         self._end = _nothing
 
-    def _publish(self, part: Sequence[tuple[str, bytes]], connection: StompConnection) -> None:
+    def _publish(self, part: Sequence[Addressed], connection: StompConnection) -> None:
         """One round. ActiveMQ writes each confirmed message to disk by itself, but a transaction as one."""
         if len(part) == 1 or not connection.is_activemq:
             connection.send_confirmed([("SEND", self._destinations.sending(queue), body) for queue, body in part])
@@ -202,21 +203,6 @@ class StompTransport:
         if self._connection is not None and self._windows is not None and self._windows.should_end(wanted):
             self._connection.close()
             self._leave()
-
-
-def _rounds(messages: Sequence[Message]) -> Iterator[list[tuple[str, bytes]]]:
-    """Queue and payload of as many messages at a time as are sent before their receipts are waited for."""
-    part: list[tuple[str, bytes]] = []
-    size = 0
-    for message in messages:
-        body = message.encode()
-        part.append((message.queue, body))
-        size += len(body)
-        if len(part) == _ROUND or size > _ROUND_BYTES:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
 
 
 def _watch(transport: weakref.ref[StompTransport], connection: StompConnection) -> None:

@@ -1,12 +1,14 @@
-"""Which broker a test of transports gets: each of them in turn, or the one that `--transport-url` names."""
+"""The broker that a test of transports gets: each in turn, or that of `--transport-url`; and transports by URL."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import count
 
 import pytest
 
+from pipeline.transport.port import Transport, open_transport
 from tests.conformance.transport_brokers import (
     ActiveMqBroker,
     Broker,
@@ -19,6 +21,7 @@ from tests.conformance.transport_brokers import (
     is_wired,
     outside_broker,
 )
+from tests.conformance.transport_notes import Open
 
 SERVERS = ("redis", "rabbitmq-amqp", "rabbitmq-stomp", "activemq")
 FIXTURES = {
@@ -28,6 +31,8 @@ FIXTURES = {
     "server_broker": SERVERS,
 }
 """What a test asks for, and the brokers that have it."""
+
+_numbers = count(1)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -83,3 +88,22 @@ def wired_broker(_opened: WiredBroker) -> WiredBroker:
 def server_broker(_opened: ServerBroker) -> ServerBroker:
     """One whose server can be killed."""
     return _opened
+
+
+@pytest.fixture
+def queue() -> str:
+    """The name of a queue that no other test uses."""
+    return f"alone-{next(_numbers)}"
+
+
+@pytest.fixture
+def opened() -> Iterator[Open]:
+    """Opens transports by URL, each for a consumer of its own."""
+    with ExitStack() as stack:
+
+        def open_(url: str) -> Transport:
+            transport = open_transport(url, f"consumer-of-its-own-{next(_numbers)}")
+            stack.callback(transport.close)
+            return transport
+
+        yield open_

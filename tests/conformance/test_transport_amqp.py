@@ -9,10 +9,7 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -22,7 +19,7 @@ from pipeline.errors import BadSettings, BrokerUnavailable
 from pipeline.transport import amqp_channel, amqp_subscription
 from pipeline.transport.amqp_subscription import Subscription
 from pipeline.transport.port import Delivery, Depth, Transport, open_transport
-from tests.conformance.transport_notes import again, drain, note, notes, numbers_of, receive_all, settled_depth
+from tests.conformance.transport_notes import Open, again, drain, note, notes, numbers_of, receive_all, settled_depth
 from tests.proxy import Proxy, Way
 from tests.rabbitmq import RabbitMqServer
 from tests.waiting import eventually
@@ -31,28 +28,6 @@ SOON = 0.4
 """Seconds within which what is in a queue has reached a consumer that asks for it."""
 USUAL_TIMEOUT = 1_800_000
 """Milliseconds that RabbitMQ gives a consumer for an acknowledgement."""
-
-Open = Callable[[str], Transport]
-"""Opens a transport that is closed when the test ends."""
-
-_numbers = count(1)
-
-
-@pytest.fixture
-def queue() -> str:
-    return f"amqp-{next(_numbers)}"
-
-
-@pytest.fixture
-def opened() -> Iterator[Open]:
-    with ExitStack() as stack:
-
-        def open_(url: str) -> Transport:
-            transport = open_transport(url, f"amqp-consumer-{next(_numbers)}")
-            stack.callback(transport.close)
-            return transport
-
-        yield open_
 
 
 @pytest.fixture
@@ -91,12 +66,12 @@ def test_a_server_without_quorum_queues_gets_durable_ones_of_its_own_kind(
 
 
 def test_a_queue_that_another_makes_at_the_same_moment_takes_what_is_published(
-    transport: Transport, rabbitmq_server: RabbitMqServer, opened: Open
+    transport: Transport, rabbitmq_server: RabbitMqServer, opened: Open, queue: str
 ) -> None:
     """RabbitMQ 3.10 now and then refuses the first messages of a queue whose leader is being chosen."""
     other = opened(rabbitmq_server.amqp_url)
     with ThreadPoolExecutor() as threads:
-        for name in [f"young-{next(_numbers)}" for _ in range(20)]:
+        for name in [f"{queue}-{number}" for number in range(20)]:
             published = threads.submit(other.publish, [note(name, 1)])
             transport.publish([note(name, 2)])
             published.result()

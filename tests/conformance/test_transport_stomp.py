@@ -9,43 +9,18 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from itertools import count
 from pathlib import Path
 
 import pytest
 import trustme
 
 from pipeline.errors import BadSettings, BrokerUnavailable
-from pipeline.transport.port import Depth, Transport, open_transport
+from pipeline.transport.port import Depth, open_transport
 from tests.activemq import ActiveMqServer
-from tests.conformance.transport_notes import again, drain, note, notes, numbers_of, receive_all
+from tests.conformance.transport_notes import Open, again, drain, note, notes, numbers_of, receive_all
 from tests.proxy import Proxy, Way
 from tests.rabbitmq import RabbitMqServer
 from tests.waiting import eventually
-
-Open = Callable[[str], Transport]
-"""Opens a transport that is closed when the test ends."""
-
-_numbers = count(1)
-
-
-@pytest.fixture
-def queue() -> str:
-    return f"stomp-{next(_numbers)}"
-
-
-@pytest.fixture
-def opened() -> Iterator[Open]:
-    with ExitStack() as stack:
-
-        def open_(url: str) -> Transport:
-            transport = open_transport(url, f"stomp-consumer-{next(_numbers)}")
-            stack.callback(transport.close)
-            return transport
-
-        yield open_
 
 
 @pytest.fixture(params=["activemq", "rabbitmq"])

@@ -14,6 +14,9 @@ from tests.waiting import eventually
 
 T = TypeVar("T")
 
+Open = Callable[[str], Transport]
+"""Opens a transport that is closed when the test ends."""
+
 
 class Note(Body):
     """A body of the tests' own."""

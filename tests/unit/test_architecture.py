@@ -34,7 +34,7 @@ TRANSPORTS = {
     "stomp": ("stomp_",),
 }
 """How the names of a transport's modules begin."""
-SHARED = {"__init__", "port", "address", "inbox", "rabbit_management"}
+SHARED = {"__init__", "port", "address", "inbox", "publication", "rabbit_management"}
 """What transports may have in common: the port, and pieces that know none of them."""
 LONGEST_TRANSPORT_MODULE = 300
 """Lines."""
