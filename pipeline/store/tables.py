@@ -15,6 +15,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    Double,
     Float,
     ForeignKey,
     Index,
@@ -78,7 +79,14 @@ def _wake() -> list[Column[Any]]:
     return [_at("wake_at", nullable=True), Column("dead_letter_id", Id)]
 
 
-vos = Table("vos", metadata, _id(), Column("name", String(63), nullable=False, unique=True))
+vos = Table(
+    "vos",
+    metadata,
+    _id(),
+    Column("name", String(63), nullable=False, unique=True),
+    Column("share", Float, nullable=False, server_default="1"),
+)
+"""`share` is the VO's part of the pilots of a site queue that several VOs want."""
 
 groups = Table(
     "groups",
@@ -197,11 +205,22 @@ jobs = Table(
     _at("created_at"),
     _at("changed_at"),
     *_wake(),
+    Column("cores", Integer),
+    Column("memory", Integer),
+    Column("disk", Integer),
+    Column("gpus", Integer),
+    Column("alternative", SmallInteger),
+    Column("charge", BigInteger),
+    _at("matched_at", nullable=True),
     Index("ix_jobs_step_id_state_wake_at", "step_id", "state", "wake_at"),
     Index("ix_jobs_wake_at", "wake_at"),
     Index("ix_jobs_pilot_id_state", "pilot_id", "state"),
 )
-"""Narrow, and without foreign keys on the hot path; the template is in job_specs."""
+"""Narrow, and without foreign keys on the hot path; the template is in job_specs.
+
+The last seven columns are what the present attempt was granted: cores, MiB of memory and of disk, GPUs, by which of
+the requirement's specifications, the core-seconds that its share was charged, and when. They are null for attempts
+that the release before 0.3.0 assigned."""
 
 job_events = Table(
     "job_events",
@@ -334,8 +353,10 @@ bans = Table(
     _at("until", nullable=True),
     _at("lifted_at", nullable=True),
     Column("lifted_by", String(200)),
+    Column("only_job_type", String(63)),
 )
-"""Never overwritten by `sites apply`; in force until `until`, or until lifted."""
+"""Never overwritten by `sites apply`; in force until `until`, or until lifted. With `only_job_type` it is test mode:
+jobs of that type may run there, others may not."""
 
 enrolments = Table(
     "enrolments",
@@ -364,6 +385,7 @@ pilots = Table(
     Column("drain_requested", Boolean, nullable=False, server_default="0"),
     Column("failures_in_row", Integer, nullable=False, server_default="0"),
     Column("node", LongText),
+    Column("resource_id", Id),
     Column("reason", String(500)),
     _at("requested_at"),
     _at("submitted_at", nullable=True),
@@ -387,11 +409,34 @@ slots = Table(
     _at("ends_at"),
     _at("offered_at"),
     *_wake(),
+    Column("gpus", Integer, nullable=False, server_default="0"),
+    Column("reserved_for", Id),
     Index("ix_slots_state", "state"),
     Index("ix_slots_wake_at", "wake_at"),
 )
 """One row per pilot that asked for jobs: offered (matching shall look), parked (nothing fitted yet, or room is
-left), served (jobs wait for the pilot to fetch them). Its lock is the pilot's lock."""
+left), served (jobs wait for the pilot to fetch them). Its lock is the pilot's lock. `reserved_for` is an autocluster
+whose jobs need more than is free there and have waited so long that narrower ones shall not take what becomes free."""
+
+resources = Table(
+    "resources",
+    metadata,
+    _id(),
+    Column("signature", String(64), nullable=False, unique=True),
+    Column("body", LongText, nullable=False),
+)
+"""What pilots found their nodes to be like, each kind of node once."""
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("site_id", Id, ForeignKey("sites.id"), primary_key=True),
+    Column("host", String(200), primary_key=True),
+    _at("bad_until"),
+    Column("reason", String(500), nullable=False),
+    _at("at"),
+)
+"""Nodes that failed job after job: no pilot there gets a job until `bad_until`."""
 
 limits = Table(
     "limits",
@@ -403,6 +448,72 @@ limits = Table(
     Column("running", Integer, nullable=False, server_default="0"),
     UniqueConstraint("kind", "subject_id"),
 )
+"""Running jobs counted against a maximum: of kind `site` by site id, of kind `rule` by the id of a limit rule."""
+
+limit_rules = Table(
+    "limit_rules",
+    metadata,
+    _id(),
+    _ref("vo_id", "vos"),
+    Column("name", String(63), nullable=False),
+    Column("rule", LongText, nullable=False),
+    Column("declared", Boolean, nullable=False),
+    UniqueConstraint("vo_id", "name"),
+)
+"""A VO's own limits, as its policy declares them; a rule that is declared no more limits nothing."""
+
+start_rates = Table(
+    "start_rates",
+    metadata,
+    Column("site_id", Id, ForeignKey("sites.id"), primary_key=True),
+    Column("jobs", Integer, nullable=False),
+    Column("period", Float, nullable=False),
+    Column("tokens", Float, nullable=False),
+    _at("at"),
+)
+"""So many jobs per `period` seconds may start at a site: a bucket that held `tokens` at that moment."""
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("vo_id", Id, ForeignKey("vos.id"), primary_key=True, autoincrement=False),
+    Column("body", LongText, nullable=False),
+    Column("applied_by", String(200), nullable=False),
+    _at("applied_at"),
+)
+"""A VO's shares and limits, as they were applied last."""
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("vo_id", Id, primary_key=True, autoincrement=False),
+    Column("group_id", Id, primary_key=True, autoincrement=False),
+    Column("owner_id", Id, primary_key=True, autoincrement=False),
+    Column("weight", Double(), nullable=False),
+    _at("landmark"),
+    Column("charged", BigInteger, nullable=False, server_default="0"),
+    Column("settled", BigInteger, nullable=False, server_default="0"),
+    Column("used", BigInteger, nullable=False, server_default="0"),
+)
+"""Core-seconds by owner. `weight` fades with the half-life: it is the usage as of `landmark`, and what came later
+counts for more (forward decay). `charged` was promised to all jobs ever matched, `settled` is the part of it whose
+attempts have ended, `used` what those really took."""
+
+releases = Table(
+    "releases",
+    metadata,
+    _id(),
+    Column("job_id", Id, nullable=False),
+    Column("autocluster_id", Id),
+    Column("site_id", Id),
+    Column("cores", Integer),
+    Column("charge", BigInteger),
+    Column("is_started", Boolean, nullable=False),
+    _at("matched_at", nullable=True),
+    _at("ended_at"),
+)
+"""Attempts that have ended and are not booked yet: limits and usage still count them. Appended by whoever ends an
+attempt, so that reports don't queue for the rows of `limits` and `usage`; booked in bulk by matching and upkeep."""
 
 datasets = Table(
     "datasets",
