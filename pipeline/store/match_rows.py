@@ -89,7 +89,7 @@ class StartRate:
 class Account:
     """What an owner used: `usage` in core-seconds as they count now, faded by the half-life; the rest since ever.
 
-    `charged` was promised to all jobs matched; `settled` is that part of it whose attempts ended, `used` what those took.
+    `charged` was promised to all jobs matched; `settled` is the part of it whose attempts ended, `used` what they took.
     """
 
     vo_id: int
