@@ -15,7 +15,7 @@ RUN := .venv/bin/python -m
 CODE := schemas pipeline executors consumers triggers tests examples docs
 SCRIPTS := examples/zmumu/dimuon.py examples/zmumu/merge.py examples/zmumu/demo.py docs/generate.py
 
-.PHONY: help demo test lint unit bench bench-queues chaos docs lock clean
+.PHONY: help demo test lint unit bench bench-queues bench-matching bench-lifecycle chaos docs lock clean
 help:
 	@echo "make demo    run the Z -> mu mu campaign on this machine; plot in build/demo/"
 	@echo "make test    lint, types and all tests, against real servers"
@@ -23,6 +23,8 @@ help:
 	@echo "make unit    the unit tests alone"
 	@echo "make bench   benchmarks"
 	@echo "make bench-queues  our consumer beside RQ, Celery and Dramatiq, on Redis and RabbitMQ"
+	@echo "make bench-matching   matching with up to ten million waiting jobs, on MariaDB"
+	@echo "make bench-lifecycle  100,000 jobs from submission to done, through 1,000 simulated pilots"
 	@echo "make chaos   50,000 messages through each broker under random faults; prints what was lost and doubled"
 	@echo "make docs    write the generated pages of docs/reference"
 	@echo "make lock    resolve uv.lock anew, without the registry's host names"
@@ -51,6 +53,12 @@ bench: .venv/.test
 
 bench-queues: .venv/.test
 	$(RUN) tests.benchmarks queues
+
+bench-matching: .venv/.test
+	$(RUN) tests.benchmarks matching
+
+bench-lifecycle: .venv/.test
+	$(RUN) tests.benchmarks lifecycle
 
 chaos: .venv/.test
 	$(RUN) tests.chaos
