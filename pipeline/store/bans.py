@@ -77,13 +77,27 @@ def in_force(tx: Transaction) -> ColumnElement[bool]:
 
 
 def banned_queues(tx: Transaction) -> set[tuple[int, int | None]]:
-    """(site queue, VO) of every ban in force, a banned site as all of its queues; VO None: for all VOs."""
-    query = (
-        select(site_queues.c.id, bans.c.vo_id)
+    """(site queue, VO) of every full ban in force, a banned site as all of its queues; VO None: for all VOs."""
+    rows = tx.rows(_by_queue(tx).where(bans.c.only_job_type.is_(None)))
+    return {(row.id, row.vo_id) for row in rows}
+
+
+def tested_queues(tx: Transaction) -> dict[tuple[int, int | None], str]:
+    """The only job type that may run on each (site queue, VO) in test mode; VO None: for all VOs.
+
+    A site in test mode counts as all of its queues, and of several rows for one queue and VO the latest. Queues
+    that are banned as well are listed too: a caller that leaves `banned_queues` out first lets the ban win.
+    """
+    rows = tx.rows(_by_queue(tx).where(bans.c.only_job_type.is_not(None)).order_by(bans.c.id))
+    return {(row.id, row.vo_id): row.only_job_type for row in rows}
+
+
+def _by_queue(tx: Transaction) -> Select[Any]:
+    return (
+        select(site_queues.c.id, bans.c.vo_id, bans.c.only_job_type)
         .join(bans, bans.c.site_id == site_queues.c.site_id)
         .where(in_force(tx), or_(bans.c.site_queue_id.is_(None), bans.c.site_queue_id == site_queues.c.id))
     )
-    return {(row.id, row.vo_id) for row in tx.rows(query)}
 
 
 def _ids(tx: Transaction, scope: Scope) -> tuple[int, int | None]:
