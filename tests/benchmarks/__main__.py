@@ -1,4 +1,4 @@
-"""Run benchmarks: those named, or all but the one of the queues, which takes minutes and has a target of its own."""
+"""Run benchmarks: those named, or all but those that take minutes and have a target of their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tests.benchmarks import demo, optimisation, queues, submission
+from tests.benchmarks import demo, lifecycle, optimisation, queues, submission
 from tests.benchmarks.figures import Figure, show, store
 
 BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
@@ -15,7 +15,9 @@ BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
     "optimisation": optimisation.measure,
     "demo": demo.measure,
     "queues": queues.measure,
+    "lifecycle": lifecycle.measure,
 }
+APART = frozenset({"queues", "lifecycle"})
 
 
 @click.command()
@@ -23,7 +25,7 @@ BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
 @click.option("--to", type=click.Path(path_type=Path), default=Path("build/bench"), help="where NAME.json goes")
 def main(names: tuple[str, ...], to: Path) -> None:
     """Measure, print tables, and write NAME.json for each."""
-    for name in names or [each for each in BENCHMARKS if each != "queues"]:
+    for name in names or [each for each in BENCHMARKS if each not in APART]:
         figures = BENCHMARKS[name]()
         show(name, figures)
         click.echo(f"written to {store(name, figures, to)}")
