@@ -1,69 +1,198 @@
-"""What a job wants and what a slot has, in the same words, and the rule that compares them."""
+"""The rule that compares what a job wants with what a slot has, in the same words.
+
+It has two parts, since matching compares millions of times: `static_misfits` is all that neither room nor time changes
+(computed once for a kind of node and a requirement), `grant` is the rest, a few comparisons of numbers.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from typing import Annotated
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field
+from schemas.names import Name, Names
+from schemas.resources import Resource
+from schemas.rooms import Grant, Room
+from schemas.specifications import Needs, Requirement, Specification
+from schemas.versions import numbers
 
-from schemas.bounds import Number
+__all__ = [
+    "Fit",
+    "Name",
+    "Names",
+    "Requirement",
+    "Resource",
+    "Specification",
+    "fits",
+    "grant",
+    "room_of",
+    "static_misfits",
+]
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,62}$")]
-Names = tuple[Name, ...]
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Whether a resource can run a job (true when it can), by which alternative, or else what is missing."""
+
+    alternative: int | None
+    """Index in `requirement.specifications()`; the one that comes closest when none fits."""
+    reasons: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return not self.reasons
 
 
-class Requirement(BaseModel):
-    """What one job of a template needs. `memory` and `disk` are MiB, `wall_time` is seconds."""
+def fits(requirement: Requirement, resource: Resource) -> Fit:
+    """Whether `resource`, empty, can run `requirement`: by the first alternative that fits."""
+    closest: Fit | None = None
+    for index, specification in enumerate(requirement.specifications()):
+        reasons = (*static_misfits(specification, resource), *_late(specification.needs, resource))
+        if not reasons:
+            return Fit(index)
+        if requirement.any_of:
+            reasons = tuple(f"any_of[{index}] {reason}" for reason in reasons)
+        if closest is None or len(reasons) < len(closest.reasons):
+            closest = Fit(index, reasons)
+    assert closest is not None  # a requirement has one specification at the least
+    return closest
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cores: Number = Field(default=1, description="processor cores")
-    memory: Number = Field(default=1024, description="resident memory, MiB")
-    disk: Number = Field(default=1024, description="scratch space, MiB")
-    wall_time: Number = Field(default=3600, description="longest run time, seconds")
-    tags: Names = Field(default=(), description="tags that the site queue must carry, all of them")
-    sites: Names = Field(default=(), description="sites that may run it; empty: any")
-    banned_sites: Names = Field(default=(), description="sites that may not run it")
+def room_of(resource: Resource) -> Room:
+    """All of it, nothing taken."""
+    return Room(resource.cores, resource.memory, resource.disk, resource.gpus)
 
-    def signature(self) -> str:
-        """A hash of the meaning: equal requirements share it, in whatever order names were written."""
-        plain = self.model_copy(
-            update={name: tuple(sorted(set(getattr(self, name)))) for name in ("tags", "sites", "banned_sites")}
+
+def grant(specification: Specification, room: Room, time_left: float, power: float | None) -> Grant | None:
+    """What a job gets of `room` with `time_left` seconds to go: as many cores and GPUs as it wants and are free.
+
+    None when that is too little. `power` is HS23 per core. Exact about room and time; of all else, such as tags, it
+    knows nothing: see `static_misfits`.
+    """
+    needs = specification.needs
+    cores = needs.max_cores if needs.max_cores < room.cores else room.cores
+    if needs.per_core and needs.overhead + needs.per_core * cores > room.memory:
+        cores = (room.memory - needs.overhead) // needs.per_core
+    memory = needs.overhead + needs.per_core * cores
+    gpus = needs.max_gpus if needs.max_gpus < room.gpus else room.gpus
+    if (
+        cores < needs.min_cores
+        or memory > room.memory
+        or needs.disk > room.disk
+        or gpus < needs.min_gpus
+        or needs.wall_time > time_left
+    ):
+        return None
+    if needs.cpu_work is None:
+        return Grant(cores, memory, needs.disk, gpus, needs.wall_time)
+    if power is None:
+        return None
+    seconds = needs.cpu_work / (power * cores)
+    return Grant(cores, memory, needs.disk, gpus, seconds) if seconds <= needs.wall_time else None
+
+
+def static_misfits(specification: Specification, resource: Resource) -> tuple[str, ...]:
+    """Every reason why no free room and no time would make `resource` fit; empty when there is none."""
+    return tuple(_static_misfits(specification, resource))
+
+
+def _static_misfits(wanted: Specification, resource: Resource) -> Iterator[str]:
+    yield from _too_small(wanted.needs, resource)
+    if not wanted.tag_expression.holds(resource.tag_set):
+        yield from wanted.tag_expression.reasons(resource.tag_set)
+    if wanted.sites and resource.site not in wanted.sites:
+        yield f"{resource.site} is not among the job's sites"
+    if resource.site in wanted.banned_sites:
+        yield f"{resource.site} is banned by the job"
+    yield from _wrong_system(wanted, resource)
+    yield from _wrong_processor(wanted, resource)
+    if wanted.gpu is not None:
+        yield from _wrong_gpu(wanted, resource)
+    yield from _least("scratch rate", wanted.io.scratch, resource.io.scratch, " MB/s")
+    yield from _least("LAN rate", wanted.io.lan, resource.io.lan, " MB/s")
+
+
+def _too_small(needs: Needs, resource: Resource) -> Iterator[str]:
+    yield from _least("cores", needs.min_cores, resource.cores)
+    yield from _least("memory", needs.memory(needs.min_cores), resource.memory, " MiB")
+    yield from _least("disk", needs.disk, resource.disk, " MiB")
+    if needs.cpu_work is None:
+        return
+    if resource.power is None:
+        yield "does not say its power, which cpu_work needs"
+        return
+    cores = min(needs.max_cores, resource.cores)
+    if needs.per_core:
+        cores = min(cores, (resource.memory - needs.overhead) // needs.per_core)
+    if cores >= needs.min_cores and needs.cpu_work / (resource.power * cores) > needs.wall_time:
+        seconds = needs.cpu_work / (resource.power * cores)
+        yield f"would need {seconds:.0f} s for cpu_work {needs.cpu_work:g}, wants wall_time {needs.wall_time} s"
+
+
+def _late(needs: Needs, resource: Resource) -> Iterator[str]:
+    yield from _least("wall_time", needs.wall_time, resource.wall_time, " s")
+
+
+def _wrong_system(wanted: Specification, resource: Resource) -> Iterator[str]:
+    wish, system = wanted.system, resource.system
+    yield from _same("system", wish.name, system.name)
+    yield from _least_version("glibc", wish.glibc, system.glibc)
+    if wish.user_namespaces and not system.user_namespaces:
+        yield (
+            "does not say whether it has user namespaces" if system.user_namespaces is None else "lacks user namespaces"
         )
-        return hashlib.sha256(plain.model_dump_json().encode()).hexdigest()
 
 
-class Resource(BaseModel):
-    """What a slot (or a site queue's fresh pilot) offers: free `cores`, `memory` and `disk` in MiB, seconds left."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    site: Name
-    cores: int
-    memory: int
-    disk: int
-    wall_time: int
-    tags: Names = ()
+def _wrong_processor(wanted: Specification, resource: Resource) -> Iterator[str]:
+    wish, processor = wanted.architecture, resource.architecture
+    yield from _same("architecture", wish.name, processor.name)
+    if wish.level is not None:
+        yield from _least("microarchitecture level", wish.level.min, processor.level)
+        if wish.level.max is not None and processor.level is None and wish.level.min is None:
+            yield "does not say its microarchitecture level"
+        if wish.level.max is not None and processor.level is not None and processor.level > wish.level.max:
+            yield f"wants microarchitecture level {wish.level.max} at most, has {processor.level}"
 
 
-def misfits(requirement: Requirement, resource: Resource) -> tuple[str, ...]:
-    """Every reason why `resource` can't run `requirement`; empty when it can."""
-    reasons = []
-    for word, unit in (("cores", ""), ("memory", " MiB"), ("disk", " MiB"), ("wall_time", " s")):
-        wanted, offered = getattr(requirement, word), getattr(resource, word)
-        if wanted > offered:
-            reasons.append(f"wants {word} {wanted}{unit}, has {offered}{unit}")
-    missing = sorted(set(requirement.tags) - set(resource.tags))
-    if missing:
-        reasons.append(f"lacks tags {', '.join(missing)}")
-    if requirement.sites and resource.site not in requirement.sites:
-        reasons.append(f"{resource.site} is not among the job's sites")
-    if resource.site in requirement.banned_sites:
-        reasons.append(f"{resource.site} is banned by the job")
-    return tuple(reasons)
+def _wrong_gpu(wanted: Specification, resource: Resource) -> Iterator[str]:
+    wish, gpu = wanted.gpu, resource.gpu
+    if wish is None:
+        return
+    if gpu is None:
+        yield "has no GPU"
+        return
+    yield from _least("GPUs", wanted.needs.min_gpus, gpu.count)
+    yield from _least("memory of a GPU", wish.memory, gpu.memory, " MiB")
+    yield from _same("GPU vendor", wish.vendor, gpu.vendor)
+    yield from _least_version("GPU driver", wish.driver, gpu.driver)
+    capability = wish.compute_capability
+    if capability is None:
+        return
+    if gpu.compute_capability is None:
+        yield "does not say its compute capability"
+        return
+    yield from _least_version("compute capability", capability.min, gpu.compute_capability)
+    if capability.max is not None and numbers(gpu.compute_capability) > numbers(capability.max):
+        yield f"wants compute capability {capability.max} at most, has {gpu.compute_capability}"
 
 
-def fits(requirement: Requirement, resource: Resource) -> bool:
-    """Whether `resource` can run `requirement`."""
-    return not misfits(requirement, resource)
+def _least(word: str, wanted: float | None, has: float | None, unit: str = "") -> Iterator[str]:
+    if wanted is None:
+        return
+    if has is None:
+        yield f"does not say its {word}"
+    elif wanted > has:
+        yield f"wants {word} {wanted}{unit}, has {has}{unit}"
+
+
+def _least_version(word: str, wanted: str | None, has: str | None) -> Iterator[str]:
+    if wanted is None:
+        return
+    if has is None:
+        yield f"does not say its {word}"
+    elif numbers(wanted) > numbers(has):
+        yield f"wants {word} {wanted}, has {has}"
+
+
+def _same(word: str, wanted: str | None, has: str | None) -> Iterator[str]:
+    if wanted is None or wanted == has:
+        return
+    yield f"does not say its {word}" if has is None else f"wants {word} {wanted}, has {has}"

@@ -1,0 +1,41 @@
+"""Versions: numbers with dots between them, compared number by number, so that 2.9 is less than 2.28."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+_VERSION = re.compile(r"\d{1,9}(\.\d{1,9}){0,7}", re.ASCII)
+
+
+@lru_cache(maxsize=10_000)
+def numbers(version: str) -> tuple[int, ...]:
+    """What `version` is compared by; 12 and 12.0 are the same. Raises ValueError for anything else than a version."""
+    if _VERSION.fullmatch(version) is None:
+        raise ValueError(f"{version[:40]!r} is no version; one is up to eight numbers with dots between, such as 2.28")
+    found = [int(part) for part in version.split(".")]
+    while len(found) > 1 and found[-1] == 0:
+        found.pop()
+    return tuple(found)
+
+
+def _written_out(version: Any) -> Any:
+    if isinstance(version, int | float):
+        raise ValueError(f"write the version {version} in quotes: as a number, 2.10 would be 2.1")
+    return version
+
+
+def _checked(version: str) -> str:
+    numbers(version)
+    return version
+
+
+Version = Annotated[str, BeforeValidator(_written_out), Field(max_length=100), AfterValidator(_checked)]
+
+
+def measured(version: str | None) -> str | None:
+    """A version that a node found out about itself; None where it is none that can be compared."""
+    return version if version is not None and _VERSION.fullmatch(version) else None
