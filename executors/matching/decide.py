@@ -1,4 +1,4 @@
-"""The pure part of matching: which jobs go to which slot.
+"""The pure part of matching until shell.py uses its successor, `rounds` (H2): which jobs go to which slots.
 
 Levels (the jobs of an autocluster that have one priority) are served one after the other: higher priority first,
 then what wants more cores, so that a whole node is not split up while jobs that fill it wait, then the oldest.
