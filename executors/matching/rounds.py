@@ -93,21 +93,22 @@ class Outcome:
     """Pilots whose `reserved_for` shall change: to an autocluster, or to nothing."""
 
 
-def match(
-    slots: Sequence[Slot],
-    board: Board,
-    *,
-    shares: Shares,
-    allowance: Allowance,
-    nodes: Mapping[int, Nodes],
-    now: datetime,
-    rules: Rules,
-    backlog: Backlog,
-) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a round keeps to. `shares` and `allowance` are used up by it: make new ones for each round."""
+
+    shares: Shares
+    allowance: Allowance
+    nodes: Mapping[int, Nodes]
+    """By VO; nothing is reserved for a VO that is not named."""
+    rules: Rules
+    now: datetime
+
+
+def match(slots: Sequence[Slot], board: Board, terms: Terms, backlog: Backlog) -> Outcome:
     """At most `rules.most` matches of the levels on the board with the slots.
 
-    `shares` and `allowance` are used up: make new ones for each round. The board is left as it was, so that a
-    transaction that fails needs no mending.
+    The board is left as it was, so that a transaction that fails needs no mending.
     """
     raise NotImplementedError
 
