@@ -6,15 +6,14 @@ from functools import partial
 
 from sqlalchemy import exists, or_, select
 
-from pipeline.store import jobs
 from pipeline.store.database import Database, Transaction
-from pipeline.store.jobs import Change
+from pipeline.store.many_jobs import Move, lock_many, move_many
 from pipeline.store.steps import UNFINISHED
 from pipeline.store.tables import campaigns, steps
 from pipeline.store.tables import jobs as jobs_table
 from schemas.states import CampaignState, JobState, StepState
 
-JOBS_PER_TRANSACTION = 5_000
+JOBS_PER_TRANSACTION = 10_000
 
 
 def half_cancelled(tx: Transaction) -> list[tuple[int, int]]:
@@ -51,6 +50,8 @@ def _withdraw(tx: Transaction, step_id: int) -> int:
     ):
         return 0
     of_step = (jobs_table.c.step_id == step_id, jobs_table.c.state == JobState.WAITING)
-    found = jobs.lock_where(tx, jobs.columns().where(*of_step).limit(JOBS_PER_TRANSACTION))
-    jobs.apply(tx, [Change(job, JobState.RECEIVED, "campaign paused") for job in found])
-    return len(found)
+    ids = [row.id for row in tx.rows(select(jobs_table.c.id).where(*of_step).limit(JOBS_PER_TRANSACTION))]
+    for kind, found in lock_many(tx, ids).items():
+        if kind.state is JobState.WAITING:
+            move_many(tx, found, Move(JobState.WAITING, JobState.RECEIVED, "campaign paused"))
+    return len(ids)

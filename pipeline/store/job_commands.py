@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import Select, select
 
-from pipeline.store import campaigns, jobs, steps
-from pipeline.store.database import Database, Transaction, in_chunks
-from pipeline.store.jobs import Change, JobRow
+from pipeline.store import campaigns, jobs, many_jobs, steps
+from pipeline.store.database import Contended, Database, Transaction, in_chunks
+from pipeline.store.jobs import Change
+from pipeline.store.many_jobs import Kind, Move
 from pipeline.store.steps import StepRow, Window
 from pipeline.store.tables import campaigns as campaigns_table
 from pipeline.store.tables import jobs as jobs_table
@@ -19,7 +21,10 @@ from pipeline.store.tables import steps as steps_table
 from schemas.messages import Message, StepsDue, about_ids
 from schemas.states import JOB_ON_PILOT, CampaignState, JobState, StepState
 
-JOBS_PER_TRANSACTION = 5_000
+JOBS_PER_TRANSACTION = 10_000
+JOBS_PER_PAGE = 100_000
+"""Ids read at a time: each reading goes through all jobs of the steps that are meant."""
+_KILLED = "killed on request"
 _FRESH = (
     ("infrastructure_losses", 0),
     ("payload_failures", 0),
@@ -72,12 +77,18 @@ class Counted:
     messages: list[Message] = field(default_factory=list)
     step_ids: set[int] = field(default_factory=set)
 
+    def add(self, more: Counted) -> None:
+        """Count what a further transaction did."""
+        self.changed += more.changed
+        self.requested += more.requested
+        self.messages += more.messages
+        self.step_ids |= more.step_ids
+
 
 def kill(database: Database, vo_id: int, chosen: JobFilter) -> Counted:
     """Kill every job that the filter means and that is not over; `failed` ones become killed too."""
-    counted = Counted()
     killable = tuple(state for state in JobState if state not in {JobState.DONE, JobState.KILLED})
-    _by_chunks(database, vo_id, chosen, killable, partial(_kill, counted=counted))
+    counted = _by_chunks(database, vo_id, chosen, killable, _kill)
     counted.messages += database.read(lambda tx: _ended(tx, counted.step_ids))
     return counted
 
@@ -87,50 +98,54 @@ def retry(database: Database, vo_id: int, chosen: JobFilter, *, window: int, wak
 
     A blocked step runs again; a closed one gets a new version that holds the retried jobs.
     """
-    counted = Counted()
-    _by_chunks(database, vo_id, chosen, (JobState.FAILED,), partial(_retry, counted=counted))
+    counted = _by_chunks(database, vo_id, chosen, (JobState.FAILED,), _retry)
     counted.messages += database.transact(lambda tx: _reopen(tx, counted.step_ids, window, wake_after))
     return counted
 
 
 def _by_chunks(
-    database: Database,
-    vo_id: int,
-    chosen: JobFilter,
-    states: Iterable[JobState],
-    work: Callable[[Transaction, Sequence[int]], Callable[[], None]],
-) -> None:
+    database: Database, vo_id: int, chosen: JobFilter, states: Iterable[JobState], work: Callable[..., Counted]
+) -> Counted:
+    """`work` on ids that were read beforehand, many at a time: it locks and judges the jobs as they are by then."""
+    counted = Counted()
     last = 0
     while True:
-
-        def one(tx: Transaction, after: int = last) -> tuple[list[int], Callable[[], None]]:
-            query = chosen.narrow(select(jobs_table.c.id), vo_id)
-            query = query.where(jobs_table.c.id > after, jobs_table.c.state.in_(states))
-            ids = [row.id for row in tx.rows(query.order_by(jobs_table.c.id).limit(JOBS_PER_TRANSACTION))]
-            return ids, work(tx, ids)
-
-        ids, count = database.transact(one)
-        count()
-        if len(ids) < JOBS_PER_TRANSACTION:
-            return
+        query = chosen.narrow(select(jobs_table.c.id), vo_id)
+        ids = database.read(partial(_page, query=query, states=states, last=last))
+        for chunk in in_chunks(ids, JOBS_PER_TRANSACTION):
+            counted.add(database.transact(partial(work, ids=chunk)))
+        if len(ids) < JOBS_PER_PAGE:
+            return counted
         last = ids[-1]
 
 
-def _kill(tx: Transaction, ids: Sequence[int], counted: Counted) -> Callable[[], None]:
-    found = jobs.lock(tx, ids)
-    given_up = _given_up(tx, found)
-    on_pilot = [job for job in found if job.state in JOB_ON_PILOT and job.id not in given_up]
-    over = {JobState.DONE, JobState.KILLED}
-    at_once = [job for job in found if job.id in given_up or job.state not in JOB_ON_PILOT | over]
-    jobs.request_kill(tx, on_pilot)
-    jobs.apply(tx, [Change(job, JobState.KILLED, "killed on request") for job in at_once])
+def _page(tx: Transaction, query: Select[tuple[int]], states: Iterable[JobState], last: int) -> list[int]:
+    query = query.where(jobs_table.c.id > last, jobs_table.c.state.in_(states))
+    return [row.id for row in tx.rows(query.order_by(jobs_table.c.id).limit(JOBS_PER_PAGE))]
 
-    def count() -> None:
-        counted.changed += len(at_once)
-        counted.requested += len(on_pilot)
-        counted.step_ids |= {job.step_id for job in at_once}
 
-    return count
+def _kill(tx: Transaction, ids: Sequence[int]) -> Counted:
+    counted = Counted()
+    on_pilot: list[int] = []
+    for kind, found in many_jobs.lock_many(tx, ids).items():
+        if kind.state in {JobState.DONE, JobState.KILLED}:
+            continue
+        if kind.state in JOB_ON_PILOT and not _is_given_up(kind):
+            on_pilot += found
+            continue
+        if kind.state in JOB_ON_PILOT:
+            jobs.apply(tx, [Change(job, JobState.KILLED, _KILLED) for job in jobs.lock(tx, found)])
+        else:
+            many_jobs.move_many(tx, found, Move(kind.state, JobState.KILLED, _KILLED))
+        counted.add(Counted(changed=len(found), step_ids={kind.step_id}))
+    jobs.request_kill(tx, jobs.lock(tx, on_pilot))
+    counted.requested = len(on_pilot)
+    return counted
+
+
+def _is_given_up(kind: Kind) -> bool:
+    """Completing jobs whose check is a dead letter: their pilots have reported, so nobody else will kill them."""
+    return kind.state is JobState.COMPLETING and kind.is_stamped
 
 
 def _ended(tx: Transaction, step_ids: set[int]) -> list[Message]:
@@ -138,36 +153,22 @@ def _ended(tx: Transaction, step_ids: set[int]) -> list[Message]:
     return about_ids(StepsDue, steps.ended_steps(tx, step_ids), now=tx.now)
 
 
-def _given_up(tx: Transaction, found: Sequence[JobRow]) -> set[int]:
-    """Completing jobs whose check is a dead letter: their pilots have reported, so nobody else will kill them."""
-    completing = [job.id for job in found if job.state is JobState.COMPLETING]
-    given_up: set[int] = set()
-    for chunk in in_chunks(completing):
-        stamped = (jobs_table.c.id.in_(chunk), jobs_table.c.dead_letter_id.is_not(None))
-        given_up |= {row.id for row in tx.rows(select(jobs_table.c.id).where(*stamped))}
-    return given_up
-
-
-def _retry(tx: Transaction, ids: Sequence[int], counted: Counted) -> Callable[[], None]:
+def _retry(tx: Transaction, ids: Sequence[int]) -> Counted:
     step_names = _step_names(tx, ids)
-    step_ids: set[int] = set()
-    changed = 0
-    for campaign_id in steps.campaigns_of(tx, step_names):
-        state, latest = steps.lock_campaign(tx, campaign_id)
-        if state is CampaignState.CANCELLED:
-            continue
-        by_name = {step.name: step for step in latest if step.state is not StepState.CANCELLED}
-        found = [job for job in jobs.lock(tx, ids) if job.state is JobState.FAILED and job.campaign_id == campaign_id]
-        for name in sorted({step_names[job.step_id] for job in found} & set(by_name)):
-            mine = [job for job in found if step_names[job.step_id] == name]
-            step_ids.add(_retry_in_step(tx, by_name[name], mine))
-            changed += len(mine)
-
-    def count() -> None:
-        counted.changed += changed
-        counted.step_ids |= step_ids
-
-    return count
+    campaign_ids = steps.campaigns_of(tx, step_names)
+    of_campaign = {campaign_id: steps.lock_campaign(tx, campaign_id) for campaign_id in campaign_ids}
+    failed: defaultdict[tuple[int, str], list[int]] = defaultdict(list)
+    for kind, found in many_jobs.lock_many(tx, ids).items():
+        if kind.step_id not in step_names:
+            raise Contended(f"jobs of campaign {kind.campaign_id} came to the step {kind.step_id} under our eyes")
+        if kind.state is JobState.FAILED and of_campaign[kind.campaign_id][0] is not CampaignState.CANCELLED:
+            failed[kind.campaign_id, step_names[kind.step_id]] += found
+    counted = Counted()
+    for (campaign_id, name), found in sorted(failed.items()):
+        for step in of_campaign[campaign_id][1]:
+            if step.name == name and step.state is not StepState.CANCELLED:
+                counted.add(Counted(changed=len(found), step_ids={_retry_in_step(tx, step, found)}))
+    return counted
 
 
 def _reopen(tx: Transaction, step_ids: set[int], window: int, wake_after: float) -> list[Message]:
@@ -181,16 +182,14 @@ def _reopen(tx: Transaction, step_ids: set[int], window: int, wake_after: float)
     return messages
 
 
-def _retry_in_step(tx: Transaction, step: StepRow, found: Sequence[JobRow]) -> int:
+def _retry_in_step(tx: Transaction, step: StepRow, ids: Sequence[int]) -> int:
     step_id = step.id
     if step.state is StepState.BLOCKED:
         steps.set_state(tx, step, StepState.RUNNING)
     if step.state is StepState.CLOSED:
         step_id = _new_version(tx, step)
-    of_earlier_versions = [job.id for job in found if job.step_id != step_id]
-    if of_earlier_versions:
-        tx.run(update(jobs_table).where(jobs_table.c.id.in_(of_earlier_versions)).values(step_id=step_id))
-    jobs.apply(tx, [Change(job, JobState.RECEIVED, "retried by hand", values=_FRESH) for job in found])
+    values = (*_FRESH, ("step_id", step_id))  # some may be of an earlier version
+    many_jobs.move_many(tx, ids, Move(JobState.FAILED, JobState.RECEIVED, "retried by hand", values))
     return step_id
 
 
@@ -212,6 +211,9 @@ def _new_version(tx: Transaction, step: StepRow) -> int:
 
 
 def _step_names(tx: Transaction, job_ids: Sequence[int]) -> dict[int, str]:
-    step_ids = select(jobs_table.c.step_id).where(jobs_table.c.id.in_(job_ids))
+    """Read before the campaigns are locked, and they before the jobs: a job changes its step under both alone."""
+    step_ids: set[int] = set()
+    for condition in many_jobs.among(jobs_table.c.id, job_ids):
+        step_ids |= {row.step_id for row in tx.rows(select(jobs_table.c.step_id).where(condition).distinct())}
     rows = tx.rows(select(steps_table.c.id, steps_table.c.name).where(steps_table.c.id.in_(step_ids)))
     return {row.id: row.name for row in rows}
