@@ -13,7 +13,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from schemas.bounds import Bytes, Count, ExitCode, Number, RowId, Seconds
 from schemas.campaign import Model
-from schemas.requirements import Names
+from schemas.names import Names
+from schemas.wishes import Level
 
 PROTOCOL = 1
 Adler32 = Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
@@ -24,6 +25,30 @@ class AttemptRef(Model):
 
     job_id: RowId
     attempt: Number
+
+
+Measured = Annotated[str, Field(max_length=100)]
+"""Whatever a node's own tools said; what makes no sense counts as not said."""
+
+
+class NodeGpus(Model):
+    """GPUs of one kind."""
+
+    count: Number
+    memory: Count = Field(default=0, description="of each, MiB; 0: not known")
+    vendor: Measured = ""
+    compute_capability: Measured = ""
+    driver: Measured = ""
+
+
+class NodeDetails(Model):
+    """What jobs may ask for, in their words. Pilots of release 0.2.0 say nothing of it."""
+
+    system_name: Measured = Field(default="", description="as `uname -s` says it")
+    user_namespaces: bool | None = None
+    machine: Measured = Field(default="", description="as `uname -m` says it")
+    level: Level | None = Field(default=None, description="of x86-64, by the psABI")
+    gpu: NodeGpus | None = None
 
 
 class Node(Model):
@@ -39,6 +64,7 @@ class Node(Model):
     gpus: NonNegativeInt = 0
     containers: Names = ()
     python: str = ""
+    details: NodeDetails | None = None
 
 
 class EnrolRequest(Model):
@@ -66,6 +92,7 @@ class OfferRequest(Model):
     cores: Number
     memory: Number = Field(description="MiB")
     disk: Count = Field(description="MiB")
+    gpus: Count = 0
     time_left: Seconds = Field(description="seconds until the pilot must end")
     jobs: tuple[AttemptRef, ...] = Field(
         default=(), description="every attempt that it knows and has not confirmed ended"
@@ -87,7 +114,7 @@ class OutputTarget(Model):
 
 
 class Assignment(AttemptRef):
-    """One attempt to run, with all that it needs. memory, disk: MiB; wall_time: seconds."""
+    """One attempt to run, with all that it was granted. disk: MiB; wall_time: seconds."""
 
     command: tuple[str, ...]
     environment: dict[str, str]
@@ -96,9 +123,10 @@ class Assignment(AttemptRef):
     outputs: tuple[OutputTarget, ...]
     archive: tuple[str, ...] = Field(description="globs of small files to add to the archive")
     cores: PositiveInt
-    memory: PositiveInt
+    memory: PositiveInt = Field(description="MiB above which the attempt is killed")
     disk: PositiveInt
     wall_time: PositiveInt
+    gpus: NonNegativeInt = 0
 
 
 class OfferReply(Model):

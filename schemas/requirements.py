@@ -68,11 +68,11 @@ def grant(specification: Specification, room: Room, time_left: float, power: flo
     knows nothing: see `static_misfits`.
     """
     needs = specification.needs
-    cores = needs.max_cores if needs.max_cores < room.cores else room.cores
+    cores = min(needs.max_cores, room.cores)
     if needs.per_core and needs.overhead + needs.per_core * cores > room.memory:
         cores = (room.memory - needs.overhead) // needs.per_core
     memory = needs.overhead + needs.per_core * cores
-    gpus = needs.max_gpus if needs.max_gpus < room.gpus else room.gpus
+    gpus = min(needs.max_gpus, room.gpus)
     if (
         cores < needs.min_cores
         or memory > room.memory

@@ -8,7 +8,9 @@ from pydantic import Field, model_validator
 
 from schemas.bounds import MAX_SECONDS, Count, Number
 from schemas.campaign import Model
-from schemas.requirements import Name, Names, Resource
+from schemas.names import Name, Names
+from schemas.resources import Architecture, Gpus, Rates, System
+from schemas.wishes import Power
 
 
 class StorageEntry(Model):
@@ -32,13 +34,25 @@ class SiteQueueEntry(Model):
     wall_time: Annotated[int, Field(ge=1, le=MAX_SECONDS)] = Field(
         default=86_400, description="the batch system's limit, seconds; pilots live a margin less"
     )
-    tags: Names = Field(default=(), description="what jobs may ask for, such as `gpu`")
+    tags: Names = Field(default=(), description="what else jobs may ask for, such as `cvmfs:lhcb`")
     max_pilots: Count = Field(default=1, description="pilots in any live state")
     max_pending_pilots: Count = Field(default=1, description="pilots that do not run yet")
+    gpu: Gpus | None = Field(default=None, description="GPUs of one pilot; none: it has none")
+    system: System = Field(default=System(), description="operating system: name, glibc, user_namespaces")
+    architecture: Architecture = Field(default=Architecture(), description="processor: name, level")
+    power: Power | None = Field(default=None, description="of one core, HS23; jobs that give their cpu_work need it")
+    io: Rates = Field(default=Rates(), description="rates of a node in MB/s: scratch, lan")
 
     def lifetime(self, margin: float) -> float:
         """Seconds that a pilot may live: `margin` less than the wall time, but half of the wall time at the least."""
         return max(self.wall_time - margin, self.wall_time / 2)
+
+
+class StartRateEntry(Model):
+    """At most `jobs` start in any `seconds`."""
+
+    jobs: Number = Field(description="that may start")
+    seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)] = Field(description="within this time")
 
 
 class SiteEntry(Model):
@@ -49,18 +63,13 @@ class SiteEntry(Model):
         description="the first takes the outputs of steps that name none"
     )
     max_running_jobs: Number | None = Field(default=None, description="exact limit over all of its queues")
+    max_starts: StartRateEntry | None = Field(
+        default=None, description="{jobs, seconds}: so many jobs may start in so many seconds; none: any"
+    )
     queues: Annotated[tuple[SiteQueueEntry, ...], Field(min_length=1)] = Field(description="of its batch systems")
 
-    def resource(self, queue: SiteQueueEntry) -> Resource:
-        """What a fresh pilot of `queue` offers."""
-        return Resource(
-            site=self.name,
-            cores=queue.cores,
-            memory=queue.memory,
-            disk=queue.disk,
-            wall_time=queue.wall_time,
-            tags=queue.tags,
-        )
+
+VoShare = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 
 
 class SitesFile(Model):
@@ -68,6 +77,9 @@ class SitesFile(Model):
 
     storages: tuple[StorageEntry, ...] = Field(description="every storage that sites and steps name")
     sites: tuple[SiteEntry, ...] = Field(description="every site; one that is left out gets nothing new")
+    vo_shares: dict[Name, VoShare] = Field(
+        default={}, description="how VOs split the pilots of a queue that several want; 1 for one that is left out"
+    )
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:

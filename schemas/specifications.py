@@ -18,7 +18,8 @@ from pydantic import (
 
 from schemas import tags
 from schemas.bounds import Number
-from schemas.names import Name, Names
+from schemas.names import Names
+from schemas.rooms import Room
 from schemas.tags import TagExpression
 from schemas.versions import numbers
 from schemas.wishes import (
@@ -107,6 +108,12 @@ class Specification(Part):
     def min_cores(self) -> int:
         """The fewest cores that it runs with."""
         return self.needs.min_cores
+
+    @property
+    def least(self) -> Room:
+        """The least that it runs with."""
+        needs = self.needs
+        return Room(needs.min_cores, needs.memory(needs.min_cores), needs.disk, needs.min_gpus)
 
     def memory_for(self, cores: int) -> int:
         """MiB that are taken with so many cores."""

@@ -18,7 +18,7 @@ TOO_LONG = 10_000
 """Characters from which an expression is refused."""
 TOO_DEEP = 1_000
 """Nestings (parentheses and `~`) from which an expression is refused."""
-_TOKEN = re.compile(rf"\s*(?:({NAME})|([&|~()])|(\S))", re.ASCII)
+_WORD = re.compile(rf"\s*(?:({NAME})|([&|~()])|(\S))", re.ASCII)
 _BINDS = {"|": 1, "&": 2, "~": 3}
 _OTHER = {"&": "|", "|": "&"}
 
@@ -33,14 +33,14 @@ class Clause:
     def holds(self, tags: AbstractSet[str]) -> bool:
         """Whether it is true of these tags."""
         stack: list[bool] = []
-        for token in self.postfix:
-            if token == "~":
+        for word in self.postfix:
+            if word == "~":
                 stack[-1] = not stack[-1]
-            elif token in _OTHER:
+            elif word in _OTHER:
                 right, left = stack.pop(), stack.pop()
-                stack.append((left and right) if token == "&" else (left or right))
+                stack.append((left and right) if word == "&" else (left or right))
             else:
-                stack.append(token in tags)
+                stack.append(word in tags)
         return stack[0]
 
 
@@ -88,41 +88,41 @@ def all_of(names: tuple[str, ...]) -> TagExpression:
     return TagExpression(" & ".join(sorted(kept)), kept, frozenset(), ())
 
 
-def _postfix(text: str, too_deep: int | None = TOO_DEEP) -> tuple[str, ...]:
-    """Dijkstra's shunting yard."""
+def _postfix(text: str, too_deep: int = TOO_DEEP) -> tuple[str, ...]:
+    """Operators after their operands, by Dijkstra's shunting yard."""
     out: list[str] = []
     waiting: list[str] = []
-    deep, is_operand_due = 0, True
-    for token, at in _tokens(text):
-        if token in "~(":
-            if not is_operand_due:
-                raise ValueError(f"an operator is missing before {token!r} at character {at}")
-            waiting.append(token)
+    deep, is_tag_due = 0, True
+    for word, at in _words(text):
+        opens, joins = word in "~(", word in "&|)"
+        if is_tag_due == joins:
+            raise ValueError(f"{'a tag' if joins else 'an operator'} is missing before {word[:40]!r} at character {at}")
+        is_tag_due = opens or word in "&|"
+        if opens:
+            waiting.append(word)
             deep += 1
-            if too_deep is not None and deep >= too_deep:
+            if deep >= too_deep:
                 raise ValueError(f"it is nested {too_deep} times or more; less is allowed")
-        elif token in "&|)":
-            if is_operand_due:
-                raise ValueError(f"a tag is missing before {token!r} at character {at}")
-            deep -= _shift(waiting, out, 1 if token == ")" else _BINDS[token])
-            if token != ")":
-                waiting.append(token)
-            elif not waiting or waiting.pop() != "(":
-                raise ValueError(f"the parenthesis at character {at} closes nothing")
-            else:
-                deep -= 1
-            is_operand_due = token != ")"
-        elif not is_operand_due:
-            raise ValueError(f"an operator is missing before {token[:40]!r} at character {at}")
+        elif joins:
+            deep -= _shift(waiting, out, _BINDS.get(word, 0))
+            deep -= word == ")" and _closed(waiting, at)
+            if word != ")":
+                waiting.append(word)
         else:
-            out.append(token)
-            is_operand_due = False
-    if is_operand_due:
+            out.append(word)
+    if is_tag_due:
         raise ValueError("it ends where a tag is missing" if out or waiting else "it is empty")
-    _shift(waiting, out, 1)
+    _shift(waiting, out, 0)
     if waiting:
         raise ValueError("a parenthesis is not closed")
     return tuple(out)
+
+
+def _closed(waiting: list[str], at: int) -> bool:
+    if not waiting:
+        raise ValueError(f"the parenthesis at character {at} closes nothing")
+    waiting.pop()
+    return True
 
 
 def _shift(waiting: list[str], out: list[str], binds: int) -> int:
@@ -134,9 +134,9 @@ def _shift(waiting: list[str], out: list[str], binds: int) -> int:
     return negations
 
 
-def _tokens(text: str) -> Iterator[tuple[str, int]]:
+def _words(text: str) -> Iterator[tuple[str, int]]:
     """Tokens, and where they are, counted from 1."""
-    for match in _TOKEN.finditer(text.rstrip()):
+    for match in _WORD.finditer(text.rstrip()):
         name, operator, stray = match.groups()
         at = match.start(match.lastindex or 0) + 1
         if stray is not None:
@@ -155,14 +155,14 @@ class _Meaning:
     @classmethod
     def of(cls, postfix: Sequence[str]) -> _Meaning:
         stack: list[_Meaning] = []
-        for token in postfix:
-            if token == "~":
+        for word in postfix:
+            if word == "~":
                 stack[-1] = stack[-1].negation()
-            elif token in _OTHER:
+            elif word in _OTHER:
                 right = stack.pop()
-                stack[-1] = stack[-1].joined(right, token)
+                stack[-1] = stack[-1].joined(right, word)
             else:
-                stack.append(cls("&", {token}, {f"~{token}"}))
+                stack.append(cls("&", {word}, {f"~{word}"}))
         return stack[0]
 
     def negation(self) -> _Meaning:
@@ -170,14 +170,15 @@ class _Meaning:
 
     def joined(self, other: _Meaning, operator: str) -> _Meaning:
         """The sets are changed in place: each belongs to one meaning, and a long chain is joined in one go."""
-        mine, theirs = self._under(operator), other._under(operator)
+        mine, theirs = self.under(operator), other.under(operator)
         if len(theirs.parts) > len(mine.parts):
             mine, theirs = theirs, mine
         mine.parts |= theirs.parts
         mine.negated |= theirs.negated
         return mine
 
-    def _under(self, operator: str) -> _Meaning:
+    def under(self, operator: str) -> _Meaning:
+        """The same as a list of parts joined by this operator."""
         if self.operator == operator or len(self.parts) == 1:
             return _Meaning(operator, self.parts, self.negated)
         return _Meaning(operator, {_text(self.parts, self.operator)}, {_text(self.negated, operator)})
@@ -190,11 +191,11 @@ def _text(parts: AbstractSet[str], operator: str) -> str:
 
 
 def _conjunction(meaning: _Meaning) -> TagExpression:
-    parts = meaning._under("&").parts
+    parts = meaning.under("&").parts
     simple = {part for part in parts if not part.startswith("(")}
     return TagExpression(
         canonical=" & ".join(sorted(parts)),
         all_of=frozenset(part for part in simple if not part.startswith("~")),
         none_of=frozenset(part[1:] for part in simple if part.startswith("~")),
-        clauses=tuple(Clause(part, _postfix(part, None)) for part in sorted(parts - simple)),
+        clauses=tuple(Clause(part, _postfix(part, TOO_LONG)) for part in sorted(parts - simple)),
     )

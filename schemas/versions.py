@@ -23,7 +23,8 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def _written_out(version: Any) -> Any:
-    if isinstance(version, int | float):
+    is_number = isinstance(version, int | float)
+    if is_number:
         raise ValueError(f"write the version {version} in quotes: as a number, 2.10 would be 2.1")
     return version
 
@@ -34,8 +35,3 @@ def _checked(version: str) -> str:
 
 
 Version = Annotated[str, BeforeValidator(_written_out), Field(max_length=100), AfterValidator(_checked)]
-
-
-def measured(version: str | None) -> str | None:
-    """A version that a node found out about itself; None where it is none that can be compared."""
-    return version if version is not None and _VERSION.fullmatch(version) else None

@@ -74,7 +74,7 @@ class MemoryLimit(Part):
 
 
 class Memory(Part):
-    """Memory that grows with the cores granted, MiB; `limit` is where the attempt is killed, the request if left out."""
+    """Memory that grows with the cores granted, MiB. `limit` is where the attempt is killed; none: at the request."""
 
     overhead: Count = Field(default=0, description="MiB, however many cores")
     per_core: Count = Field(default=0, description="MiB for each core granted")

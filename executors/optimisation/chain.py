@@ -11,7 +11,7 @@ from pipeline.errors import BadSettings
 from pipeline.store.jobs import JobRow
 from pipeline.store.optimisation import Facts
 from pipeline.store.specs import Spec
-from schemas.requirements import Requirement
+from schemas.requirements import Requirement, Specification
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,30 @@ Optimiser = Callable[[Facts, Sequence[Candidate]], Sequence[Verdict]]
 
 
 def narrowed(requirement: Requirement, sites: frozenset[str]) -> Requirement | None:
-    """`requirement` with its sites narrowed to these; None when that leaves none."""
-    kept = sorted(sites & set(requirement.sites) if requirement.sites else sites)
-    return requirement.model_copy(update={"sites": tuple(kept)}) if kept else None
+    """`requirement` with the sites of each alternative narrowed to these; None when that leaves none to any of them.
+
+    An alternative that is left without a site keeps its place, since attempts remember by which one they were granted:
+    it bans all of its sites.
+    """
+    alternatives = requirement.specifications()
+    if not any(_kept(one, sites) for one in alternatives):
+        return None
+    if not requirement.any_of:
+        return requirement.model_copy(update=_narrowed(requirement, sites))
+    entries = zip(requirement.any_of, alternatives, strict=True)
+    own = tuple(entry.model_copy(update=_narrowed(whole, sites)) for entry, whole in entries)
+    return requirement.model_copy(update={"any_of": own})
+
+
+def _kept(specification: Specification, sites: frozenset[str]) -> tuple[str, ...]:
+    return tuple(sorted(sites & set(specification.sites) if specification.sites else sites))
+
+
+def _narrowed(specification: Specification, sites: frozenset[str]) -> dict[str, tuple[str, ...]]:
+    kept = _kept(specification, sites)
+    if kept:
+        return {"sites": kept, "banned_sites": specification.banned_sites}
+    return {"sites": specification.sites, "banned_sites": specification.sites}
 
 
 def judge(chain: Sequence[Optimiser], facts: Facts, candidates: Sequence[Candidate]) -> Mapping[int, Verdict]:

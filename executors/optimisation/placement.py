@@ -8,7 +8,6 @@ from dataclasses import replace
 from executors.optimisation.chain import Candidate, Held, Verdict, narrowed
 from pipeline.store.optimisation import Facts
 from schemas.placement import QueueOffer, unplaceable
-from schemas.requirements import Requirement
 
 _Key = tuple[int, int, frozenset[str] | None]
 
@@ -21,22 +20,22 @@ def place(facts: Facts, candidates: Sequence[Candidate]) -> list[Verdict]:
         key = (candidate.job.vo_id, candidate.spec.id, candidate.sites)
         if key not in known:
             offers = facts.offers.get(candidate.job.vo_id, ())
-            known[key] = _placed(candidate.spec.template.requirements, candidate.sites, offers)
+            known[key] = _placed(candidate, offers)
         found = known[key]
         verdicts.append(found if isinstance(found, Held) else replace(candidate, sites=found))
     return verdicts
 
 
-def _placed(
-    requirement: Requirement, sites: frozenset[str] | None, offers: Sequence[QueueOffer]
-) -> frozenset[str] | Held | None:
+def _placed(candidate: Candidate, offers: Sequence[QueueOffer]) -> frozenset[str] | Held | None:
+    template, sites = candidate.spec.template, candidate.sites
+    requirement = template.requirements
     if sites is not None and sites >= {offer.resource.site for offer in offers}:
         sites = None
     wanted = requirement if sites is None else narrowed(requirement, sites)
     if wanted is None:
+        own = sorted({site for one in requirement.specifications() for site in one.sites})
         return Held(
-            f"no site can run it: its inputs are at {', '.join(sorted(sites or ()))}, "
-            f"its sites are {', '.join(requirement.sites)}"
+            f"no site can run it: its inputs are at {', '.join(sorted(sites or ()))}, its sites are {', '.join(own)}"
         )
-    reason = unplaceable(wanted, offers)
+    reason = unplaceable(wanted, offers, template.job_type)
     return sites if reason is None else Held(reason)

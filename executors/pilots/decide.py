@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +11,14 @@ from datetime import datetime, timedelta
 from executors.pilots.port import BATCH_ENDED, BatchAnswer, BatchState
 from pipeline.store.provisioning import Demand, LivePilot, Room, Situation
 from pipeline.store.queue_pilots import BatchPilot
-from schemas.requirements import Requirement, Resource, fits
+from schemas import rooms as grants
+from schemas.placement import fresh_pilot
+from schemas.requirements import Resource, Specification, grant, room_of, static_misfits
 from schemas.states import PILOT_ACTIVE, PILOT_PENDING, PilotState
 
-STARTING = 60.0
-"""Seconds between a pilot's enrolment and its first job: a job that needs its very last second would never fit."""
 UNLISTED = 120.0
 """Seconds after its submission until a pilot that the batch system does not list counts as gone."""
+_ROUNDING = 1e-9
 Place = tuple[int, int]
 """A site queue and a VO."""
 
@@ -45,14 +47,18 @@ def plan(now: Situation, margin: float) -> Plan:
     proportion to their free room in cores. Removal is slow on purpose: only pending pilots of a place that
     had no demand at all in two cycles running, or that is declared no more.
     """
-    by_place = {(room.site_queue_id, room.vo_id): room for room in now.rooms}
-    idle = frozenset(place for place, room in by_place.items() if not _wanted(room, now.demand, margin))
-    left = _unserved(now, by_place, margin)
+    by_place = {(room.site_queue_id, room.vo_id): _Queue.of(room, margin) for room in now.rooms}
+    left = [_Left(demand, demand.jobs) for demand in now.demand]
+    left.sort(key=lambda demand: -max(one.min_cores for one in demand.alternatives))
+    idle = frozenset(place for place, queue in by_place.items() if not any(d.jobs and queue.suits(d) for d in left))
+    _serve(left, now.pilots, by_place)
     ledger = _Ledger.of(now)
-    for halved in (True, False):  # first no VO takes more than its part of a queue, then what is left goes to anybody
+    for split in (True, False):  # first no VO takes more than its part of a queue, then what is left goes to anybody
         for demand in left:
-            demand.jobs = _share(demand, now.rooms, ledger, margin, halved=halved)
-    requests = tuple(Request(by_place[place], count) for place, count in sorted(ledger.requested.items()) if count > 0)
+            demand.jobs = _share(demand, by_place.values(), ledger, split=split)
+    requests = tuple(
+        Request(by_place[place].room, count) for place, count in sorted(ledger.requested.items()) if count > 0
+    )
     removals = tuple(
         pilot.id
         for pilot in now.pilots
@@ -63,13 +69,50 @@ def plan(now: Situation, margin: float) -> Plan:
     return Plan(requests, removals, idle)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Left:
     """Waiting jobs for which there is no slot yet."""
 
-    vo_id: int
-    requirement: Requirement
+    demand: Demand
     jobs: int
+
+    @property
+    def alternatives(self) -> tuple[Specification, ...]:
+        return self.demand.requirement.specifications()
+
+
+@dataclass(slots=True, eq=False)
+class _Queue:
+    """A site queue for one VO, with what its fresh pilots offer and how many jobs of each demand one would run."""
+
+    room: Room
+    fresh: Resource
+    usable_by: dict[_Left, tuple[Specification, ...]] = field(default_factory=dict)
+    at_once: dict[_Left, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, room: Room, margin: float) -> _Queue:
+        return cls(room, fresh_pilot(room.site, room.entry, margin))
+
+    def suits(self, left: _Left) -> bool:
+        """Whether a fresh pilot could run a job of it."""
+        return self.jobs_at_once(left) > 0
+
+    def jobs_at_once(self, left: _Left) -> int:
+        """Jobs that a fresh pilot would run side by side."""
+        if left not in self.at_once:
+            whole, lasts = room_of(self.fresh), self.fresh.wall_time
+            counts = (_packed(one, whole, lasts, self.fresh.power)[0] for one in self.usable(left))
+            self.at_once[left] = next(filter(None, counts), 0)
+        return self.at_once[left]
+
+    def usable(self, left: _Left) -> tuple[Specification, ...]:
+        """The alternatives that its pilots could run, if room and time were left."""
+        if left not in self.usable_by:
+            mine = self.room.vo_id == left.demand.vo_id and self.room.only_job_type in {None, left.demand.job_type}
+            alternatives = left.alternatives if mine else ()
+            self.usable_by[left] = tuple(one for one in alternatives if not static_misfits(one, self.fresh))
+        return self.usable_by[left]
 
 
 @dataclass(slots=True)
@@ -78,7 +121,8 @@ class _Ledger:
 
     live: Counter[int]
     pending: Counter[int]
-    vos: Mapping[int, int]
+    shares: Mapping[int, float]
+    """By queue, the shares of all VOs that want something together."""
     requested: Counter[Place] = field(default_factory=Counter)
 
     @classmethod
@@ -86,17 +130,21 @@ class _Ledger:
         live: Counter[int] = Counter(pilot.site_queue_id for pilot in now.pilots if pilot.state is not PilotState.LOST)
         pending = Counter(pilot.site_queue_id for pilot in now.pilots if pilot.state in PILOT_PENDING)
         wanting = {demand.vo_id for demand in now.demand}
-        vos: Counter[int] = Counter(room.site_queue_id for room in now.rooms if room.vo_id in wanting)
-        return cls(live, pending, vos)
+        shares: defaultdict[int, float] = defaultdict(float)
+        for room in now.rooms:
+            if room.vo_id in wanting:
+                shares[room.site_queue_id] += room.share
+        return cls(live, pending, shares)
 
-    def room(self, place: Room, *, halved: bool) -> int:
-        """Pilots that may still be requested; `halved`: of a queue that several VOs want, one VO's part alone."""
+    def room(self, place: Room, *, split: bool) -> int:
+        """Pilots that may still be requested; `split`: of a queue that several VOs want, one VO's part alone."""
         queue = place.site_queue_id
         free = min(place.entry.max_pilots - self.live[queue], place.entry.max_pending_pilots - self.pending[queue])
-        if not halved or self.vos[queue] < 2:
+        if not split or self.shares[queue] <= place.share:
             return max(free, 0)
         mine = self.requested[queue, place.vo_id]
-        part = -(-(free + sum(n for (q, _), n in self.requested.items() if q == queue)) // self.vos[queue])
+        whole = free + sum(n for (q, _), n in self.requested.items() if q == queue)
+        part = math.ceil(whole * place.share / self.shares[queue] - _ROUNDING)
         return max(min(free, part - mine), 0)
 
     def request(self, place: Room, count: int) -> None:
@@ -106,84 +154,67 @@ class _Ledger:
         self.requested[place.site_queue_id, place.vo_id] += count
 
 
-def _share(demand: _Left, rooms: Iterable[Room], ledger: _Ledger, margin: float, *, halved: bool) -> int:
+def _share(left: _Left, queues: Iterable[_Queue], ledger: _Ledger, *, split: bool) -> int:
     """Request pilots for the demand, in proportion to free cores; the jobs that are left without one."""
     fitting = [
-        (ledger.room(room, halved=halved), room)
-        for room in rooms
-        if room.open and room.vo_id == demand.vo_id and fits(demand.requirement, fresh_pilot(room, margin))
+        (ledger.room(queue.room, split=split), queue) for queue in queues if queue.room.open and queue.suits(left)
     ]
-    fitting.sort(key=lambda pair: (-pair[0] * pair[1].entry.cores, pair[1].site_queue_id))
-    cores = sum(free * room.entry.cores for free, room in fitting)
-    jobs = demand.jobs
-    for free, room in fitting:
+    fitting.sort(key=lambda pair: (-pair[0] * pair[1].fresh.cores, pair[1].room.site_queue_id))
+    cores = sum(free * queue.fresh.cores for free, queue in fitting)
+    jobs = left.jobs
+    for free, queue in fitting:
         if jobs <= 0 or free <= 0:
             break
-        part = -(-jobs * free * room.entry.cores // cores)
-        each = _jobs_at_once(demand.requirement, fresh_pilot(room, margin))
+        part = -(-jobs * free * queue.fresh.cores // cores)
+        each = queue.jobs_at_once(left)
         count = min(free, -(-part // each))
-        ledger.request(room, count)
-        cores -= free * room.entry.cores
+        ledger.request(queue.room, count)
+        cores -= free * queue.fresh.cores
         jobs -= count * each
     return max(jobs, 0)
 
 
-def _unserved(now: Situation, rooms: Mapping[Place, Room], margin: float) -> list[_Left]:
-    """The demand less what fits free slots and pilots to come, the largest jobs first."""
-    left = [_Left(demand.vo_id, demand.requirement, demand.jobs) for demand in now.demand]
-    left.sort(key=lambda demand: -demand.requirement.cores)
-    for pilot in now.pilots:
-        room = rooms.get(_place(pilot))
-        if room is None or pilot.leaves:
+def _serve(left: Iterable[_Left], pilots: Iterable[LivePilot], queues: Mapping[Place, _Queue]) -> None:
+    """Take off the demand what fits free slots and pilots to come, the largest jobs first."""
+    for pilot in pilots:
+        queue = queues.get(_place(pilot))
+        if queue is None or pilot.leaves:
             continue
-        free = _free(pilot, room, margin)
+        if pilot.state in PILOT_PENDING:
+            free, lasts = room_of(queue.fresh), float(queue.fresh.wall_time)
+        else:
+            free, lasts = grants.Room(pilot.cores, pilot.memory, pilot.disk, pilot.gpus), pilot.lasts
         for demand in left:
-            if demand.vo_id == pilot.vo_id and fits(demand.requirement, free):
-                taken = min(demand.jobs, _jobs_at_once(demand.requirement, free))
-                demand.jobs -= taken
-                free = _less(free, demand.requirement, taken)
-    return [demand for demand in left if demand.jobs > 0]
+            if demand.jobs <= 0 or free.cores <= 0:
+                continue
+            for wanted in queue.usable(demand):
+                count, free = _packed(wanted, free, lasts, queue.fresh.power, demand.jobs)
+                demand.jobs -= count
 
 
-def _free(pilot: LivePilot, room: Room, margin: float) -> Resource:
-    fresh = fresh_pilot(room, margin)
-    if pilot.state in PILOT_PENDING:
-        return fresh
-    return fresh.model_copy(
-        update={
-            "cores": pilot.cores,
-            "memory": pilot.memory,
-            "disk": pilot.disk,
-            "wall_time": int(pilot.lasts),
-        }
-    )
-
-
-def _less(free: Resource, requirement: Requirement, jobs: int) -> Resource:
-    taken = {word: getattr(free, word) - jobs * getattr(requirement, word) for word in ("cores", "memory", "disk")}
-    return free.model_copy(update=taken)
-
-
-def _jobs_at_once(requirement: Requirement, free: Resource) -> int:
-    return min(free.cores // requirement.cores, free.memory // requirement.memory, free.disk // requirement.disk)
-
-
-def _wanted(room: Room, demand: Iterable[Demand], margin: float) -> bool:
-    fresh = fresh_pilot(room, margin)
-    return any(entry.jobs and entry.vo_id == room.vo_id and fits(entry.requirement, fresh) for entry in demand)
-
-
-def fresh_pilot(room: Room, margin: float) -> Resource:
-    """What a pilot of this queue offers when it has just begun."""
-    entry = room.entry
-    return Resource(
-        site=room.site,
-        cores=entry.cores,
-        memory=entry.memory,
-        disk=entry.disk,
-        wall_time=int(entry.lifetime(margin) - min(STARTING, entry.wall_time / 10)),
-        tags=entry.tags,
-    )
+def _packed(
+    wanted: Specification, room: grants.Room, lasts: float, power: float | None, most: int | None = None
+) -> tuple[int, grants.Room]:
+    """How many such jobs fit side by side, and the room that they leave."""
+    packed = 0
+    while most is None or packed < most:
+        given = grant(wanted, room, lasts, power)
+        if given is None:
+            break
+        count = min(
+            have // take
+            for have, take in (
+                (room.cores, given.cores),
+                (room.memory, given.memory),
+                (room.disk, given.disk),
+                (room.gpus, given.gpus),
+            )
+            if take
+        )
+        count = count if most is None else min(count, most - packed)
+        packed += count
+        room = room.less(given, count)
+    return packed, room
 
 
 def _place(pilot: LivePilot) -> Place:

@@ -153,7 +153,7 @@ def accept(caller: User, services: ServicesOf, campaign_id: CampaignId, body: Ac
 def _warnings(services: Services, caller: Caller, body: SubmitRequest) -> tuple[str, ...]:
     margin = services.settings.pilot_margin
     offers = services.database.read(lambda tx: read_offers(tx, [caller.vo_id], margin=margin))[caller.vo_id]
-    found = [(step.name, unplaceable(step.requirements, offers)) for step in body.description.steps]
+    found = [(step.name, unplaceable(step.requirements, offers, step.job_type)) for step in body.description.steps]
     return tuple(f"step {name} is held until this changes: {reason}" for name, reason in found if reason)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import ColumnElement, exists, func, select
 
-from pipeline.store.bans import banned_queues
+from pipeline.store.bans import banned_queues, tested_queues
 from pipeline.store.database import Transaction, in_chunks
 from pipeline.store.tables import (
     campaigns,
@@ -81,9 +81,9 @@ def read_facts(tx: Transaction, wanted: Wanted, *, margin: float) -> Facts:
 
 
 def read_offers(tx: Transaction, vo_ids: Iterable[int], *, margin: float) -> Mapping[int, tuple[QueueOffer, ...]]:
-    """What the declared site queues offer to each of these VOs, those that are banned for it marked so."""
+    """What the declared site queues offer to each of these VOs; those banned for it or in test mode are marked so."""
     names = {row.id: row.name for row in tx.rows(select(vos.c.id, vos.c.name).where(vos.c.id.in_(set(vo_ids))))}
-    banned = banned_queues(tx)
+    banned, tested = banned_queues(tx), tested_queues(tx)
     found: defaultdict[int, list[QueueOffer]] = defaultdict(list)
     query = (
         select(site_queues.c.id, site_queues.c.entry, sites.c.name.label("site"))
@@ -95,8 +95,16 @@ def read_offers(tx: Transaction, vo_ids: Iterable[int], *, margin: float) -> Map
         entry = SiteQueueEntry.model_validate_json(row.entry)
         for vo_id, vo in names.items():
             if vo in entry.vos:
-                is_banned = bool({(row.id, None), (row.id, vo_id)} & banned)
-                found[vo_id].append(queue_offer(row.site, entry, margin=margin, banned=is_banned))
+                everybody, own = (row.id, None), (row.id, vo_id)
+                found[vo_id].append(
+                    queue_offer(
+                        row.site,
+                        entry,
+                        margin=margin,
+                        banned=bool({everybody, own} & banned),
+                        only_job_type=tested.get(everybody, tested.get(own)),
+                    )
+                )
     return {vo_id: tuple(found[vo_id]) for vo_id in names}
 
 

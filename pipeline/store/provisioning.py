@@ -9,7 +9,7 @@ from typing import Any
 import uuid_utils.compat
 from sqlalchemy import func, select, union_all, update
 
-from pipeline.store.bans import banned_queues
+from pipeline.store.bans import banned_queues, tested_queues
 from pipeline.store.database import Transaction, in_chunks
 from pipeline.store.tables import (
     autoclusters,
@@ -23,6 +23,7 @@ from pipeline.store.tables import (
     vos,
     waiting_jobs,
 )
+from schemas import rooms as grants
 from schemas.requirements import Requirement
 from schemas.sites import SiteQueueEntry
 from schemas.states import JOB_OCCUPYING, PILOT_ACTIVE, PILOT_FINAL, PILOT_PENDING, PilotState
@@ -32,16 +33,18 @@ IDLE = "provisioning_idle"
 MOST_WAITING = 10_000
 """Waiting jobs counted of one autocluster at the most."""
 _COUNTS_AT_ONCE = 50
+NOTHING = grants.Room(0, 0, 0)
 _LIVE = tuple(state for state in PilotState if state not in PILOT_FINAL)
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Waiting jobs of one VO with one requirement."""
+    """Waiting jobs of one VO and type with one requirement."""
 
     vo_id: int
     requirement: Requirement
     jobs: int
+    job_type: str = "user"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,10 @@ class Room:
     vo_id: int
     entry: SiteQueueEntry
     open: bool
+    only_job_type: str | None = None
+    """In test mode, the one type of jobs that it takes."""
+    share: float = 1.0
+    """The VO's weight where several want the queue's pilots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,7 @@ class LivePilot:
     memory: int = 0
     disk: int = 0
     lasts: float = 0.0
+    gpus: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +155,13 @@ def _demand(tx: Transaction) -> Iterable[Demand]:
     counts = _counts(tx, waiting)
     for chunk in in_chunks(sorted(counts)):
         query = (
-            select(autoclusters.c.id, autoclusters.c.vo_id, requirements.c.body)
+            select(autoclusters.c.id, autoclusters.c.vo_id, autoclusters.c.job_type, requirements.c.body)
             .join(requirements, requirements.c.id == autoclusters.c.requirement_id)
             .where(autoclusters.c.id.in_(chunk))
             .order_by(autoclusters.c.id)
         )
         for row in tx.rows(query):
-            yield Demand(row.vo_id, Requirement.model_validate_json(row.body), counts[row.id])
+            yield Demand(row.vo_id, Requirement.model_validate_json(row.body), counts[row.id], row.job_type)
 
 
 def _counts(tx: Transaction, autocluster_ids: Sequence[int]) -> Mapping[int, int]:
@@ -175,8 +183,8 @@ def _constant(value: int) -> Any:
 
 
 def _rooms(tx: Transaction) -> Iterable[Room]:
-    vo_ids = {row.name: row.id for row in tx.rows(select(vos.c.name, vos.c.id))}
-    banned = banned_queues(tx)
+    known = {row.name: row for row in tx.rows(select(vos.c.name, vos.c.id, vos.c.share))}
+    banned, tested = banned_queues(tx), tested_queues(tx)
     query = (
         select(site_queues, sites.c.name.label("site"))
         .join(sites, sites.c.id == site_queues.c.site_id)
@@ -186,16 +194,24 @@ def _rooms(tx: Transaction) -> Iterable[Room]:
     for row in tx.rows(query):
         entry = SiteQueueEntry.model_validate_json(row.entry)
         usable = row.dead_letter_id is None and (row.backoff_until is None or row.backoff_until <= tx.now)
-        for name in entry.vos:
-            if name in vo_ids:
-                free = usable and not {(row.id, None), (row.id, vo_ids[name])} & banned
-                yield Room(row.id, row.site_id, row.site, vo_ids[name], entry, free)
+        for vo in [known[name] for name in entry.vos if name in known]:
+            everybody, own = (row.id, None), (row.id, vo.id)
+            free = usable and not {everybody, own} & banned
+            only = tested.get(everybody, tested.get(own))
+            yield Room(row.id, row.site_id, row.site, vo.id, entry, free, only, vo.share)
 
 
 def _live(tx: Transaction) -> Iterable[LivePilot]:
     taken = _taken(tx)
     query = (
-        select(pilots, slots.c.cores.label("offered"), slots.c.memory, slots.c.disk, slots.c.ends_at.label("until"))
+        select(
+            pilots,
+            slots.c.cores.label("offered"),
+            slots.c.memory,
+            slots.c.disk,
+            slots.c.gpus,
+            slots.c.ends_at.label("until"),
+        )
         .outerjoin(slots, slots.c.pilot_id == pilots.c.id)
         .where(pilots.c.state.in_(_LIVE))
         .order_by(pilots.c.id)
@@ -207,33 +223,45 @@ def _live(tx: Transaction) -> Iterable[LivePilot]:
         if state not in PILOT_ACTIVE or row.offered is None:
             yield common
             continue
-        used = taken.get(row.id, (0, 0, 0))
+        used = taken.get(row.id, NOTHING)
         yield replace(
             common,
-            cores=row.offered - used[0],
-            memory=row.memory - used[1],
-            disk=row.disk - used[2],
+            cores=row.offered - used.cores,
+            memory=row.memory - used.memory,
+            disk=row.disk - used.disk,
+            gpus=row.gpus - used.gpus,
             lasts=(row.until - tx.now).total_seconds(),
         )
 
 
-def _taken(tx: Transaction) -> Mapping[int, tuple[int, int, int]]:
-    """Cores, memory and disk that the jobs of each pilot take."""
+def _taken(tx: Transaction) -> Mapping[int, grants.Room]:
+    """What the jobs of each pilot take; those that release 0.2.0 assigned, what their templates ask for."""
+    columns = (jobs.c.cores, jobs.c.memory, jobs.c.disk, jobs.c.gpus)
     query = (
-        select(jobs.c.pilot_id, autoclusters.c.requirement_id, func.count().label("many"))
+        select(
+            jobs.c.pilot_id,
+            autoclusters.c.requirement_id,
+            func.count().label("many"),
+            func.count(jobs.c.cores).label("granted"),
+            *(func.coalesce(func.sum(column), 0).label(column.name) for column in columns),
+        )
         .join_from(pilots, jobs, jobs.c.pilot_id == pilots.c.id)
         .join(autoclusters, autoclusters.c.id == jobs.c.autocluster_id)
         .where(pilots.c.state.in_(PILOT_ACTIVE), jobs.c.state.in_(JOB_OCCUPYING))
         .group_by(jobs.c.pilot_id, autoclusters.c.requirement_id)
     )
     rows = tx.rows(query)
-    known = _requirements(tx, {row.requirement_id for row in rows})
-    taken: dict[int, tuple[int, int, int]] = {}
+    known = _requirements(tx, {row.requirement_id for row in rows if row.granted < row.many})
+    taken: dict[int, grants.Room] = {}
     for row in rows:
-        wants = known[row.requirement_id]
-        cores, memory, disk = taken.get(row.pilot_id, (0, 0, 0))
-        more = row.many
-        taken[row.pilot_id] = (cores + more * wants.cores, memory + more * wants.memory, disk + more * wants.disk)
+        so_far, more = taken.get(row.pilot_id, NOTHING), row.many - row.granted
+        template = known[row.requirement_id].specifications()[0].least if more else NOTHING
+        taken[row.pilot_id] = grants.Room(
+            so_far.cores + int(row.cores) + more * template.cores,
+            so_far.memory + int(row.memory) + more * template.memory,
+            so_far.disk + int(row.disk) + more * template.disk,
+            so_far.gpus + int(row.gpus) + more * template.gpus,
+        )
     return taken
 
 

@@ -176,16 +176,16 @@ def test_sites_that_narrow_nothing_are_forgotten() -> None:
 def test_the_reason_names_the_queue_that_comes_closest() -> None:
     wanted = Requirement(cores=8, memory=100)
     near, far = _offer("A", cores=2), _offer("B", cores=2, memory=10)
-    assert unplaceable(wanted, [far, near]) == "no site can run it: A/local wants cores 8, has 2"
-    assert unplaceable(wanted, [near, _offer("C", cores=8, banned=True)]) == (
+    assert unplaceable(wanted, [far, near], "user") == "no site can run it: A/local wants cores 8, has 2"
+    assert unplaceable(wanted, [near, _offer("C", cores=8, banned=True)], "user") == (
         "no site can run it: C/local would, but is banned"
     )
-    assert unplaceable(wanted, [near, _offer("C", cores=8)]) is None
+    assert unplaceable(wanted, [near, _offer("C", cores=8)], "user") is None
     elsewhere = Requirement(sites=("X",))
-    assert unplaceable(elsewhere, [near]) == "no site can run it: no site queue of this VO is at X"
+    assert unplaceable(elsewhere, [near], "user") == "no site can run it: no site queue of this VO is at X"
 
 
 def test_a_job_that_wants_all_of_a_queue_s_wall_time_would_never_start_and_is_held() -> None:
-    assert unplaceable(Requirement(wall_time=86_400), [_offer("A")]) == (
+    assert unplaceable(Requirement(wall_time=86_400), [_offer("A")], "user") == (
         "no site can run it: A/local wants wall_time 86400 s, has 86040 s"
     )
