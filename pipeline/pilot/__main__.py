@@ -6,16 +6,17 @@ import sys
 import time
 from typing import Any, Callable, Dict, List, Optional, TypeVar
 
-from pipeline.pilot import PROTOCOL, VERSION, folders, node, processes
+from pipeline.pilot import PROTOCOL, VERSION, folders, gpus, node, processes
 from pipeline.pilot.bell import Bell
 from pipeline.pilot.client import Backoff, Client
-from pipeline.pilot.errors import ApiError, BadOptions, Unreachable
+from pipeline.pilot.errors import ApiError, BadOptions, Refused, Unreachable
 from pipeline.pilot.log import log
 from pipeline.pilot.pilot import Machine, Pilot, Terms
 from pipeline.pilot.warden import Warden
 
 _PREFIX = "PENSTOCK_PILOT_"
 _ENROL_WITHIN = 1800.0
+_UNKNOWN_FIELD = 422
 T = TypeVar("T")
 
 
@@ -36,7 +37,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         "secret": secret,
         "tag": _required(options, "tag"),
         "version": VERSION,
-        "node": node.describe(machine.totals),
+        "node": node.describe(machine.totals, machine.gpus),
     }
     patience = options.lifetime or options.idle_limit or _ENROL_WITHIN
     reply = _enrol(client, enrolment, machine.bell, began + patience)
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--cores", _positive(int), "cores to offer (default: those that this process may use)")
     add("--memory", _positive(int), "memory to offer, MiB (default: the node's)")
     add("--disk", _positive(int), "scratch space to offer, MiB (default: what is free in the work directory)")
+    add("--gpus", _count, "GPUs to offer (default: those that this process may use; never more than those)")
     add("--lifetime", _positive(float), "seconds until the pilot must have ended (default: what the API says)")
     add("--idle-limit", _positive(float), "seconds without a job until it ends (default: what the API says)")
     add("--workdir", str, "work directory (default: penstock-pilot-TAG in TMPDIR, else here)")
@@ -81,6 +83,13 @@ def _positive(kind: Callable[[str], T]) -> Callable[[str], T]:
         return value
 
     return parse
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must not be less than 0, not {}".format(text))
+    return value
 
 
 def _required(options: argparse.Namespace, name: str) -> str:
@@ -106,13 +115,18 @@ def _machine(options: argparse.Namespace) -> Machine:
     name = "penstock-pilot-" + "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in tag)
     workdir = os.path.realpath(options.workdir or os.path.join(os.environ.get("TMPDIR") or os.getcwd(), name))
     made = folders.make(workdir)
-    measured = node.measure(workdir)
-    wanted = {name: getattr(options, name) for name in node.Totals._fields if getattr(options, name)}
-    return Machine(measured._replace(**wanted), made, Warden(), Bell())
+    found = gpus.find()
+    found = found._replace(devices=found.devices[: options.gpus])
+    measured = node.measure(workdir, found)
+    wanted = {name: getattr(options, name) for name in ("cores", "memory", "disk") if getattr(options, name)}
+    return Machine(measured._replace(**wanted), made, Warden(), Bell(), found)
 
 
 def _enrol(client: Client, enrolment: Dict[str, Any], bell: Bell, until: float) -> Optional[Dict[str, Any]]:
-    """The reply; None when the API does not want this pilot, can't be reached for too long, or SIGTERM came."""
+    """The reply; None when the API does not want this pilot, can't be reached for too long, or SIGTERM came.
+
+    An API of release 0.2.0 refuses what it does not know, and gets no `details`.
+    """
     backoff = Backoff()
     while not bell.stop_asked:
         try:
@@ -124,6 +138,11 @@ def _enrol(client: Client, enrolment: Dict[str, Any], bell: Bell, until: float) 
                 return None
             bell.wait(seconds)
         except ApiError as error:
+            if isinstance(error, Refused) and error.status == _UNKNOWN_FIELD and "details" in enrolment["node"]:
+                log("enrolment_without_details", error=str(error))
+                plain = {name: value for name, value in enrolment["node"].items() if name != "details"}
+                enrolment = {**enrolment, "node": plain}
+                continue
             log("enrolment_refused", error=str(error))
             return None
     return None

@@ -10,6 +10,7 @@ from pipeline.pilot import archive, limits, processes, sandbox, transfer
 from pipeline.pilot.client import Backoff
 from pipeline.pilot.errors import ApiError, AttemptError, InfrastructureFailed, PayloadFailed, Stopped, Unreachable
 from pipeline.pilot.folders import Folders, Key
+from pipeline.pilot.gpus import Gpus
 from pipeline.pilot.log import log
 from pipeline.pilot.payload import End, Payload, environment
 from pipeline.pilot.sandbox import Sandboxes
@@ -31,6 +32,7 @@ class Place(NamedTuple):
     sandboxes: Sandboxes
     warden: Warden
     archive_path: Callable[[Key], str]
+    gpus: Gpus
 
 
 class Job:
@@ -40,6 +42,7 @@ class Job:
         self.assignment = assignment
         self.key = (int(assignment["job_id"]), int(assignment["attempt"]))
         self.phase = "assigned"
+        self.devices: Tuple[str, ...] = ()
         self._place = place
         self._folder = place.folders.job(self.key)
         self._logs = place.folders.log(self.key)
@@ -168,7 +171,11 @@ class Job:
         raise InfrastructureFailed("input {}: {}".format(entry["lfn"], "; ".join(failures) or "it has no replica"))
 
     def _execute(self) -> None:
-        variables = environment(self.assignment, self._folder, os.path.join(self._folder, _SCRATCH))
+        wanted = int(self.assignment.get("gpus", 0))
+        if len(self.devices) < wanted:
+            raise InfrastructureFailed("wants {} GPUs, {} are free on this node".format(wanted, len(self.devices)))
+        visible = self._place.gpus.environment(self.devices)
+        variables = environment(self.assignment, self._folder, os.path.join(self._folder, _SCRATCH), visible)
         with self._lock:
             self._check()
             payload = Payload(self.assignment["command"], variables, self._folder, self._logs, self._place.warden)

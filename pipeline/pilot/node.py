@@ -5,8 +5,10 @@ import platform
 import re
 import shutil
 import socket
-import subprocess
-from typing import Any, Dict, FrozenSet, NamedTuple, Optional, Tuple
+from typing import Any, Dict, FrozenSet, NamedTuple, Optional
+
+from pipeline.pilot.gpus import Gpus
+from pipeline.pilot.probe import PATIENCE, ask, content
 
 MIB = 1 << 20
 _RUNTIMES = ("apptainer", "singularity", "podman")
@@ -19,20 +21,22 @@ _MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 
 class Totals(NamedTuple):
-    """What the pilot may hand out: cores, and memory and disk in MiB."""
+    """What the pilot may hand out: cores, memory and disk in MiB, GPUs."""
 
     cores: int
     memory: int
     disk: int
+    gpus: int = 0
 
 
-def measure(workdir: str) -> Totals:
+def measure(workdir: str, gpus: Gpus) -> Totals:
     """What this process may use: cores by affinity, memory by the machine and its control group, free disk."""
-    return Totals(len(os.sched_getaffinity(0)), max(_memory() // MIB, 1), shutil.disk_usage(workdir).free // MIB)
+    disk = shutil.disk_usage(workdir).free // MIB
+    return Totals(len(os.sched_getaffinity(0)), max(_memory() // MIB, 1), disk, len(gpus.devices))
 
 
-def describe(totals: Totals) -> Dict[str, Any]:
-    """The `Node` of the enrolment."""
+def describe(totals: Totals, gpus: Gpus) -> Dict[str, Any]:
+    """The `Node` of the enrolment; an API of release 0.2.0 knows no `details`."""
     return {
         "host": socket.gethostname(),
         "cores": totals.cores,
@@ -41,10 +45,23 @@ def describe(totals: Totals) -> Dict[str, Any]:
         "system": _system(),
         "glibc": _glibc(),
         "microarchitecture": _microarchitecture(),
-        "gpus": _gpus(),
+        "gpus": totals.gpus,
         "containers": [name for name in _RUNTIMES if shutil.which(name)],
         "python": platform.python_version(),
+        "details": _details(gpus),
     }
+
+
+def user_namespaces(proc: str = "/proc", patience: float = PATIENCE) -> bool:
+    """Whether a process without privileges may make a user namespace with a mapping, as containers need it.
+
+    Tried, where there is a tool to try it with: security modules forbid what the kernel's settings allow.
+    """
+    most = content(os.path.join(proc, "sys/user/max_user_namespaces")).strip()
+    allowed = content(os.path.join(proc, "sys/kernel/unprivileged_userns_clone")).strip()
+    if not most.isdigit() or int(most) == 0 or allowed == "0":
+        return False
+    return not shutil.which("unshare") or ask("unshare", "--user", "--map-root-user", "true", patience=patience) == ""
 
 
 def microarchitecture_level(flags: FrozenSet[str]) -> str:
@@ -57,21 +74,37 @@ def microarchitecture_level(flags: FrozenSet[str]) -> str:
     return level
 
 
+def _details(gpus: Gpus) -> Dict[str, Any]:
+    """In the words of requirements; what is not known is left out, and satisfies no wish."""
+    known = {
+        "system_name": platform.system(),
+        "machine": platform.machine(),
+        "level": _level(),
+        "gpu": gpus.describe() if gpus.devices else None,
+    }
+    return {"user_namespaces": user_namespaces(), **{name: value for name, value in known.items() if value}}
+
+
 def _microarchitecture() -> str:
     if platform.machine() not in ("x86_64", "AMD64"):
         return platform.machine()
-    found = re.search(r"^flags\s*:\s*(.*)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    found = re.search(r"^flags\s*:\s*(.*)$", content("/proc/cpuinfo"), re.MULTILINE)
     return microarchitecture_level(frozenset(found.group(1).split() if found else ()))
+
+
+def _level() -> Optional[int]:
+    found = re.match(r"x86-64-v(\d)$", _microarchitecture())
+    return int(found.group(1)) if found else None
 
 
 def _memory() -> int:
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    limits += [int(text) for text in (_read(path).strip() for path in _MEMORY_LIMITS) if text.isdigit()]
+    limits += [int(text) for text in (content(path).strip() for path in _MEMORY_LIMITS) if text.isdigit()]
     return min(limits)
 
 
 def _system() -> str:
-    found = re.search(r'^PRETTY_NAME="?([^"\n]*)', _read("/etc/os-release"), re.MULTILINE)
+    found = re.search(r'^PRETTY_NAME="?([^"\n]*)', content("/etc/os-release"), re.MULTILINE)
     return found.group(1) if found else platform.platform()
 
 
@@ -81,28 +114,3 @@ def _glibc() -> str:
     except (OSError, ValueError):
         return ""  # another C library
     return words[-1] if words else ""
-
-
-def _gpus() -> int:
-    if not shutil.which("nvidia-smi"):
-        return 0
-    listing = _run(("nvidia-smi", "-L"))
-    return len(re.findall(r"^GPU \d+:", listing or "", re.MULTILINE))
-
-
-def _run(command: Tuple[str, ...]) -> Optional[str]:
-    try:
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20, universal_newlines=True, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read()
-    except OSError:
-        return ""

@@ -5,7 +5,7 @@ import time
 from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple
 
 from pipeline.pilot.client import TIMEOUT, Backoff, Client
-from pipeline.pilot.errors import Refused, Unreachable
+from pipeline.pilot.errors import ApiError, Refused, Unreachable
 from pipeline.pilot.folders import Key
 from pipeline.pilot.job import Job, Place
 from pipeline.pilot.ledger import Ledger
@@ -14,6 +14,8 @@ from pipeline.pilot.slots import Slots
 
 _IDLE_WAIT = 10.0
 _BUSY_WAIT = 3.0
+_WITHOUT_GPUS = 600.0
+_UNKNOWN_FIELD = 422
 
 
 class Orders(NamedTuple):
@@ -41,6 +43,7 @@ class Offers:
         self._closed = threading.Event()
         self._trouble = Backoff(cap=orders.pace)
         self._quiet = Backoff(first=0.2, cap=_IDLE_WAIT)
+        self._gpus_from = 0.0
 
     def close(self) -> None:
         """No more offers, and nothing more is begun."""
@@ -58,6 +61,8 @@ class Offers:
         try:
             reply = self._client.post("/v1/pilots/self/offer", self._offer(wait), wait + TIMEOUT)
         except (Unreachable, Refused) as error:
+            if self._keep_gpus_back(error):
+                return
             seconds = self._trouble.next(getattr(error, "after", None))
             log("offer_failed", seconds=round(seconds, 1), error=str(error))
             self._closed.wait(seconds)
@@ -71,9 +76,23 @@ class Offers:
             # a server that does not wait must not be asked without pause
             self._closed.wait(min(self._quiet.next(), max(wait - (time.monotonic() - asked), 0.0)))
 
+    def _offers_gpus(self) -> bool:
+        return self._slots.totals.gpus > 0 and time.monotonic() >= self._gpus_from
+
+    def _keep_gpus_back(self, error: ApiError) -> bool:
+        """Whether an API of release 0.2.0 refused them: then the rest is offered, for a while. It may be replaced."""
+        is_old = isinstance(error, Refused) and error.status == _UNKNOWN_FIELD and self._offers_gpus()
+        if is_old:
+            self._gpus_from = time.monotonic() + _WITHOUT_GPUS
+            log("gpus_not_offered", gpus=self._slots.totals.gpus, error=str(error))
+        return is_old
+
     def _offer(self, wait: float) -> Dict[str, Any]:
+        totals = self._slots.totals._asdict()
+        if not self._offers_gpus():
+            del totals["gpus"]
         return {
-            **self._slots.totals._asdict(),
+            **totals,
             "time_left": max(self._orders.time_left(), 0.0),
             "jobs": [job.reference() for job in self._slots.held()],
             "wait": wait,

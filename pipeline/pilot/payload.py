@@ -36,8 +36,8 @@ class End(NamedTuple):
     memory: int
 
 
-def environment(job: Dict[str, Any], folder: str, scratch: str) -> Dict[str, str]:
-    """All that the payload gets to see: nothing of the pilot's own but PATH and LANG."""
+def environment(job: Dict[str, Any], folder: str, scratch: str, gpus: Dict[str, str]) -> Dict[str, str]:
+    """All that the payload gets to see: nothing of the pilot's own but PATH and LANG, and no GPUs but its own."""
     cores = str(job["cores"])
     given = {
         "PATH": os.environ.get("PATH", os.defpath),
@@ -47,6 +47,7 @@ def environment(job: Dict[str, Any], folder: str, scratch: str) -> Dict[str, str
         "OMP_NUM_THREADS": cores,
     }
     given.update({name: value for name, value in job["environment"].items() if not name.startswith("PENSTOCK_")})
+    given.update(gpus)
     given.update(
         {
             "PENSTOCK_JOB_ID": str(job["job_id"]),

@@ -10,6 +10,7 @@ from pipeline.pilot import folders, processes
 from pipeline.pilot.bell import Bell
 from pipeline.pilot.client import Backoff, Client
 from pipeline.pilot.errors import ApiError, Fenced, Refused, Unreachable
+from pipeline.pilot.gpus import Gpus
 from pipeline.pilot.job import GRACE, Job, Place
 from pipeline.pilot.ledger import Ledger
 from pipeline.pilot.log import log
@@ -46,6 +47,7 @@ class Machine(NamedTuple):
     folders: folders.Folders
     warden: Warden
     bell: Bell
+    gpus: Gpus
 
 
 class Pilot:
@@ -56,12 +58,12 @@ class Pilot:
         self._terms = terms
         self._machine = machine
         self._interval = terms.heartbeat_interval
-        self._slots = Slots(machine.totals)
+        self._slots = Slots(machine.totals, machine.gpus.devices)
         self._ledger = Ledger(machine.folders.ledger, terms.pilot_id)
         pace = max(terms.heartbeat_interval, 0.1)
         self._outbox = Outbox(machine.folders, terms.pilot_id, client, self._settled, pace)
         sandboxes = Sandboxes(machine.folders.sandboxes, client)
-        place = Place(machine.folders, sandboxes, machine.warden, self._outbox.archive_path)
+        place = Place(machine.folders, sandboxes, machine.warden, self._outbox.archive_path, machine.gpus)
         orders = Orders(self._begin, self._drain, lambda: terms.deadline - time.monotonic(), pace)
         self._offers = Offers(client, self._slots, self._ledger, place, orders)
         self._failures = 0
