@@ -42,6 +42,8 @@ class _Places:
 
 def _assignment(vo: str, job: JobRow, spec: Spec, inputs: Sequence[InputFile], places: _Places) -> Assignment:
     template = spec.template
+    wanted = template.requirements.specifications()[job.alternative or 0]
+    cores = job.cores or wanted.min_cores  # release 0.2.0 notes no grant
     values = spec.values(job.array_index)
     root = places.root_for(template.storage)
     paths = {} if root is None else output_paths(vo, job, spec)
@@ -54,8 +56,9 @@ def _assignment(vo: str, job: JobRow, spec: Spec, inputs: Sequence[InputFile], p
         inputs=tuple(inputs),
         outputs=tuple(OutputTarget(name=name, url=url_of(root or "", path)) for name, path in paths.items()),
         archive=tuple(render(pattern, values) for pattern in template.archive),
-        cores=template.requirements.cores,
-        memory=template.requirements.memory,
-        disk=template.requirements.disk,
-        wall_time=template.requirements.wall_time,
+        cores=cores,
+        memory=wanted.memory_limit_for(cores),
+        disk=wanted.disk,
+        wall_time=wanted.wall_time,
+        gpus=wanted.least.gpus if job.gpus is None else job.gpus,
     )

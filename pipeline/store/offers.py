@@ -16,7 +16,7 @@ from pipeline.store.tables import jobs as jobs_table
 from pipeline.store.tables import slots
 from schemas.messages import Message, SlotsOffered, about_ids
 from schemas.pilots import AttemptRef, OfferRequest
-from schemas.requirements import Requirement
+from schemas.rooms import Room
 from schemas.states import JobState
 
 
@@ -42,9 +42,10 @@ def offer(tx: Transaction, pilot: PilotRow, request: OfferRequest, rules: Rules)
         "pilot_id": pilot.id,
         "vo_id": pilot.vo_id,
         "state": "parked" if assigned else "offered",
-        "cores": max(request.cores - sum(job.cores for job in foreign), 0),
-        "memory": max(request.memory - sum(job.memory for job in foreign), 0),
-        "disk": max(request.disk - sum(job.disk for job in foreign), 0),
+        "cores": max(request.cores - sum(taken.cores for taken in foreign), 0),
+        "memory": max(request.memory - sum(taken.memory for taken in foreign), 0),
+        "disk": max(request.disk - sum(taken.disk for taken in foreign), 0),
+        "gpus": max(request.gpus - sum(taken.gpus for taken in foreign), 0),
         "ends_at": tx.after(request.time_left),
         "offered_at": tx.now,
         "wake_at": None if assigned else tx.after(rules.wake_after),
@@ -72,9 +73,7 @@ def _unconfirmed(mine: Iterable[JobRow], known: Iterable[AttemptRef]) -> list[Jo
     return [job for job in mine if job.state is JobState.MATCHED and (job.id, job.attempt) not in taken]
 
 
-def _foreign(
-    tx: Transaction, pilot: PilotRow, mine: Iterable[JobRow], known: Iterable[AttemptRef]
-) -> list[Requirement]:
+def _foreign(tx: Transaction, pilot: PilotRow, mine: Iterable[JobRow], known: Iterable[AttemptRef]) -> list[Room]:
     """What attempts take that the pilot still holds but that are not its own any more: that room is not free."""
     counted = {(job.id, job.attempt) for job in mine}
     others = [ref.job_id for ref in known if (ref.job_id, ref.attempt) not in counted]
@@ -83,4 +82,4 @@ def _foreign(
     query = select(jobs_table.c.spec_id).where(jobs_table.c.id.in_(others), jobs_table.c.vo_id == pilot.vo_id)
     spec_ids = [row.spec_id for row in tx.rows(query)]
     templates = specs.load(tx, spec_ids)
-    return [templates[spec_id].template.requirements for spec_id in spec_ids]
+    return [templates[spec_id].template.requirements.specifications()[0].least for spec_id in spec_ids]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row, Table, delete, func, insert, select, update
+from sqlalchemy import Row, Table, case, delete, func, insert, select, update
 
 from pipeline.store.bans import Scope, allow, ban, end_bans
 from pipeline.store.database import Transaction
 from pipeline.store.held import wake_held
 from pipeline.store.site_queries import list_sites
-from pipeline.store.tables import jobs, limits, site_queues, site_storages, sites, storages, vos
+from pipeline.store.tables import jobs, limits, site_queues, site_storages, sites, start_rates, storages, vos
 from schemas.site_views import SitesDiff
-from schemas.sites import SiteEntry, SitesFile, StorageEntry
+from schemas.sites import SiteEntry, SiteQueueEntry, SitesFile, StorageEntry
 from schemas.states import JOB_OCCUPYING
 
 __all__ = ["Scope", "allow", "apply", "ban", "end_bans", "list_sites", "wake_held"]
@@ -30,10 +31,12 @@ def apply(tx: Transaction, wanted: SitesFile, *, data_dir: Path, dry_run: bool =
     work = _Work(tx, dry_run=dry_run)
     storage_ids = _apply_storages(work, wanted.storages, str(data_dir))
     known = {row.name: row for row in tx.lock(select(sites).order_by(sites.c.id))}
+    _apply_shares(work, wanted.vo_shares)
     for site in wanted.sites:
         site_id = work.declare(f"site {site.name}", sites, known.get(site.name), {"name": site.name})
         changed = _apply_storages_of(work, site, site_id, storage_ids)
         changed |= _apply_limit(work, site, site_id)
+        changed |= _apply_start_rate(work, site, site_id)
         if changed and site.name in known:
             work.note(f"site {site.name}", work.changed)
         _apply_queues(work, site, site_id)
@@ -141,11 +144,50 @@ def _apply_limit(work: _Work, site: SiteEntry, site_id: int | None) -> bool:
     return True
 
 
+def _apply_start_rate(work: _Work, site: SiteEntry, site_id: int | None) -> bool:
+    """A new bucket is full; one whose rate changes keeps its tokens, as far as they fit."""
+    mine = start_rates.c.site_id == site_id
+    row = None if site_id is None else work.tx.first(select(start_rates).where(mine))
+    wanted = site.max_starts
+    if wanted is None:
+        if row is not None:
+            work.run(delete(start_rates).where(mine))
+        return row is not None
+    values = {"jobs": wanted.jobs, "period": wanted.seconds}
+    if row is None:
+        work.run(insert(start_rates).values(site_id=site_id, tokens=wanted.jobs, at=work.tx.now, **values))
+    elif row.jobs != wanted.jobs or not _same(row.period, wanted.seconds):
+        fitting = case((start_rates.c.tokens > wanted.jobs, wanted.jobs), else_=start_rates.c.tokens)
+        work.run(update(start_rates).where(mine).values(tokens=fitting, **values))
+    else:
+        return False
+    return True
+
+
+def _apply_shares(work: _Work, shares: Mapping[str, float]) -> None:
+    """What the file leaves out has a share of 1."""
+    for row in work.tx.rows(select(vos).order_by(vos.c.id)):
+        share = shares.get(row.name, 1.0)
+        if not _same(row.share, share):
+            work.note(f"share of VO {row.name}", work.changed)
+            work.run(update(vos).where(vos.c.id == row.id).values(share=share))
+
+
+def _same(stored: float, wanted: float) -> bool:
+    """As far as the database's single precision tells."""
+    return math.isclose(stored, wanted, rel_tol=1e-5)
+
+
 def _apply_queues(work: _Work, site: SiteEntry, site_id: int | None) -> None:
     known = {} if site_id is None else _queues(work.tx, site_id)
     for entry in site.queues:
-        values = {"site_id": site_id, "name": entry.name, "entry": entry.model_dump_json()}
-        work.declare(f"queue {site.name}/{entry.name}", site_queues, known.get(entry.name), values)
+        row = known.get(entry.name)
+        # what is as it would be anyway is left out, so that release 0.2.0 can read the rest
+        body = entry.model_dump_json(exclude_defaults=True)
+        if row is not None and SiteQueueEntry.model_validate_json(row.entry) == entry:
+            body = row.entry
+        values = {"site_id": site_id, "name": entry.name, "entry": body}
+        work.declare(f"queue {site.name}/{entry.name}", site_queues, row, values)
     for name, row in known.items():
         if name not in {entry.name for entry in site.queues}:
             work.undeclare(f"queue {site.name}/{name}", site_queues, row)
@@ -159,9 +201,11 @@ def _queues(tx: Transaction, site_id: int) -> dict[str, Row[Any]]:
 def _warnings(tx: Transaction, wanted: SitesFile) -> list[str]:
     """What may well be meant, but will not work as long as it stays so."""
     known_vos = {row.name for row in tx.rows(select(vos.c.name))}
+    strangers = sorted(wanted.vo_shares.keys() - known_vos)
     systems = {entry.name for entry in entry_points(group="penstock.batch_systems")}
     kinds = {entry.name for entry in entry_points(group="penstock.storages")}
-    found = [
+    found = [f"vo_shares: there is no VO {name!r} yet" for name in strangers]
+    found += [
         f"storage {storage.name}: no storage of kind {storage.kind!r} is installed here"
         for storage in wanted.storages
         if storage.kind not in kinds
