@@ -28,14 +28,17 @@ class PilotView(Model):
     queue: str
     state: PilotState
     batch_id: str | None = Field(description="what its batch system calls it")
+    host: str | None = Field(default=None, description="the node that it has enrolled from")
     cores: int
     jobs: int = Field(description="jobs that occupy it now")
+    failures_in_row: int = Field(default=0, description="jobs that its node has failed one after the other")
+    draining: bool = Field(default=False, description="whether it is active and takes no more jobs")
     requested_at: datetime
     started_at: datetime | None
     last_seen: datetime | None
     ends_at: datetime | None
     ended_at: datetime | None
-    reason: str | None
+    reason: str | None = Field(description="why it drains or has ended")
 
 
 class PilotPage(Model):

@@ -30,6 +30,7 @@ RULES = Rules(
     heartbeat_timeout=120.0,
     confirm_timeout=120.0,
     max_failures=5,
+    node_rest=3600.0,
 )
 
 

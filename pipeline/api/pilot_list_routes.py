@@ -18,6 +18,9 @@ router = APIRouter(prefix="/v1/pilots", tags=["pilots"])
 @router.get("")
 def list_(caller: Reader, services: ServicesOf, query: Annotated[PilotQuery, Query()]) -> PilotPage:
     """The VO's pilots, the newest first."""
-    found = services.database.read(lambda tx: list_pilots(tx, caller.vo_id, query, most=query.limit + 1))
+    most, max_failures = query.limit + 1, services.settings.pilot_max_failures
+    found = services.database.read(
+        lambda tx: list_pilots(tx, caller.vo_id, query, most=most, max_failures=max_failures)
+    )
     items, following = cut(found, query.limit)
     return PilotPage(items=items, next=following)

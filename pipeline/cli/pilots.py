@@ -14,6 +14,11 @@ from pipeline.settings import Settings
 from schemas.pilot_views import PilotPage, PilotQuery
 from schemas.states import PilotState
 
+_COLUMNS = (
+    *("id", "site", "queue", "host", "state", "draining", "batch_id", "cores", "jobs"),
+    *("failures_in_row", "last_seen", "reason"),
+)
+
 
 @click.group(epilog=example("penstock pilots list --state running"))
 def pilots() -> None:
@@ -34,8 +39,7 @@ def list_(settings: Settings, /, *, limit: int, as_json: bool, **filters: object
     query = asked(PilotQuery, **filters)
     with open_client(settings) as client:
         found = gather(partial(_page, client), query, limit)
-    columns = ("id", "site", "queue", "state", "batch_id", "cores", "jobs", "last_seen", "reason")
-    show_list(found, columns, as_json=as_json, of="pilots")
+    show_list(found, _COLUMNS, as_json=as_json, of="pilots")
 
 
 def _page(client: Client, query: PilotQuery) -> PilotPage:

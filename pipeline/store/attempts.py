@@ -70,7 +70,7 @@ def report(tx: Transaction, pilot: PilotRow, reports: Sequence[Report], rules: R
         judge = _Judge(tx, pilot.vo, rules, templates, storage_roots(tx))
         endings = [judge.ending(job, words[key]) for key, job in ending.items()]
         _keep_attempts(tx, pilot, endings)
-        set_failures(tx, pilot, _failures(pilot, endings))
+        set_failures(tx, pilot, _failures(tx, pilot, endings), rules)
         aftermath = carry_out(tx, [ending.change for ending in endings], rules)
     else:
         aftermath = NOTHING
@@ -179,15 +179,24 @@ def _attempt_row(tx: Transaction, pilot: PilotRow, ending: _Ending) -> dict[str,
     }
 
 
-def _failures(pilot: PilotRow, endings: Iterable[_Ending]) -> int:
-    """Infrastructure failures in a row; a payload that failed by itself shows that the node works."""
+def _failures(tx: Transaction, pilot: PilotRow, endings: Sequence[_Ending]) -> int:
+    """Jobs that its node has failed in a row, by what it reports now. That a job failed which fails everywhere says
+    nothing of the node; one of a step that has succeeded somewhere does."""
+    failed = {ending.job.step_id for ending in endings if ending.outcome == "payload_failed"}
+    succeeded = {step_id for step_id in failed if _has_succeeded(tx, step_id)}
     failures = pilot.failures_in_row
     for ending in endings:
-        if ending.word.outcome == "infrastructure_failed":
-            failures += 1
-        elif ending.word.outcome in {"succeeded", "payload_failed"}:
+        of_payload = ending.outcome == "payload_failed" and ending.job.step_id in succeeded
+        if ending.outcome == "succeeded":
             failures = 0
+        elif of_payload or ending.outcome == "infrastructure_failed":
+            failures += 1
     return failures
+
+
+def _has_succeeded(tx: Transaction, step_id: int) -> bool:
+    mine = (jobs_table.c.step_id == step_id, jobs_table.c.state.in_(_TAKEN_UP))
+    return tx.first(select(jobs_table.c.id).where(*mine)) is not None
 
 
 def _keys(refs: Iterable[AttemptRef]) -> list[Key]:

@@ -26,7 +26,9 @@ class Rules:
     heartbeat_timeout: float
     confirm_timeout: float
     max_failures: int
-    """Infrastructure failures in a row after which a pilot takes no more jobs."""
+    """Jobs failed in a row by its node after which a pilot takes no more."""
+    node_rest: float
+    """How long such a node gets none."""
 
     @classmethod
     def of(cls, settings: Settings) -> Rules:
@@ -38,6 +40,7 @@ class Rules:
             heartbeat_timeout=settings.heartbeat_timeout,
             confirm_timeout=settings.confirm_timeout,
             max_failures=settings.pilot_max_failures,
+            node_rest=settings.node_rest,
         )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 
 from pipeline.store.database import Transaction
+from pipeline.store.nodes import host_of
 from pipeline.store.tables import jobs, pilots, site_queues, sites
 from schemas.pilot_views import PilotQuery, PilotView
-from schemas.states import JOB_OCCUPYING, PilotState
+from schemas.states import JOB_OCCUPYING, PILOT_ACTIVE, PilotState
 
 _SHOWN = (
     pilots.c.id,
@@ -22,13 +23,25 @@ _SHOWN = (
     pilots.c.ends_at,
     pilots.c.ended_at,
     pilots.c.reason,
+    pilots.c.node,
+    pilots.c.failures_in_row,
 )
 
 
-def list_pilots(tx: Transaction, vo_id: int, wanted: PilotQuery, *, most: int) -> list[PilotView]:
-    """Up to `most` pilots of a VO, the newest first; those below `wanted.after` where it is not 0."""
+def list_pilots(tx: Transaction, vo_id: int, wanted: PilotQuery, *, most: int, max_failures: int) -> list[PilotView]:
+    """Up to `most` pilots of a VO, the newest first; those below `wanted.after` where it is not 0.
+
+    `max_failures`: jobs failed in a row after which a pilot takes no more.
+    """
+    leaves = or_(
+        pilots.c.state == PilotState.DRAINING,
+        pilots.c.drain_requested,
+        pilots.c.remove_requested,
+        ~site_queues.c.declared,
+        pilots.c.failures_in_row >= max_failures,
+    )
     query = (
-        select(*_SHOWN, sites.c.name.label("site"), site_queues.c.name.label("queue"))
+        select(*_SHOWN, leaves.label("leaves"), sites.c.name.label("site"), site_queues.c.name.label("queue"))
         .join(sites, sites.c.id == pilots.c.site_id)
         .join(site_queues, site_queues.c.id == pilots.c.site_queue_id)
         .where(pilots.c.vo_id == vo_id)
@@ -50,8 +63,11 @@ def list_pilots(tx: Transaction, vo_id: int, wanted: PilotQuery, *, most: int) -
             queue=row.queue,
             state=PilotState(row.state),
             batch_id=row.batch_id,
+            host=host_of(row.node),
             cores=row.cores,
             jobs=held.get(row.id, 0),
+            failures_in_row=row.failures_in_row,
+            draining=bool(row.leaves) and row.state in PILOT_ACTIVE,
             requested_at=row.requested_at,
             started_at=row.started_at,
             last_seen=row.last_seen,

@@ -11,11 +11,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, delete, select, update
 
 from pipeline.errors import Conflict, Unauthorized
-from pipeline.store import jobs
+from pipeline.store import jobs, node_kinds, nodes
 from pipeline.store.access import digest
 from pipeline.store.database import Transaction
 from pipeline.store.losses import NOTHING, Aftermath, Rules, lose
 from pipeline.store.tables import enrolments, pilots, site_queues, sites, slots, vos
+from schemas.nodes import node_kind
 from schemas.pilots import EnrolRequest
 from schemas.sites import SiteQueueEntry
 from schemas.states import PILOT_ACTIVE, PILOT_FINAL, PILOT_PENDING, PILOT_TRANSITIONS, PilotState
@@ -45,6 +46,7 @@ class PilotRow:
     queue_declared: bool
     failures_in_row: int
     last_seen: datetime | None
+    reason: str | None
 
     def drains(self, rules: Rules) -> bool:
         """Whether it shall take no more jobs."""
@@ -106,18 +108,19 @@ def enrol(tx: Transaction, request: EnrolRequest, margin: float) -> Enrolled:
 
 def _let_in(tx: Transaction, pilot: PilotRow, request: EnrolRequest, ends_at: datetime) -> Enrolled:
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)
-    tx.run(
-        update(pilots)
-        .where(pilots.c.id == pilot.id)
-        .values(
-            state=PilotState.RUNNING,
-            token_digest=digest(token),
-            node=json.dumps({**request.node.model_dump(), "version": request.version}),
-            started_at=tx.now,
-            last_seen=tx.now,
-            ends_at=ends_at,
-        )
-    )
+    values: dict[str, Any] = {
+        "state": PilotState.RUNNING,
+        "token_digest": digest(token),
+        "node": json.dumps({**request.node.model_dump(), "version": request.version}),
+        "resource_id": node_kinds.keep(tx, node_kind(request.node)),
+        "started_at": tx.now,
+        "last_seen": tx.now,
+        "ends_at": ends_at,
+    }
+    why_not = nodes.resting(tx, pilot.site_id, request.node.host)
+    if why_not is not None:
+        values |= {"drain_requested": True, "reason": why_not}
+    tx.run(update(pilots).where(pilots.c.id == pilot.id).values(values))
     return Enrolled(pilot.id, token, max((ends_at - tx.now).total_seconds(), 0.0))
 
 
@@ -149,10 +152,16 @@ def seen(tx: Transaction, pilot: PilotRow) -> None:
     tx.run(update(pilots).where(pilots.c.id == pilot.id).values(values))
 
 
-def set_failures(tx: Transaction, pilot: PilotRow, failures: int) -> None:
-    """How many of its attempts in a row the infrastructure lost."""
-    if failures != pilot.failures_in_row:
-        tx.run(update(pilots).where(pilots.c.id == pilot.id).values(failures_in_row=failures))
+def set_failures(tx: Transaction, pilot: PilotRow, failures: int, rules: Rules) -> None:
+    """How many jobs in a row failed by its node; at so many that node rests, unless jobs fail like that everywhere."""
+    if failures == pilot.failures_in_row:
+        return
+    is_too_much = pilot.failures_in_row < rules.max_failures <= failures
+    if is_too_much and nodes.fail_everywhere(tx, pilot.vo_id, pilot.id):
+        failures, is_too_much = rules.max_failures - 1, False
+    tx.run(update(pilots).where(pilots.c.id == pilot.id).values(failures_in_row=failures))
+    if is_too_much:
+        nodes.rest(tx, pilot.id, failures, rules.node_rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,17 +174,21 @@ class Ending:
 
 
 def end(tx: Transaction, pilot_id: int, ending: Ending, rules: Rules) -> Aftermath:
-    """End a pilot; jobs that it still holds are infrastructure losses. For one that has ended, nothing is done."""
+    """End a pilot; jobs that it still holds are infrastructure losses. For one that has ended, nothing is done.
+
+    Why it was told to drain outlives its own last word, which is no more than that it was told.
+    """
     pilot = _lock(tx, pilot_id)
     to, reason, known = ending.to, ending.reason, ending.unless_seen_after
     if pilot.state in PILOT_FINAL or (known is not None and pilot.last_seen is not None and pilot.last_seen > known):
         return NOTHING
     if to not in PILOT_TRANSITIONS[pilot.state]:
         raise ValueError(f"pilot {pilot.id} may not go from {pilot.state} to {to}")
+    told = pilot.reason if to is PilotState.DONE and pilot.drain_requested else None
     tx.run(
         update(pilots)
         .where(pilots.c.id == pilot.id)
-        .values(state=to, reason=reason[:MAX_REASON] or None, ended_at=tx.now)
+        .values(state=to, reason=(told or reason)[:MAX_REASON] or None, ended_at=tx.now)
     )
     tx.run(delete(slots).where(slots.c.pilot_id == pilot.id))
     return lose(tx, jobs.of_pilot(tx, pilot.id), f"its pilot ended: {reason}", rules)
