@@ -40,6 +40,7 @@ from schemas.wishes import (
 SiteNames = Annotated[Names, Field(max_length=10_000)]
 MOST_ALTERNATIVES = 16
 MOST_LABELS = 32
+_WORDS_OF_0_2_0 = frozenset({"cores", "memory", "disk", "wall_time", "tags", "sites", "banned_sites"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +137,13 @@ class Specification(Part):
 
     def meaning(self) -> dict[str, Any]:
         """All of it in one way of writing, every restriction by its name."""
-        memory, (one, four) = self._memory(), (self.memory_limit_for(0), self.memory_limit_for(1))
+        memory = self._memory()
         return {
-            **self.model_dump(mode="json"),
-            **{name: getattr(self, name) for name in Specification.model_fields if _is_plain(getattr(self, name))},
             "cores": least_and_most(self.cores),
-            "memory": (memory.overhead, memory.per_core, one, four - one),
+            "memory": (memory.overhead, memory.per_core, self.memory_limit_for(0), self.memory_limit_for(1)),
+            "disk": self.disk,
+            "wall_time": self.wall_time,
+            "cpu_work": self.cpu_work,
             "tags": self.tag_expression.canonical,
             "sites": sorted(set(self.sites)),
             "banned_sites": sorted(set(self.banned_sites)),
@@ -156,17 +158,14 @@ class Specification(Part):
 
     @model_serializer(mode="wrap")
     def _plainly(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What is as it would be anyway is left out, so that a release that knows fewer words can read the rest."""
+        """Newer words that say nothing are left out, so that release 0.2.0 can read what it could have written."""
         written: dict[str, Any] = handler(self)
-        return {name: written[name] for name in self._written() if name in written}
-
-    def _written(self) -> list[str]:
         fields = type(self).model_fields
-        return [name for name in fields if getattr(self, name) != fields[name].default]
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, int | float)
+        return {
+            name: value
+            for name, value in written.items()
+            if name in _WORDS_OF_0_2_0 or getattr(self, name) != fields[name].default
+        }
 
 
 def _numbers(version: str | None) -> tuple[int, ...] | None:
