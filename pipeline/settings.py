@@ -90,9 +90,7 @@ class Settings(BaseSettings):
     pilot_max_failures: PositiveInt = Field(
         default=5, description="jobs failed in a row by its node until a pilot ends"
     )
-    node_rest: Seconds = Field(
-        default=3_600.0, description="a node that failed job after job gets no jobs for so long"
-    )
+    node_rest: Seconds = Field(default=3_600.0, description="a node that failed job after job gets no jobs for so long")
     retention_days: PositiveFloat = Field(
         default=30.0, description="finished campaigns, events and messages are kept so long"
     )
