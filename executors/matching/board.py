@@ -1,34 +1,213 @@
-"""What waits, laid out for the search: by VO, group, owner and shape, each in order."""
+"""What waits, laid out for the search: by VO, group, owner, and piles of equal needs, each in order.
+
+What a slot can be granted depends on the needs alone, so one look decides over a whole pile; in a pile, the first
+level that the node may run at all is the one. Nothing here is computed per kind of node but a byte of eligibility.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
-from executors.matching.eligibility import Eligibility
+from executors.matching.eligibility import Eligibility, Wish
 from pipeline.store.match_rows import Level
+from schemas.specifications import Needs
+
+FEW_SITES = 8
+"""A level that names no more sites than these is looked at by their slots alone."""
+
+Key = tuple[int, int]
+"""Autocluster and priority: what tells levels apart."""
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A level by one of its alternatives."""
+
+    level: Level
+    wish: Wish
+    width: int
+    """Cores that the level needs at the least, by whatever alternative."""
+    is_gone: bool = False
+
+    def rank(self) -> tuple[int, int, int, int, int]:
+        """By which an owner's levels are served, the least first: priority, width, age."""
+        level = self.level
+        return -level.priority, -self.width, level.head_job_id, level.autocluster_id, self.wish.alternative
+
+    def age(self) -> tuple[float, int, int, int, int]:
+        """By how long they have waited; levels of which that is not known are left out."""
+        level = self.level
+        since = 0.0 if level.waiting_since is None else level.waiting_since.timestamp()
+        return since, level.head_job_id, level.autocluster_id, -level.priority, self.wish.alternative
+
+
+Ranked = tuple[tuple[int, int, int, int, int], Entry]
+Aged = tuple[tuple[float, int, int, int, int], Entry]
+
+
+@dataclass(slots=True, eq=False)
+class Pile:
+    """The entries of one owner that need the same."""
+
+    needs: Needs
+    by_rank: list[Ranked] = field(default_factory=list)
+    by_age: list[Aged] = field(default_factory=list)
+
+    def add(self, entry: Entry) -> None:
+        """Put it where it belongs. No two entries are alike, so entries themselves are never compared."""
+        insort(self.by_rank, (entry.rank(), entry))
+        if entry.level.waiting_since is not None:
+            insort(self.by_age, (entry.age(), entry))
+
+    def remove(self, entry: Entry) -> None:
+        """Take it out."""
+        del self.by_rank[bisect_left(self.by_rank, (entry.rank(),))]
+        if entry.level.waiting_since is not None:
+            del self.by_age[bisect_left(self.by_age, (entry.age(),))]
+
+
+@dataclass(slots=True, eq=False)
+class Desk:
+    """One owner: piles by site (None: wherever), and what those who overtook others still owe them."""
+
+    piles: dict[str | None, dict[Needs, Pile]] = field(default_factory=dict)
+    debts: dict[str, float] = field(default_factory=dict)
+
+    def at(self, site: str) -> Iterator[Pile]:
+        """The piles that slots of a site look at."""
+        for of_site in (None, site):
+            yield from self.piles.get(of_site, _NOTHING).values()
+
+
+_NOTHING: dict[Needs, Pile] = {}
 
 
 class Board:
     """The levels that wait, at most one per autocluster and priority. One per process, kept across rounds."""
 
-    def __init__(self, eligibility: Eligibility) -> None: ...
+    def __init__(self, eligibility: Eligibility) -> None:
+        self.eligibility = eligibility
+        self.desks: dict[int, dict[int, dict[int, Desk]]] = {}
+        """By VO, group and owner."""
+        self._generation = eligibility.generation
+        self._entries: dict[int, dict[int, tuple[Entry, ...]]] = {}
+        """By autocluster and priority."""
+        self._emptied: list[tuple[Level, str | None, Needs]] = []
 
     def put(self, level: Level) -> None:
         """Add a level, or replace the one of the same autocluster and priority."""
+        of_cluster = self._entries.setdefault(level.autocluster_id, {})
+        known = of_cluster.get(level.priority)
+        if known is not None:
+            if known[0].level == level:
+                return
+            self._unpile(known)
+        specifications = self.eligibility.wishes(level.requirement_id, level.requirement)
+        width = min(wish.needs.min_cores for wish in specifications)
+        entries = tuple(Entry(level, wish, width) for wish in specifications)
+        of_cluster[level.priority] = entries
+        self._pile(entries)
 
     def drop(self, autocluster_id: int, priority: int | None = None) -> None:
         """Take away one level of an autocluster, or all of them; no matter if there is none."""
+        of_cluster = self._entries.get(autocluster_id, {})
+        for each in list(of_cluster) if priority is None else [priority]:
+            self._unpile(of_cluster.pop(each, ()))
+        if not of_cluster:
+            self._entries.pop(autocluster_id, None)
 
     def replace_all(self, levels: Iterable[Level]) -> None:
         """Have exactly these levels; what stays the same costs little."""
+        wanted = {(level.autocluster_id, level.priority): level for level in levels}
+        for level in self.levels():
+            if (level.autocluster_id, level.priority) not in wanted:
+                self.drop(level.autocluster_id, level.priority)
+        for level in wanted.values():
+            self.put(level)
 
-    def settle(self, heads: Iterable[Level], drained: Iterable[tuple[int, int]], lower: Iterable[Level]) -> None:
-        """Take in what a round did, after its commit: see `rounds.Outcome`."""
+    def settle(self, heads: Iterable[Level], drained: Iterable[Key], lower: Iterable[Level]) -> None:
+        """Take in what a round did, after its commit: see `terms.Outcome`."""
+        for autocluster_id, priority in drained:
+            self.drop(autocluster_id, priority)
+        for level in (*lower, *heads):
+            self.put(level)
 
-    def levels(self) -> Iterable[Level]:
-        """All of them, in no order."""
-        raise NotImplementedError
+    def get(self, key: Key) -> Level | None:
+        """The level of an autocluster and a priority."""
+        entries = self._entries.get(key[0], {}).get(key[1])
+        return None if entries is None else entries[0].level
 
     def of(self, autocluster_id: int) -> tuple[Level, ...]:
-        """Those of one autocluster, the highest priority first."""
-        raise NotImplementedError
+        """The levels of one autocluster, the highest priority first."""
+        of_cluster = self._entries.get(autocluster_id, {})
+        return tuple(of_cluster[priority][0].level for priority in sorted(of_cluster, reverse=True))
+
+    def entries(self, autocluster_id: int) -> list[Entry]:
+        """Its levels by each of their alternatives, the highest priority first, then the preferred alternative."""
+        of_cluster = self._entries.get(autocluster_id, {})
+        return [entry for priority in sorted(of_cluster, reverse=True) for entry in of_cluster[priority]]
+
+    def levels(self) -> list[Level]:
+        """All of them, in no order."""
+        return [entries[0].level for of_cluster in self._entries.values() for entries in of_cluster.values()]
+
+    def refresh(self) -> None:
+        """Before a round: tidy up, and begin anew if eligibility did, or must."""
+        self._tidy()
+        if self.eligibility.is_full():
+            self.eligibility.forget()
+        if self._generation != self.eligibility.generation:
+            levels = self.levels()
+            self._generation = self.eligibility.generation
+            self._entries.clear()
+            self.desks.clear()
+            for level in levels:
+                self.put(level)
+
+    def _pile(self, entries: tuple[Entry, ...]) -> None:
+        level = entries[0].level
+        owners = self.desks.setdefault(level.vo_id, {}).setdefault(level.group_id, {})
+        desk = owners.get(level.owner_id)
+        if desk is None:
+            desk = owners[level.owner_id] = Desk()
+        for entry in entries:
+            for site in _indexed_under(entry):
+                piles = desk.piles.setdefault(site, {})
+                pile = piles.get(entry.wish.needs)
+                if pile is None:
+                    pile = piles[entry.wish.needs] = Pile(entry.wish.needs)
+                pile.add(entry)
+
+    def _unpile(self, entries: tuple[Entry, ...]) -> None:
+        for entry in entries:
+            entry.is_gone = True
+            level, needs = entry.level, entry.wish.needs
+            desk = self.desks[level.vo_id][level.group_id][level.owner_id]
+            for site in _indexed_under(entry):
+                pile = desk.piles[site][needs]
+                pile.remove(entry)
+                if not pile.by_rank:
+                    self._emptied.append((level, site, needs))
+
+    def _tidy(self) -> None:
+        """Throw away what is still empty: a round holds on to piles whose only level moves."""
+        for level, site, needs in self._emptied:
+            owners = self.desks.get(level.vo_id, {}).get(level.group_id, {})
+            desk = owners.get(level.owner_id)
+            if desk is None:
+                continue
+            piles = desk.piles.get(site, {})
+            if needs in piles and not piles[needs].by_rank:
+                del piles[needs]
+            if not piles:
+                desk.piles.pop(site, None)
+            if not desk.piles:
+                del owners[level.owner_id]
+        self._emptied.clear()
+
+
+def _indexed_under(entry: Entry) -> Iterable[str | None]:
+    sites = set(entry.wish.specification.sites)
+    return sites if 0 < len(sites) <= FEW_SITES else (None,)

@@ -2,16 +2,97 @@
 
 from __future__ import annotations
 
-from schemas.requirements import Requirement, Resource, Specification
+from dataclasses import dataclass
+
+from schemas.requirements import Requirement, Resource, Specification, static_misfits
+from schemas.specifications import Needs
+
+UNKNOWN, NO, YES = 0, 1, 2
+"""Verdicts on one wish, a byte each."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wish:
+    """One alternative of a requirement. `ordinal` is its place in the verdicts of every kind of node."""
+
+    ordinal: int
+    alternative: int
+    specification: Specification
+    needs: Needs
+
+
+class Verdicts:
+    """What is known of one kind of node: a byte per wish."""
+
+    __slots__ = ("known", "resource")
+
+    def __init__(self, resource: Resource) -> None:
+        self.resource = resource
+        self.known = bytearray()
+
+    def allow(self, wish: Wish) -> bool:
+        """Whether such a node may run it, free room and time aside."""
+        verdict = self.known[wish.ordinal]
+        if verdict == UNKNOWN:
+            verdict = NO if static_misfits(wish.specification, self.resource) else YES
+            self.known[wish.ordinal] = verdict
+        return verdict == YES
 
 
 class Eligibility:
-    """One per process, for its whole life. A new requirement extends it; what it holds is bounded."""
+    """One per process, for its whole life. A new requirement extends it; what it holds is bounded.
 
-    def __init__(self, most_resources: int = 4_096, most_wishes: int = 65_536) -> None: ...
+    At most `most_resources` x `most_wishes` bytes. Of kinds of nodes the first known are forgotten first; when there
+    are too many wishes, everything is, and `generation` goes up.
+    """
+
+    def __init__(self, most_resources: int = 4_096, most_wishes: int = 65_536) -> None:
+        self.generation = 0
+        self._most_resources = most_resources
+        self._most_wishes = most_wishes
+        self._wishes: dict[int, tuple[Wish, ...]] = {}
+        self._count = 0
+        self._verdicts: dict[int, Verdicts] = {}
 
     def usable(
         self, resource_key: int, resource: Resource, requirement_id: int, requirement: Requirement
     ) -> tuple[tuple[int, Specification], ...]:
         """(index, specification) of each alternative that such a node may run, free room and time aside."""
-        raise NotImplementedError
+        wishes = self.wishes(requirement_id, requirement)
+        verdicts = self.verdicts(resource_key, resource)
+        return tuple((wish.alternative, wish.specification) for wish in wishes if verdicts.allow(wish))
+
+    def wishes(self, requirement_id: int, requirement: Requirement) -> tuple[Wish, ...]:
+        """The alternatives of a requirement; the numbers in them hold for one generation."""
+        found = self._wishes.get(requirement_id)
+        if found is None:
+            found = tuple(
+                Wish(self._count + index, index, specification, specification.needs)
+                for index, specification in enumerate(requirement.specifications())
+            )
+            self._wishes[requirement_id] = found
+            self._count += len(found)
+        return found
+
+    def verdicts(self, resource_key: int, resource: Resource) -> Verdicts:
+        """What is known of a kind of node, long enough for every wish that there is."""
+        found = self._verdicts.get(resource_key)
+        if found is None:
+            if len(self._verdicts) >= self._most_resources:
+                del self._verdicts[next(iter(self._verdicts))]
+            found = self._verdicts[resource_key] = Verdicts(resource)
+        missing = self._count - len(found.known)
+        if missing > 0:
+            found.known.extend(bytes(missing))
+        return found
+
+    def is_full(self) -> bool:
+        """Whether there are more wishes than may be remembered."""
+        return self._count > self._most_wishes
+
+    def forget(self) -> None:
+        """Begin anew. Who keeps wishes must get them again."""
+        self.generation += 1
+        self._wishes.clear()
+        self._verdicts.clear()
+        self._count = 0
