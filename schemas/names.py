@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-NAME = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,62}"
-Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+LONGEST_NAME = 63
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,62}$")]
 Names = tuple[Name, ...]
 Word = Annotated[Name, AfterValidator(str.lower)]
 """A name in which upper and lower case are the same, such as a vendor's."""

@@ -24,10 +24,10 @@ from schemas.tags import TagExpression
 from schemas.versions import numbers
 from schemas.wishes import (
     ArchitectureWish,
-    Cores,
     GpuWish,
     Memory,
     MemoryWish,
+    NumberOrRange,
     Part,
     RatesWish,
     SystemWish,
@@ -65,7 +65,7 @@ class Needs:
 class Specification(Part):
     """What a job needs of a slot. Whatever is left out is no restriction, but for the numbers' defaults."""
 
-    cores: Cores = Field(default=1, description="processor cores, or {min, max}: as many as are free")
+    cores: NumberOrRange = Field(default=1, description="processor cores, or {min, max}: as many as are free")
     memory: MemoryWish = Field(
         default=1024, description="resident memory, MiB, or {overhead, per_core, limit: {overhead, per_core}}"
     )

@@ -12,13 +12,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
 
-from schemas.names import NAME
+from schemas.names import LONGEST_NAME
 
 TOO_LONG = 10_000
 """Characters from which an expression is refused."""
 TOO_DEEP = 1_000
 """Nestings (parentheses and `~`) from which an expression is refused."""
-_WORD = re.compile(rf"\s*(?:({NAME})|([&|~()])|(\S))", re.ASCII)
+_WORD = re.compile(r"\s*(?:([A-Za-z0-9][A-Za-z0-9._:-]*)|([&|~()])|(\S))", re.ASCII)
 _BINDS = {"|": 1, "&": 2, "~": 3}
 _OTHER = {"&": "|", "|": "&"}
 
@@ -139,6 +139,8 @@ def _words(text: str) -> Iterator[tuple[str, int]]:
     for match in _WORD.finditer(text.rstrip()):
         name, operator, stray = match.groups()
         at = match.start(match.lastindex or 0) + 1
+        if name is not None and len(name) > LONGEST_NAME:
+            raise ValueError(f"the tag at character {at} has {len(name)} characters; {LONGEST_NAME} are allowed")
         if stray is not None:
             raise ValueError(f"{stray!r} at character {at} is neither a tag nor one of & | ~ ( )")
         yield name or operator, at
@@ -171,6 +173,8 @@ class _Meaning:
     def joined(self, other: _Meaning, operator: str) -> _Meaning:
         """The sets are changed in place: each belongs to one meaning, and a long chain is joined in one go."""
         mine, theirs = self.under(operator), other.under(operator)
+        if mine.parts == theirs.parts:
+            return self
         if len(theirs.parts) > len(mine.parts):
             mine, theirs = theirs, mine
         mine.parts |= theirs.parts

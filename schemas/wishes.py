@@ -36,6 +36,13 @@ class Between(Part):
         return self
 
 
+NumberOrRange = Annotated[
+    Annotated[Number, Tag("(number)")] | Annotated[Between, Tag("(mapping)")],
+    Discriminator(lambda said: "(mapping)" if isinstance(said, dict | Between) else "(number)"),
+]
+"""Discriminated, so that an error speaks of the way of writing that was meant; in parentheses, as no field is."""
+
+
 class LevelRange(Part):
     """A microarchitecture level from `min` to `max`, one of them or both."""
 
@@ -121,10 +128,7 @@ def level_alone(said: Any) -> Any:
 class GpuWish(Part):
     """GPUs, all of one kind."""
 
-    count: Annotated[
-        Annotated[Number, Tag("number")] | Annotated[Between, Tag("range")],
-        Discriminator(lambda said: "range" if isinstance(said, dict | Between) else "number"),
-    ] = Field(default=1, description="how many, or {min, max}: as many as are free")
+    count: NumberOrRange = Field(default=1, description="how many, or {min, max}: as many as are free")
     memory: Number | None = Field(default=None, description="of each, at least, MiB")
     vendor: Word | None = Field(default=None, description="such as `nvidia`")
     compute_capability: VersionRange | None = Field(default=None, description="{min, max}, such as `{min: '7.5'}`")
@@ -143,17 +147,14 @@ def _expression(text: str) -> str:
     return text
 
 
-def _either(structured: type[BaseModel]) -> Discriminator:
-    """Which of the two ways of writing it was meant, so that an error speaks of that one alone."""
-    return Discriminator(lambda said: "range" if isinstance(said, dict | structured) else "number")
-
-
-Cores = Annotated[Annotated[Number, Tag("number")] | Annotated[Between, Tag("range")], _either(Between)]
-MemoryWish = Annotated[Annotated[Number, Tag("number")] | Annotated[Memory, Tag("range")], _either(Memory)]
+MemoryWish = Annotated[
+    Annotated[Number, Tag("(number)")] | Annotated[Memory, Tag("(mapping)")],
+    Discriminator(lambda said: "(mapping)" if isinstance(said, dict | Memory) else "(number)"),
+]
 TagsWish = Annotated[
-    Annotated[Annotated[tuple[Name, ...], Field(max_length=1000)], Tag("list")]
-    | Annotated[str, AfterValidator(_expression), Tag("expression")],
-    Discriminator(lambda said: "expression" if isinstance(said, str) else "list"),
+    Annotated[Annotated[tuple[Name, ...], Field(max_length=1000)], Tag("(list)")]
+    | Annotated[str, AfterValidator(_expression), Tag("(expression)")],
+    Discriminator(lambda said: "(expression)" if isinstance(said, str) else "(list)"),
 ]
 
 

@@ -123,7 +123,7 @@ def _lies_in(location: Sequence[Any], outer: Sequence[Any]) -> bool:
 
 def _field(location: Sequence[str | int]) -> str:
     parts = location[1:] if location and location[0] in _WHERE else location
-    return ".".join(str(part) for part in parts)
+    return ".".join(str(part) for part in parts if not str(part).startswith("("))  # a way of writing, no field
 
 
 def _reason(found: Mapping[str, Any]) -> str:
