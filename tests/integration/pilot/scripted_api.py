@@ -39,9 +39,11 @@ Key = tuple[int, int]
 
 
 class ScriptedApi:
-    """What the test sets: `give`, `sandboxes`, `refuse`, `refuse_reports`, `stops`, `drain`, `terms`, `status`.
+    """What the test sets: `give`, `sandboxes`, `refuse`, `refuse_reports`, `stops`, `drain`, `terms`, `status`,
+    `unknown`.
 
-    A `status` other than 0 is the answer to every call: an outage, a refusal.
+    A `status` other than 0 is the answer to every call: an outage, a refusal. `unknown` are fields that it refuses, by
+    the call's name, as an API of an earlier release does.
 
     What it then reads: `enrolments`, `offers`, `beats`, `started`, `reports`, `archives`, `ends`.
     """
@@ -58,6 +60,7 @@ class ScriptedApi:
         self.stops: dict[Key, Stop] = {}
         self.drain = False
         self.status = 0
+        self.unknown: dict[str, str] = {}
         self.repeat_started = False
         self.enrolments: list[EnrolRequest] = []
         self.offers: list[OfferRequest] = []
@@ -176,7 +179,11 @@ def serving(api: ScriptedApi) -> Iterator[ScriptedApi]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self._let_in():
+            unknown = api.unknown.get(self.path.rpartition("/")[2])
+            if unknown and f'"{unknown}": '.encode() in body:
+                api.failed_calls += 1
+                self._send(422, b'{"title": "scripted", "status": 422}')
+            elif self._let_in():
                 reply = api.answer(self.path, body)
                 self._send(200 if reply else 204, reply.model_dump_json().encode() if reply else b"")
 
