@@ -18,8 +18,12 @@ from pipeline.errors import ApiUnavailable, BadInput, Conflict, Forbidden, NotFo
 from pipeline.settings import Settings
 from schemas import api
 from schemas.campaign import Campaign
+from schemas.match_views import MatchRequest, MatchView
+from schemas.policy import Policy
+from schemas.share_views import LimitsView, PolicyDiff, PolicyView, SharesView
 from schemas.site_views import Allowed, AllowRequest, BanRequest, BanView, SitesDiff, SitesView
 from schemas.sites import SitesFile
+from schemas.why_views import JobWhy
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -97,6 +101,10 @@ class Client:
         """A job with its history. Raises NotFound."""
         return self.get(f"/v1/jobs/{job_id}", api.JobView)
 
+    def why(self, job_id: int) -> JobWhy:
+        """Why a job is in its state. Raises NotFound."""
+        return self.get(f"/v1/jobs/{job_id}/why", JobWhy)
+
     def logs(self, job_id: int) -> api.JobLogs:
         """What a job wrote to standard output and error. Raises NotFound."""
         return self.get(f"/v1/jobs/{job_id}/logs", api.JobLogs)
@@ -171,6 +179,26 @@ class Client:
         """Lift the VO's bans within a scope. Raises NotFound, Forbidden for another VO."""
         return self.post(f"/v1/sites/{quote(site, safe='')}/allow", Allowed, scope)
 
+    def policy(self) -> PolicyView:
+        """The VO's shares and limits as they were applied last."""
+        return self.get("/v1/policy", PolicyView)
+
+    def apply_policy(self, wanted: Policy, *, dry_run: bool = False) -> PolicyDiff:
+        """Declare the VO's shares and limits; the difference. Raises BadInput."""
+        return self.put(f"/v1/policy?dry_run={str(dry_run).lower()}", PolicyDiff, wanted)
+
+    def shares(self) -> SharesView:
+        """What each group and owner of the VO is to get, and what it got."""
+        return self.get("/v1/shares", SharesView)
+
+    def limits(self) -> LimitsView:
+        """Every limit that concerns the VO."""
+        return self.get("/v1/limits", LimitsView)
+
+    def match(self, wanted: MatchRequest) -> MatchView:
+        """What a node would get now; nothing is assigned. Raises BadInput."""
+        return self.post("/v1/match", MatchView, wanted)
+
     def get(self, path: str, reply: type[M], query: BaseModel | None = None) -> M:
         """Ask for what is at `path`."""
         params = {} if query is None else query.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
@@ -178,9 +206,16 @@ class Client:
 
     def post(self, path: str, reply: type[M], body: BaseModel | None = None) -> M:
         """Send `body` to `path`."""
+        return self._send("POST", path, reply, body)
+
+    def put(self, path: str, reply: type[M], body: BaseModel) -> M:
+        """Let what is at `path` be `body`."""
+        return self._send("PUT", path, reply, body)
+
+    def _send(self, method: str, path: str, reply: type[M], body: BaseModel | None) -> M:
         content = None if body is None else body.model_dump_json()
         headers = {"Content-Type": "application/json"} if content is not None else {}
-        return self._parsed(self.request("POST", path, content=content, headers=headers), reply)
+        return self._parsed(self.request(method, path, content=content, headers=headers), reply)
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One answer that is no error; `options` are httpx's. Repeats, with back-off, what may be repeated.

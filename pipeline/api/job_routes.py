@@ -15,8 +15,11 @@ from pipeline.store import job_commands
 from pipeline.store.access import Caller
 from pipeline.store.job_commands import Counted, JobFilter
 from pipeline.store.job_queries import list_jobs, place_of_job, show_job
+from pipeline.store.matching import Alive
+from pipeline.store.why_queries import Terms, explain_job
 from schemas.api import Changed, JobLogs, JobOutputs, JobPage, JobQuery, JobSelection, JobView, Role
 from schemas.bounds import RowId
+from schemas.why_views import JobWhy
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 JobId = Annotated[RowId, Path()]
@@ -70,6 +73,15 @@ def logs(caller: Reader, services: ServicesOf, job_id: JobId) -> JobLogs:
     """Standard output and error: the running attempt's last lines, else those of the newest one that ended."""
     place = services.database.read(lambda tx: place_of_job(tx, caller.vo_id, job_id))
     return read_logs(services.sandboxes, job_id, place)
+
+
+@router.get("/{job_id}/why")
+def why(caller: Reader, services: ServicesOf, job_id: JobId) -> JobWhy:
+    """Why a job is in its state: what each site queue of the VO lacks for it, limits that are full, its turn."""
+    settings = services.settings
+    alive = Alive(settings.heartbeat_timeout, settings.pilot_max_failures)
+    terms = Terms(margin=settings.pilot_margin, half_life=settings.share_half_life, alive=alive)
+    return services.database.read(lambda tx: explain_job(tx, caller.vo_id, job_id, terms))
 
 
 @router.get("/{job_id}/archive", response_class=Response, responses=TAR_GZ)

@@ -13,6 +13,7 @@ from pipeline.cli.job_page import show_job
 from pipeline.cli.options import RowId, example, json_option, pass_settings
 from pipeline.cli.output import cells, print_json, show_list, warn
 from pipeline.cli.remote import asked, gather, what_changed
+from pipeline.cli.why_page import show_why
 from pipeline.client import open_client
 from pipeline.settings import Settings
 from schemas.api import Changed, JobQuery, JobSelection
@@ -38,7 +39,7 @@ def filters(command: F) -> F:
 
 @click.group(epilog=example("penstock jobs list --campaign 1 --state failed", "penstock jobs logs 7"))
 def jobs() -> None:
-    """List, show, kill and retry jobs; fetch their logs and outputs."""
+    """List, show, explain, kill and retry jobs; fetch what they left."""
 
 
 @jobs.command("list", epilog=example("penstock jobs list --campaign 1 --state failed", "penstock jobs list --json"))
@@ -69,6 +70,20 @@ def show(settings: Settings, /, *, job_id: int, as_json: bool) -> None:
         print_json(cells(view))
     else:
         show_job(view)
+
+
+@jobs.command(epilog=example("penstock jobs why 7", "penstock jobs why 7 --json"))
+@job_id_argument
+@json_option
+@pass_settings
+def why(settings: Settings, /, *, job_id: int, as_json: bool) -> None:
+    """Tell why a job is in its state, and what each site queue lacks for it."""
+    with open_client(settings) as client:
+        view = client.why(job_id)
+    if as_json:
+        print_json(cells(view))
+    else:
+        show_why(view)
 
 
 @jobs.command(epilog=example("penstock jobs logs 7", "penstock jobs logs 7 2> errors.txt"))

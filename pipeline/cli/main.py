@@ -21,8 +21,11 @@ SECTIONS = {
     "For users": {
         "submit": Lazy("pipeline.cli.submit:submit", "Submit a campaign from a job file."),
         "campaigns": Lazy("pipeline.cli.campaigns:campaigns", "List, show, pause, resume, cancel, retry, accept."),
-        "jobs": Lazy("pipeline.cli.jobs:jobs", "List, show, kill and retry jobs; fetch their logs and outputs."),
+        "jobs": Lazy("pipeline.cli.jobs:jobs", "List, show, explain, kill and retry jobs; fetch what they left."),
         "files": Lazy("pipeline.cli.files:files", "List files of the catalogue."),
+        "shares": Lazy("pipeline.cli.shares:shares", "Show what your VO's groups and owners are to get, and got."),
+        "limits": Lazy("pipeline.cli.limits:limits", "Show every limit that concerns your VO, and how full it is."),
+        "match": Lazy("pipeline.cli.match:match", "Show what a node would get now; nothing is assigned."),
         "completion": Lazy("pipeline.cli.completion:completion", "Print the shell's completion script."),
     },
     "For operators: processes": {
@@ -44,6 +47,7 @@ SECTIONS = {
     },
     "For operators: resources": {
         "sites": Lazy("pipeline.cli.sites:sites", "Apply the sites file; list, ban and allow sites."),
+        "policy": Lazy("pipeline.cli.policy:policy", "Apply and show your VO's shares and limits."),
         "pilots": Lazy("pipeline.cli.pilots:pilots", "List pilots."),
         "tokens": Lazy("pipeline.cli.tokens:tokens", "Create, list and revoke tokens."),
         "db": Lazy("pipeline.cli.db:db", "Upgrade or check the database's schema."),
