@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.differences import show_difference
 from pipeline.cli.jobfile import read_model
 from pipeline.cli.options import Moment, example, json_option, pass_settings
-from pipeline.cli.output import cells, print_json, show_list, warn
+from pipeline.cli.output import cells, print_json, show_list
 from pipeline.cli.remote import asked
 from pipeline.client import open_client
 from pipeline.errors import BadInput
@@ -42,14 +43,8 @@ def apply(settings: Settings, /, *, file: Path, dry_run: bool, as_json: bool) ->
         diff = client.apply_sites(declared, dry_run=dry_run)
     if as_json:
         print_json(cells(diff))
-        return
-    for sign, labels in (("+", diff.added), ("~", diff.changed), ("-", diff.removed)):
-        for label in labels:
-            click.echo(f"{sign} {label}")
-    if not (diff.added or diff.changed or diff.removed):
-        click.echo("nothing changes")
-    for warning in diff.warnings:
-        warn(warning)
+    else:
+        show_difference(diff)
 
 
 @sites.command("list", epilog=example("penstock sites list", "penstock sites list --json"))
