@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator
 
 _VERSION = re.compile(r"\d{1,9}(\.\d{1,9}){0,7}", re.ASCII)
 
@@ -34,4 +34,4 @@ def _checked(version: str) -> str:
     return version
 
 
-Version = Annotated[str, BeforeValidator(_written_out), Field(max_length=100), AfterValidator(_checked)]
+Version = Annotated[str, BeforeValidator(_written_out), AfterValidator(_checked)]

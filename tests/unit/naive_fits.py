@@ -44,7 +44,7 @@ def _runs(wish: Written, node: Written, cores: int) -> bool:
 def _within(number: int, wish: Any) -> bool:
     if isinstance(wish, int):
         return number == wish
-    return wish.get("min", 1) <= number <= wish.get("max", number)
+    return bool(wish.get("min", 1) <= number <= wish.get("max", number))
 
 
 def _memory(wish: Any, cores: int) -> int:
