@@ -20,7 +20,7 @@ from schemas.specifications import MOST_ALTERNATIVES, MOST_LABELS
 from tests.unit.naive_fits import fitting
 from tests.unit.wishes import nodes, wishes
 
-GOLDEN = Path(__file__).parent / "golden"
+STORED = Path(__file__).with_name("stored_by_0_2_0")
 RICH: dict[str, Any] = {
     "cores": {"min": 2, "max": 8},
     "memory": {"overhead": 500, "per_core": 1000, "limit": {"overhead": 600, "per_core": 1500}},
@@ -175,7 +175,7 @@ def test_a_copy_forgets_what_was_worked_out_of_the_original() -> None:
     assert narrow != wide
 
 
-@pytest.mark.parametrize("stored", sorted((GOLDEN / "release-0.2.0").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("stored", sorted(STORED.glob("*.json")), ids=lambda path: path.stem)
 def test_what_release_0_2_0_stored_is_read_and_can_be_read_by_it_again(stored: Path) -> None:
     body = stored.read_text().strip()
     requirement = Requirement.model_validate_json(body)
