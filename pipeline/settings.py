@@ -91,6 +91,18 @@ class Settings(BaseSettings):
         default=5, description="jobs failed in a row by its node until a pilot ends"
     )
     node_rest: Seconds = Field(default=3_600.0, description="a node that failed job after job gets no jobs for so long")
+    share_half_life: Seconds = Field(
+        default=7 * 86_400.0, description="usage counts for half after so long when shares are compared"
+    )
+    wide_patience: Seconds = Field(
+        default=1_800.0, description="jobs that want several cores and have waited for so long go first where they fit"
+    )
+    wide_reserve: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.1, description="share of a VO's pilots, at least one, that may be emptied for such jobs; 0: none"
+    )
+    longest_wait: Seconds = Field(
+        default=86_400.0, description="a job that has waited for so long goes before its owner's others of any priority"
+    )
     retention_days: PositiveFloat = Field(
         default=30.0, description="finished campaigns, events and messages are kept so long"
     )

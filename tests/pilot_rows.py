@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 
 from sqlalchemy import select, update
 
-from pipeline.store import attempts, heartbeats, jobs, pilots
+from pipeline.store import attempts, heartbeats, jobs, limits, pilots, releases
 from pipeline.store.database import Database, Transaction
 from pipeline.store.jobs import Change, JobRow
 from pipeline.store.losses import Aftermath, Rules
 from pipeline.store.pilots import PilotRow
-from pipeline.store.tables import autoclusters, limits, requirements
+from pipeline.store.tables import autoclusters, requirements
 from pipeline.store.tables import jobs as jobs_table
+from pipeline.store.tables import limits as limits_table
 from schemas.outcomes import Backoff
 from schemas.pilots import AttemptRef, HeartbeatReply, HeartbeatRequest, HeldJob, Report
 from schemas.requirements import Requirement
@@ -23,6 +24,7 @@ from tests import building
 from tests.submitting import all_jobs, array, move, submit
 
 T = TypeVar("T")
+HALF_LIFE = 7 * 86_400.0
 RULES = Rules(
     wake_after=30.0,
     cool_off=Backoff(base=60.0, cap=3_600.0),
@@ -83,8 +85,9 @@ class Scene:
         match(self.database, self.jobs(), self.site, pilot_id or self.pilot_id)
 
     def counted(self) -> int:
-        """Running jobs as the site's limit counts them."""
-        query = select(limits.c.running).where(limits.c.subject_id == self.site.id)
+        """Running jobs as the site's limit counts them, once everything that has ended is booked."""
+        releases.book_all(self.database, HALF_LIFE)
+        query = select(limits_table.c.running).where(limits_table.c.subject_id == self.site.id)
         return int(self.database.transact(lambda tx: tx.scalar(query)))
 
     def occupying(self) -> int:
@@ -111,9 +114,13 @@ def match(database: Database, found: list[JobRow], site: building.Site, pilot_id
     database.transact(
         lambda tx: jobs.apply(tx, [Change(job, JobState.WAITING, values=waiting) for job in jobs.lock(tx, ids)])
     )
-    database.transact(
-        lambda tx: jobs.apply(tx, [Change(job, JobState.MATCHED, values=place) for job in jobs.lock(tx, ids)])
-    )
+
+    def assign(tx: Transaction) -> None:
+        jobs.apply(tx, [Change(job, JobState.MATCHED, values=place) for job in jobs.lock(tx, ids)])
+        counted = limits.lock(tx, limits.of(tx, (), [site.id]))
+        limits.move(tx, counted, {limit.id: len(ids) for limit in counted})
+
+    database.transact(assign)
 
 
 def autocluster(database: Database, job: JobRow, **wants: Any) -> int:

@@ -21,6 +21,7 @@ SCHEDULE = (
     Trigger("losers", "* * * * * 40", tick("losers"), grace=120.0),
     Trigger("held", "7 * * * *", tick("held"), grace=1_800.0),
     Trigger("recount", "*/10 * * * *", tick("recount"), grace=300.0),
+    Trigger("shares", "5-59/10 * * * *", tick("shares"), grace=300.0),
     Trigger("retention", "*/5 * * * *", tick("retention"), grace=120.0),
     Trigger("replicas", "41 3 * * *", tick("replicas"), grace=7_200.0),
 )

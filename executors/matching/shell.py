@@ -1,67 +1,90 @@
-"""The matching executor: one transaction per batch, whether slots or jobs woke it."""
+"""The matching executor: short transactions over the slots of a batch, whether slots or jobs woke it."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 
-from executors.matching.decide import Match, Slot, match, suits, trimmed, wanted_by
+from executors.matching.allowance import Allowance
+from executors.matching.ground import Ground, charges
+from executors.matching.memory import Key, Memory, memory_of
+from executors.matching.rounds import Match, Rules, Slot, match, suits, trimmed, wanted_by
+from executors.matching.stock import Stock
 from pipeline.runtime.spec import Context
 from pipeline.settings import Settings
-from pipeline.store import jobs, matching
+from pipeline.store import jobs, limits, matching, releases, usage
 from pipeline.store.database import Transaction
-from pipeline.store.jobs import Change, JobRow
-from pipeline.store.matching import Alive, Level, Place, Room, Totals
+from pipeline.store.jobs import Change
+from pipeline.store.match_rows import Level, Place
+from pipeline.store.matching import Alive, Totals
 from pipeline.store.steps import ended_steps
+from pipeline.store.usage import Booking
 from schemas.messages import Body, JobsWaiting, Message, SlotsOffered, StepsDue, about_ids
 from schemas.outcomes import Done, Outcome
+from schemas.rooms import Room
 from schemas.states import JobState
 
-MOST_MATCHES = 2_000
+MOST_MATCHES = 1_000
 """Jobs that one transaction matches at the most: it must not live for seconds."""
+MOST_OFFERS = 250
+"""Slots that one transaction locks at the most."""
 MOST_PARKED = 1_000
 """Parked slots that one transaction looks at."""
+MOST_PLANS = 8
+"""Times that a transaction plans anew because jobs that it planned with were not to be had."""
+PATIENCE = 20.0
+"""Seconds after which what is left of a batch goes back into the queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """What the messages name."""
+    """What one transaction looks at."""
 
-    pilot_ids: tuple[int, ...]
-    autocluster_ids: tuple[int, ...]
+    pilot_ids: tuple[int, ...] = ()
+    autocluster_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What is to be told after the commit, and what a look at what waits now is compared with."""
+    """What follows from a committed transaction."""
 
-    messages: tuple[Message, ...] = ()
+    left_over: tuple[int, ...] = ()
+    """Pilots whose slots are still on offer."""
+    again: tuple[int, ...] = ()
+    """Autoclusters that may be worth another look at parked slots."""
+    ended_steps: tuple[int, ...] = ()
     idle: tuple[Slot, ...] = ()
     """Slots that were parked."""
     settled: frozenset[int] = frozenset()
     """Autoclusters of which no idle slot can take more than was taken."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Backlog:
-    """The waiting jobs as this transaction locks them."""
-
-    tx: Transaction
-
-    def take(self, level: Level, most: int) -> Sequence[JobRow]:
-        return matching.take(self.tx, level, most)
-
-    def after(self, level: Level) -> Level | None:
-        return matching.next_level(self.tx, level)
+    hints: Mapping[Key, int] = field(default_factory=dict)
+    spared: tuple[Level, ...] = ()
+    """Levels whose jobs were to be matched, and were left where they are."""
 
 
 def execute(context: Context, messages: Sequence[Message]) -> list[Outcome]:
     """One outcome per message; the follow-ups of the whole batch go with its last one."""
-    batch = _Batch(_ids(messages, SlotsOffered), _ids(messages, JobsWaiting))
-    result = context.database.transact(partial(_match, batch=batch, settings=context.settings))
-    follow_ups = (*result.messages, *_missed(context, result))
+    memory = memory_of(context.database)
+    pilot_ids = list(_ids(messages, SlotsOffered))
+    news = _ids(messages, JobsWaiting)
+    until = time.monotonic() + PATIENCE
+    results: list[_Result] = []
+    while (pilot_ids or news) and time.monotonic() < until:
+        batch = _Batch(tuple(pilot_ids[:MOST_OFFERS]), news)
+        result = _match(context, memory, batch)
+        results.append(result)
+        pilot_ids = pilot_ids[MOST_OFFERS:] + list(result.left_over)
+        news = result.again
+    now = context.database.clock()
+    follow_ups = (
+        *about_ids(SlotsOffered, sorted(pilot_ids), now=now),
+        *about_ids(JobsWaiting, news, now=now),
+        *about_ids(StepsDue, sorted({step_id for result in results for step_id in result.ended_steps}), now=now),
+        *_missed(context, memory, results),
+    )
     return [*(Done() for _ in messages[1:]), Done(follow_ups)]
 
 
@@ -69,94 +92,193 @@ def _ids(messages: Iterable[Message], body: type[Body]) -> tuple[int, ...]:
     return tuple(sorted({i for message in messages if isinstance(message.body, body) for i in message.body.ids()}))
 
 
-def _match(tx: Transaction, batch: _Batch, settings: Settings) -> _Result:
-    alive = Alive(settings.heartbeat_timeout, settings.pilot_max_failures)
-    offered_at = matching.places_of(tx, batch.pilot_ids, alive)
-    heads = matching.heads(
-        tx, {place.vo_id for place in offered_at.values()} | matching.vos_of(tx, batch.autocluster_ids)
+def _match(context: Context, memory: Memory, batch: _Batch) -> _Result:
+    """Book what has ended, which makes room, then match; what is remembered follows what is committed."""
+    settings = context.settings
+    booked = context.database.transact(
+        lambda tx: releases.book(tx, settings.share_half_life, after=memory.released_up_to)
     )
-    parked_at = _parked(tx, [level for level in heads if level.autocluster_id in set(batch.autocluster_ids)], alive)
+    memory.released_up_to = max(memory.released_up_to, booked.last_id)
+    result = context.database.transact(partial(_transaction, memory=memory, batch=batch, settings=settings))
+    memory.learn(result.hints, result.spared)
+    return result
+
+
+def _transaction(tx: Transaction, memory: Memory, batch: _Batch, settings: Settings) -> _Result:
+    began = time.monotonic()
+    memory.refresh(tx, batch.autocluster_ids)
+    alive = Alive(settings.heartbeat_timeout, settings.pilot_max_failures)
     offered = matching.lock_slots(tx, batch.pilot_ids, "offered")
-    parked = matching.lock_slots(tx, parked_at, "parked", skip_locked=True)
-    slots = _free(tx, {**offered, **parked}, {**offered_at, **parked_at})
-    rooms = matching.site_rooms(tx, {slot.place.site_id for slot in slots})
-    outcome = match(slots, heads, rooms, _Backlog(tx), MOST_MATCHES)
-    kept, ended = _carry_out(tx, outcome.matches, settings)
+    parked = _parked(tx, memory, batch.autocluster_ids, alive)
+    locked = {**offered, **matching.lock_slots(tx, parked, "parked", skip_locked=True)}
+    slots = _slots(tx, locked, matching.places(tx, locked, memory.kinds, alive))
+    ground = Ground.read(tx, [slot.place for slot in slots], memory.nodes, settings)
+    plan = _Plan(tx, memory, ground, Stock(tx, memory), _rules(settings))
+    plan.fill(slots)
+    if plan.idle(slots) and memory.read_at < began:
+        memory.read_all(tx)
+        plan.fill(plan.idle(slots))
+    kept = _carry_out(tx, plan, settings)
     served = {found.place.pilot_id for found in kept}
-    left_over = set() if not outcome.is_cut_short else offered.keys() - served
+    spared = [found for found in plan.matches if found.place.pilot_id not in served]
+    left_over = {found.place.pilot_id for found in spared} | (set(offered) if plan.is_cut_short else set())
+    left_over = (left_over & offered.keys()) - served
     matching.set_slots(tx, served, "served")
     matching.set_slots(tx, offered.keys() - served - left_over, "parked")
-    again = batch.autocluster_ids if kept and (outcome.is_cut_short or len(parked_at) == MOST_PARKED) else ()
+    matching.reserve(tx, plan.reservations)
+    doomed = plan.stock.doomed
     return _Result(
-        messages=(
-            *about_ids(SlotsOffered, sorted(left_over), now=tx.now),
-            *about_ids(JobsWaiting, again, now=tx.now),
-            *about_ids(StepsDue, ended, now=tx.now),
-        ),
+        left_over=tuple(sorted(left_over)),
+        again=batch.autocluster_ids if kept and (plan.is_cut_short or len(parked) == MOST_PARKED) else (),
+        ended_steps=tuple(ended_steps(tx, {job.step_id for job in doomed}) if doomed else ()),
         idle=tuple(slot for slot in slots if slot.place.pilot_id not in served | left_over),
-        settled=frozenset(level.autocluster_id for level in heads) - outcome.drained,
+        settled=frozenset(level.autocluster_id for level in memory.board.levels()) - plan.drained,
+        hints=plan.stock.hints(),
+        spared=_levels_spared(plan.matches, kept),
     )
 
 
-def _parked(tx: Transaction, news: Sequence[Level], alive: Alive) -> Mapping[int, Place]:
-    """Where those parked slots are that jobs which woke us could go to."""
+def _rules(settings: Settings) -> Rules:
+    return Rules(settings.wide_patience, settings.wide_reserve, settings.longest_wait, MOST_MATCHES)
+
+
+def _parked(tx: Transaction, memory: Memory, autocluster_ids: Sequence[int], alive: Alive) -> Mapping[int, Totals]:
+    """Those parked slots that jobs which woke us could go to."""
+    news = [level for autocluster_id in autocluster_ids for level in memory.board.of(autocluster_id)]
     if not news:
         return {}
-    found = matching.parked_places(tx, {level.vo_id for level in news}, alive)
-    suitable = (place for _, place in sorted(found.items()) if any(suits(place, level) for level in news))
-    return {place.pilot_id: place for place in islice(suitable, MOST_PARKED)}
+    found = matching.parked_slots(tx, {level.vo_id for level in news})
+    places = matching.places(tx, found, memory.kinds, alive)
+    suitable = (
+        pilot_id
+        for pilot_id, place in sorted(places.items())
+        if any(suits(place, level, memory.board) for level in news)
+    )
+    return {pilot_id: found[pilot_id] for pilot_id in islice(suitable, MOST_PARKED)}
 
 
-def _free(tx: Transaction, locked: Mapping[int, Totals], places: Mapping[int, Place]) -> list[Slot]:
-    usable = sorted(locked.keys() & places.keys())
-    taken = matching.occupied(tx, usable)
+def _slots(tx: Transaction, locked: Mapping[int, Totals], places: Mapping[int, Place]) -> list[Slot]:
+    taken = matching.occupied(tx, places)
     nothing = Room(0, 0, 0)
     return [
         Slot(
-            place=places[pilot_id],
+            place=place,
             free=_difference(locked[pilot_id].total, taken.get(pilot_id, nothing)),
             time_left=(locked[pilot_id].ends_at - tx.now).total_seconds(),
         )
-        for pilot_id in usable
+        for pilot_id, place in places.items()
     ]
 
 
 def _difference(total: Room, taken: Room) -> Room:
-    return Room(total.cores - taken.cores, total.memory - taken.memory, total.disk - taken.disk)
+    return Room(
+        total.cores - taken.cores, total.memory - taken.memory, total.disk - taken.disk, total.gpus - taken.gpus
+    )
 
 
-def _carry_out(tx: Transaction, matches: Sequence[Match], settings: Settings) -> tuple[list[Match], list[int]]:
-    """Assign what the limits, now locked, still leave room for; the matches kept, and steps that may have ended."""
-    doomed = [found.job for found in matches if found.job.kill_requested]
-    living = [found for found in matches if not found.job.kill_requested]
-    rooms = matching.site_rooms(tx, {found.place.site_id for found in living}, lock=True)
-    kept = trimmed(living, rooms)
+class _Plan:
+    """What a transaction is to match, planned in as many steps as it takes to have the jobs."""
+
+    def __init__(self, tx: Transaction, memory: Memory, ground: Ground, stock: Stock, rules: Rules) -> None:
+        self._tx, self._memory, self._rules = tx, memory, rules
+        self.ground, self.stock = ground, stock
+        self.matches: list[Match] = []
+        self.reservations: dict[int, int | None] = {}
+        self.drained: frozenset[int] = frozenset()
+        """Autoclusters of which less could be had than was wanted."""
+        self.is_cut_short = False
+
+    def fill(self, slots: Sequence[Slot]) -> None:
+        """Plan for these slots until nothing is lacking."""
+        for _ in range(MOST_PLANS):
+            left = [slot for slot in self._left_of(slots) if slot.free.cores > 0]
+            most = self._rules.most - len(self.matches)
+            if not left or most <= 0:
+                self.is_cut_short = self.is_cut_short or bool(left)
+                return
+            self.stock.begin()
+            terms = self.ground.terms(self.matches, replace(self._rules, most=most))
+            outcome = match(left, self._memory.board, terms, self.stock)
+            had = self.stock.fill(outcome.matches)
+            self.matches += had
+            self.reservations |= outcome.reservations
+            self.drained |= self._memory.settle(outcome, self.stock, self.stock.drained())
+            if len(had) == len(outcome.matches):
+                self.is_cut_short = outcome.is_cut_short
+                return
+        self.is_cut_short = True
+
+    def idle(self, slots: Sequence[Slot]) -> list[Slot]:
+        """Those of the slots that nothing is planned for."""
+        used = {found.place.pilot_id for found in self.matches}
+        return [slot for slot in slots if slot.place.pilot_id not in used]
+
+    def _left_of(self, slots: Sequence[Slot]) -> list[Slot]:
+        if not self.matches:
+            return list(slots)
+        free = {slot.place.pilot_id: slot.free for slot in slots}
+        for found in self.matches:
+            if found.place.pilot_id in free:
+                free[found.place.pilot_id] = free[found.place.pilot_id].less(found.grant)
+        return [replace(slot, free=free[slot.place.pilot_id]) for slot in slots]
+
+
+def _carry_out(tx: Transaction, plan: _Plan, settings: Settings) -> list[Match]:
+    """Assign what the limits, now locked, still leave room for; the matches kept."""
+    concerned, with_rate = plan.ground.concerned(plan.matches)
+    locked, rates = limits.lock(tx, concerned), limits.lock_rates(tx, with_rate)
+    allowance = Allowance(locked, rates, tx.now)
+    kept = trimmed(plan.matches, allowance)
     wake_at = tx.after(settings.confirm_timeout)
-    assigned = [
-        Change(
-            found.job,
-            JobState.MATCHED,
-            wake_at=wake_at,
-            values=(("pilot_id", found.place.pilot_id), ("site_id", found.place.site_id)),
-        )
-        for found in kept
-    ]
-    jobs.apply(tx, [*assigned, *(Change(job, JobState.KILLED, "killed on request") for job in doomed)])
-    return kept, ended_steps(tx, {job.step_id for job in doomed}) if doomed else []
+    assigned = [Change(found.job, JobState.MATCHED, wake_at=wake_at, values=_granted(found)) for found in kept]
+    doomed = [Change(job, JobState.KILLED, "killed on request") for job in plan.stock.doomed]
+    jobs.apply(tx, [*assigned, *doomed])
+    limits.move(tx, locked, allowance.limits_spent())
+    limits.spend(tx, rates, allowance.starts_spent())
+    bookings = {key: [Booking(charge, tx.now, charged=charge)] for key, charge in charges(kept).items()}
+    usage.book(tx, bookings, settings.share_half_life)
+    return kept
 
 
-def _missed(context: Context, result: _Result) -> list[Message]:
+def _granted(found: Match) -> tuple[tuple[str, int], ...]:
+    grant, place = found.grant, found.place
+    return (
+        ("pilot_id", place.pilot_id),
+        ("site_id", place.site_id),
+        ("cores", grant.cores),
+        ("memory", grant.memory),
+        ("disk", grant.disk),
+        ("gpus", grant.gpus),
+        ("alternative", found.alternative),
+        ("charge", grant.charge),
+    )
+
+
+def _levels_spared(planned: Sequence[Match], kept: Sequence[Match]) -> tuple[Level, ...]:
+    if len(kept) == len(planned):
+        return ()
+    matched = {found.job.id for found in kept}
+    spared: dict[Key, Level] = {}
+    for found in planned:
+        if found.job.id not in matched:
+            spared.setdefault((found.level.autocluster_id, found.level.priority), found.level)
+    return tuple(spared.values())
+
+
+def _missed(context: Context, memory: Memory, results: Sequence[_Result]) -> list[Message]:
     """News for slots that were parked while jobs became waiting unseen. Those jobs' own news may have come too early
     to find the slots parked, so whoever commits last must look."""
-    if not result.idle:
+    parking = [result for result in results if result.idle]
+    if not parking:
         return []
+    idle = [slot for result in parking for slot in result.idle]
+    settled = frozenset.intersection(*(result.settled for result in parking))
 
     def look(tx: Transaction) -> list[Message]:
-        heads = matching.heads(tx, {slot.place.vo_id for slot in result.idle})
         missed = {
             level.autocluster_id
-            for level in heads
-            if level.autocluster_id not in result.settled and wanted_by(result.idle, level)
+            for level in memory.read_all(tx)
+            if level.autocluster_id not in settled and wanted_by(idle, level, memory.board)
         }
         return about_ids(JobsWaiting, sorted(missed), now=tx.now)
 

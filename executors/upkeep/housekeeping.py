@@ -11,8 +11,9 @@ from executors.data.port import open_storage
 from pipeline.errors import PenstockError
 from pipeline.runtime.spec import Context
 from pipeline.sandboxes import Sandboxes
-from pipeline.store import files, losers, reconcile, retention
+from pipeline.store import files, losers, releases, retention, usage
 from pipeline.store.database import Transaction
+from pipeline.store.recount import recount
 from schemas.messages import FilesDue, Message, about_ids
 
 MOST = 10_000
@@ -54,12 +55,24 @@ def compare_replicas(context: Context) -> list[Message]:
     return context.database.transact(work)
 
 
-def recount(context: Context) -> list[Message]:
+def count_limits(context: Context) -> list[Message]:
     """Put limits right, and report those that had drifted."""
-    for site_id in context.database.read(reconcile.limited_sites):
-        drift = context.database.transact(partial(reconcile.recount_limit, site_id=site_id))
-        if drift is not None:
-            _log.error("limit_drifted", site_id=site_id, counted=drift[0], true=drift[1])
+    for drift in context.database.transact(recount):
+        _log.error(
+            "limit_drifted",
+            limit=drift.name,
+            subject_id=drift.subject_id,
+            counted=drift.counted,
+            true=drift.true,
+        )
+    return []
+
+
+def book_shares(context: Context) -> list[Message]:
+    """Book attempts that have ended, and say all usage as of now."""
+    half_life = context.settings.share_half_life
+    releases.book_all(context.database, half_life)
+    context.database.transact(partial(usage.rebase, half_life=half_life))
     return []
 
 

@@ -10,7 +10,7 @@ from structlog import get_logger
 from executors.upkeep.decide import Horizon, horizon
 from pipeline.queue_views import complete
 from pipeline.runtime.spec import Context
-from pipeline.store import files, half_done, job_commands, jobs, reconcile, steps
+from pipeline.store import files, half_done, job_commands, jobs, reconcile, releases, steps
 from pipeline.store.database import Transaction
 from pipeline.store.instances import list_instances
 from pipeline.store.job_commands import JobFilter
@@ -50,6 +50,7 @@ def run(context: Context) -> list[Message]:
     for work in (_jobs, _steps, _slots, _files):
         found += context.database.transact(partial(work, context=context, horizons=horizons))
     found += _finish_commands(context)
+    releases.book_all(context.database, context.settings.share_half_life)
     if found:
         _log.info("overdue_rows_published", messages=len(found), ids=sum(len(m.body.ids()) for m in found))
     return found

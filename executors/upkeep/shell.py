@@ -22,7 +22,8 @@ DUTIES: Mapping[str, Duty] = {
     "held": held.wake,
     "losers": housekeeping.delete_losers,
     "replicas": housekeeping.compare_replicas,
-    "recount": housekeeping.recount,
+    "recount": housekeeping.count_limits,
+    "shares": housekeeping.book_shares,
     "retention": housekeeping.purge,
 }
 """Every duty may be done twice without harm; marking it first keeps a redelivered tick from doing so."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sqlalchemy import select
 
 from pipeline.store.database import Transaction, in_chunks
 from pipeline.store.tables import autoclusters, requirements
-from schemas.requirements import Requirement
+from schemas.requirements import Names, Requirement
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,17 @@ class Bucket:
     group_id: int
     owner_id: int
     job_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whom an autocluster's jobs are charged to, and what else limits look at in them."""
+
+    vo_id: int
+    group_id: int
+    owner_id: int
+    job_type: str
+    labels: Names
 
 
 Key = tuple[str, Bucket]
@@ -48,11 +60,34 @@ def ensure(tx: Transaction, wanted: Mapping[Key, Requirement]) -> Mapping[Key, i
     return {key: found[key] for key in wanted}
 
 
+def owners_of(tx: Transaction, ids: Iterable[int]) -> Mapping[int, Owner]:
+    """Whom the jobs of these autoclusters are charged to, by autocluster."""
+    found: dict[int, Owner] = {}
+    bucket = (autoclusters.c.id, *(autoclusters.c[name] for name in Bucket.__slots__))
+    for chunk in in_chunks(sorted(set(ids))):
+        query = select(*bucket, requirements.c.body).join(
+            requirements, requirements.c.id == autoclusters.c.requirement_id
+        )
+        for row in tx.rows(query.where(autoclusters.c.id.in_(chunk))):
+            labels = requirement_of(row.body).labels
+            found[row.id] = Owner(row.vo_id, row.group_id, row.owner_id, row.job_type, labels)
+    return found
+
+
+@lru_cache(maxsize=10_000)
+def requirement_of(body: str) -> Requirement:
+    """A stored requirement, parsed once."""
+    return Requirement.model_validate_json(body)
+
+
 def _ensure_requirements(tx: Transaction, bodies: Mapping[str, Requirement]) -> Mapping[str, int]:
     found = _requirement_ids(tx, bodies)
     missing = sorted(bodies.keys() - found.keys())
     if missing:
-        rows = [{"signature": signature, "body": bodies[signature].model_dump_json()} for signature in missing]
+        rows = [
+            {"signature": signature, "body": bodies[signature].model_dump_json(exclude_defaults=True)}
+            for signature in missing
+        ]
         tx.add_missing(requirements, rows)
         found = _requirement_ids(tx, bodies)
     return found

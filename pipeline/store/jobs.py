@@ -1,31 +1,35 @@
 """Jobs and their transitions: the one place where a job's state changes.
 
 Callers lock rows, decide, and `apply` changes; every transition is guarded, writes its event, and keeps
-`waiting_jobs` and `limits` true in the same transaction. Lock order: slots, waiting_jobs, jobs, limits.
+`waiting_jobs` true in the same transaction. An attempt that ends is noted in `releases`, so that what limits and
+shares count for it is given back; what they count is taken by matching. Lock order: slots, waiting_jobs, jobs.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, case, delete, insert, literal, or_, select, update
+from sqlalchemy import Row, Select, delete, insert, literal, select, update
 
-from pipeline.store.database import CHUNK, Contended, Transaction, in_chunks
+from pipeline.store import own_values
+from pipeline.store.database import Contended, Transaction, in_chunks
 from pipeline.store.losers import LostAttempt, doom
-from pipeline.store.tables import job_events, jobs, limits, peeks, waiting_jobs
+from pipeline.store.tables import job_events, jobs, peeks, releases, waiting_jobs
 from schemas.lifecycle import Losses, Verdict
 from schemas.states import JOB_OCCUPYING, JOB_ON_PILOT, JOB_TRANSITIONS, JobState
 
 MAX_REASON = 500
-_RANGES = 50
-"""Ranges per statement; SQLite refuses expressions of great depth."""
 _EVENT = ("job_id", "attempt", "from_state", "to_state", "pilot_id", "reason", "at")
 _LOSING = frozenset({JobState.RECEIVED, JobState.FAILED, JobState.KILLED})
 _GONE_FROM_PILOT = frozenset({JobState.RECEIVED, JobState.WAITING})
+GRANTED = ("cores", "memory", "disk", "gpus", "alternative", "charge")
+"""What the caller says of an assignment, in `Change.values`."""
+_NO_PILOT = {"pilot_id": None, "site_id": None, "absences": 0, "matched_at": None, **dict.fromkeys(GRANTED)}
+_RELEASE = ("job_id", "autocluster_id", "site_id", "cores", "charge", "is_started", "matched_at", "ended_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,14 @@ class JobRow:
     absences: int
     infrastructure_losses: int
     payload_failures: int
+    cores: int | None = None
+    """What the present attempt was granted, and when: None where there is none, or release 0.2.0 assigned it."""
+    memory: int | None = None
+    disk: int | None = None
+    gpus: int | None = None
+    alternative: int | None = None
+    charge: int | None = None
+    matched_at: datetime | None = None
 
     @property
     def losses(self) -> Losses:
@@ -56,6 +68,8 @@ class JobRow:
 
 
 _COLUMNS = tuple(jobs.c[name] for name in JobRow.__slots__)
+_PLAIN = _COLUMNS[: -len(GRANTED) - 1]
+_STATE = JobRow.__slots__.index("state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +96,15 @@ def lock_where(tx: Transaction, query: Select[Any], *, skip_locked: bool = False
     return [_row(row) for row in tx.lock(query.order_by(jobs.c.id), skip_locked=skip_locked)]
 
 
+def lock_waiting(tx: Transaction, ids: Iterable[int]) -> list[JobRow]:
+    """The jobs of these ids, locked, without what they were granted; those that another holds are left out."""
+    found: list[JobRow] = []
+    for chunk in in_chunks(sorted(set(ids))):
+        query = select(*_PLAIN).where(jobs.c.id.in_(chunk)).order_by(jobs.c.id)
+        found += [_row(row) for row in tx.lock(query, skip_locked=True)]
+    return found
+
+
 def columns() -> Select[Any]:
     """A query of all that a JobRow holds, to be narrowed by the caller within the store."""
     return select(*_COLUMNS)
@@ -95,8 +118,8 @@ def of_pilot(tx: Transaction, pilot_id: int, states: Iterable[JobState] = JOB_OC
 def apply(tx: Transaction, changes: Sequence[Change]) -> None:
     """Make the changes and write their events.
 
-    Raises ValueError for a transition that the table forbids, Contended when rows are not as they were locked or
-    a limit has no room left: the transaction is then run again from its read.
+    Raises ValueError for a transition that the table forbids, Contended when rows are not as they were locked: the
+    transaction is then run again from its read.
     """
     if not changes:
         return
@@ -104,13 +127,13 @@ def apply(tx: Transaction, changes: Sequence[Change]) -> None:
         if change.to not in JOB_TRANSITIONS[change.job.state]:
             raise ValueError(f"job {change.job.id} may not go from {change.job.state} to {change.to}")
     _leave_waiting(tx, changes)
+    _note_releases(tx, changes)
     for group in _grouped(changes):
         _update(tx, group)
     _join_waiting(tx, changes)
     _write_events(tx, changes)
     _drop_peeks(tx, changes)
     _doom_losers(tx, changes)
-    _move_limits(tx, changes)
 
 
 def verdict_change(tx: Transaction, job: JobRow, verdict: Verdict) -> Change:
@@ -168,8 +191,9 @@ def set_wake_at(tx: Transaction, ids: Sequence[int], wake_at: datetime | None) -
 
 
 def _row(row: Row[Any]) -> JobRow:
-    values = row._asdict()
-    return JobRow(**{**values, "state": JobState(values["state"])})
+    values = list(row)
+    values[_STATE] = JobState(values[_STATE])
+    return JobRow(*values)
 
 
 def _grouped(changes: Sequence[Change]) -> Iterable[list[Change]]:
@@ -182,52 +206,48 @@ def _grouped(changes: Sequence[Change]) -> Iterable[list[Change]]:
 
 def _update(tx: Transaction, group: list[Change]) -> None:
     first = group[0]
-    values: dict[str, Any] = {
+    alike: dict[str, Any] = {
         "state": first.to,
         "wake_at": first.wake_at,
         "changed_at": tx.now,
         "dead_letter_id": None,  # whatever letter names it, it got over that
     }
     if first.to in _GONE_FROM_PILOT:
-        values |= {"pilot_id": None, "site_id": None, "absences": 0}
+        alike |= _NO_PILOT
     if first.to is JobState.MATCHED:
-        values["attempt"] = jobs.c.attempt + 1
-    for start in range(0, len(group), CHUNK):
-        part = group[start : start + CHUNK]
+        alike["matched_at"] = tx.now
+    for part in in_chunks(group):
+        changed = _update_part(tx, part, alike)
+        if changed != len(part):
+            raise Contended(f"{len(part) - changed} of {len(part)} jobs left {first.job.state} under our lock")
+
+
+def _update_part(tx: Transaction, part: Sequence[Change], alike: Mapping[str, Any]) -> int:
+    """Rows changed: what each change sets by itself is a constant where all agree, else it goes by the job's id."""
+    first = part[0]
+    names = ("reason", *(name for name, _ in first.values))
+    own = [(change.reason[:MAX_REASON] or None, *(value for _, value in change.values)) for change in part]
+    differing = [place for place, values in enumerate(zip(*own, strict=True)) if any(v != values[0] for v in values)]
+    more = ("attempt",) if first.to is JobState.MATCHED else ()
+    shared = {**alike, **{name: own[0][place] for place, name in enumerate(names) if place not in differing}}
+    if not differing:
+        shared |= {name: jobs.c[name] + 1 for name in more}
         ids = [change.job.id for change in part]
-        changed = update(jobs).where(jobs.c.id.in_(ids), jobs.c.state == first.job.state)
-        matched = tx.run(changed.values({**values, **_own_values(part)}))
-        if matched != len(part):
-            raise Contended(f"{len(part) - matched} of {len(part)} jobs left {first.job.state} under our lock")
-
-
-def _own_values(part: Sequence[Change]) -> dict[str, Any]:
-    """What each change sets by itself: a constant where all agree, else chosen by id, in one statement all the same."""
-    own = {change.job.id: {"reason": change.reason[:MAX_REASON] or None, **dict(change.values)} for change in part}
-    chosen: dict[str, Any] = {}
-    for name in own[part[0].job.id]:
-        of_job = {job_id: values[name] for job_id, values in own.items()}
-        first = of_job[part[0].job.id]
-        alike = all(value == first for value in of_job.values())
-        chosen[name] = first if alike else case(of_job, value=jobs.c.id)
-    return chosen
+        return tx.run(update(jobs).where(jobs.c.id.in_(ids), jobs.c.state == first.job.state).values(shared))
+    rows = [(change.job.id, *(values[place] for place in differing)) for change, values in zip(part, own, strict=True)]
+    differ = tuple(names[place] for place in differing)
+    wanted = own_values.Rows(("id",), differ, rows, shared, more, {"state": first.job.state.value})
+    return own_values.change(tx, jobs, wanted)
 
 
 def _leave_waiting(tx: Transaction, changes: Sequence[Change]) -> None:
-    """By whole ranges of the key: measured, MariaDB reads all of the table for tuples, `(a, b, c) IN (...)`."""
-    of_level: defaultdict[tuple[int | None, int], list[int]] = defaultdict(list)
-    for change in changes:
-        if change.job.state is JobState.WAITING:
-            of_level[change.job.autocluster_id, -change.job.priority].append(change.job.id)
-    ranges = [
-        (waiting_jobs.c.autocluster_id == cluster)
-        & (waiting_jobs.c.descent == descent)
-        & waiting_jobs.c.job_id.in_(part)
-        for (cluster, descent), ids in sorted(of_level.items())
-        for part in in_chunks(sorted(ids))
-    ]
-    for some in in_chunks(ranges, _RANGES):
-        tx.run(delete(waiting_jobs).where(or_(*some)))
+    keys = sorted(
+        (change.job.autocluster_id, -change.job.priority, change.job.id)
+        for change in changes
+        if change.job.state is JobState.WAITING and change.job.autocluster_id is not None
+    )
+    for part in in_chunks(keys):
+        own_values.remove(tx, waiting_jobs, ("autocluster_id", "descent", "job_id"), part)
 
 
 def _join_waiting(tx: Transaction, changes: Sequence[Change]) -> None:
@@ -272,6 +292,17 @@ def _as_events(tx: Transaction, from_state: JobState, ids: Sequence[int]) -> Sel
     ).where(jobs.c.id.in_(ids))
 
 
+def _note_releases(tx: Transaction, changes: Sequence[Change]) -> None:
+    """From the rows as they still are: what their attempts were granted is to be given back."""
+    ended = [c.job.id for c in changes if c.job.state in JOB_OCCUPYING and c.to not in JOB_OCCUPYING]
+    for chunk in in_chunks(ended):
+        is_started = (jobs.c.state != JobState.MATCHED).label("is_started")
+        now = literal(tx.now, releases.c.ended_at.type)
+        taken = (jobs.c.autocluster_id, jobs.c.site_id, jobs.c.cores, jobs.c.charge, is_started, jobs.c.matched_at)
+        noted = select(jobs.c.id, *taken, now).where(jobs.c.id.in_(chunk))
+        tx.run(insert(releases).from_select(_RELEASE, noted))
+
+
 def _drop_peeks(tx: Transaction, changes: Sequence[Change]) -> None:
     ended = [c.job.id for c in changes if c.job.state in JOB_OCCUPYING and c.to not in JOB_OCCUPYING]
     for chunk in in_chunks(ended):
@@ -286,25 +317,3 @@ def _doom_losers(tx: Transaction, changes: Sequence[Change]) -> None:
     ]
     if lost:
         doom(tx, lost)
-
-
-def _move_limits(tx: Transaction, changes: Sequence[Change]) -> None:
-    moves: defaultdict[int, int] = defaultdict(int)
-    for change in changes:
-        site_after = dict(change.values).get("site_id", change.job.site_id)
-        if change.job.state in JOB_OCCUPYING and change.job.site_id is not None:
-            moves[change.job.site_id] -= 1
-        if change.to in JOB_OCCUPYING and site_after is not None:
-            moves[site_after] += 1
-    for site_id, move in sorted(moves.items()):
-        if move:
-            _move_limit(tx, site_id, move)
-
-
-def _move_limit(tx: Transaction, site_id: int, move: int) -> None:
-    of_site = (limits.c.kind == "site", limits.c.subject_id == site_id)
-    room = (limits.c.running + move <= limits.c.maximum) | limits.c.maximum.is_(None)
-    guard = (*of_site, room) if move > 0 else of_site
-    moved = tx.run(update(limits).where(*guard).values(running=limits.c.running + move))
-    if not moved and move > 0 and tx.scalar(select(limits.c.id).where(*of_site)) is not None:
-        raise Contended(f"site {site_id} has no room for {move} more running jobs")

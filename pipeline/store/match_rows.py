@@ -81,8 +81,12 @@ class StartRate:
 
     def left(self, now: datetime) -> int:
         """Whole tokens at a moment."""
+        return int(self.filled(now))
+
+    def filled(self, now: datetime) -> float:
+        """Tokens at a moment, the next one as far as it is there."""
         gained = (now - self.at).total_seconds() * self.jobs / self.period
-        return int(min(self.tokens + max(gained, 0.0), self.jobs))
+        return min(self.tokens + max(gained, 0.0), self.jobs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,146 +1,81 @@
-"""What matching reads and writes: slots, what waits for them, and the room that limits leave.
+"""What matching reads and writes of pilots: their slots, where they are, what their jobs take.
 
-Lock order: slots, waiting_jobs, jobs, limits. Waiting jobs and their rows are locked by skipping what others
-hold, so that a matcher never waits for anybody who waits for it.
+Lock order: slots, waiting_jobs, jobs, limits, start_rates, usage.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import Integer, Row, case, func, null, select, update
 
-from pipeline.store import jobs, specs
-from pipeline.store.bans import banned_queues
+from pipeline.store import specs
+from pipeline.store.bans import banned_queues, tested_queues
 from pipeline.store.database import Transaction, in_chunks
-from pipeline.store.jobs import JobRow
-from pipeline.store.tables import autoclusters, limits, pilots, requirements, site_queues, sites, slots, waiting_jobs
+from pipeline.store.match_rows import Place
 from pipeline.store.tables import jobs as jobs_table
-from schemas.requirements import Names, Requirement
+from pipeline.store.tables import pilots, resources, site_queues, sites, slots
+from schemas.nodes import NodeKind, slot_resource
+from schemas.requirements import Resource
+from schemas.rooms import Room
 from schemas.sites import SiteQueueEntry
-from schemas.states import JOB_OCCUPYING, JobState, PilotState
+from schemas.states import JOB_OCCUPYING, PilotState
 
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """The waiting jobs of one autocluster that have one priority; `head_job_id` is the oldest of them."""
-
-    autocluster_id: int
-    vo_id: int
-    priority: int
-    head_job_id: int
-    signature: str
-    requirement: Requirement
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a usable pilot is: it runs, does not drain, was heard of, and is not banned."""
-
-    pilot_id: int
-    vo_id: int
-    site_id: int
-    site: str
-    tags: Names
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """Cores, and MiB of memory and disk."""
-
-    cores: int
-    memory: int
-    disk: int
+_MOST_KINDS = 20_000
+_NOTHING = Room(0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """What makes a pilot usable: seconds since it was last seen, infrastructure failures in a row."""
+    """What makes a pilot usable: seconds since it was last seen, failures in a row."""
 
     heartbeat_timeout: float
     max_failures: int
 
 
-def heads(tx: Transaction, vo_ids: Iterable[int]) -> list[Level]:
-    """The highest level of each autocluster of these VOs that has waiting jobs, by one look into the index for each.
-
-    `GROUP BY` would ask less, if MariaDB chose the loose index scan; measured, it reads the whole index unless its
-    statistics happen to be fresh.
-    """
-    first = select(waiting_jobs.c.descent).where(waiting_jobs.c.autocluster_id == autoclusters.c.id)
-    first = first.order_by(waiting_jobs.c.descent).limit(1)
-    clusters = (
-        select(
-            autoclusters.c.id,
-            autoclusters.c.vo_id,
-            autoclusters.c.requirement_id,
-            first.scalar_subquery().label("descent"),
-        )
-        .where(autoclusters.c.vo_id.in_(set(vo_ids)))
-        .subquery()
-    )
-    oldest = select(waiting_jobs.c.job_id).where(
-        waiting_jobs.c.autocluster_id == clusters.c.id, waiting_jobs.c.descent == clusters.c.descent
-    )
-    query = (
-        select(
-            clusters,
-            oldest.order_by(waiting_jobs.c.job_id).limit(1).scalar_subquery().label("head"),
-            requirements.c.signature,
-            requirements.c.body,
-        )
-        .join(requirements, requirements.c.id == clusters.c.requirement_id)
-        .where(clusters.c.descent.is_not(None))
-    )
-    return [
-        Level(row.id, row.vo_id, -row.descent, row.head, row.signature, _parsed(row.body))
-        for row in tx.rows(query)
-        if row.head is not None
-    ]
-
-
-def next_level(tx: Transaction, level: Level) -> Level | None:
-    """The level of the same autocluster that comes after this one; None when there is none."""
-    query = (
-        select(waiting_jobs.c.descent, waiting_jobs.c.job_id)
-        .where(waiting_jobs.c.autocluster_id == level.autocluster_id, waiting_jobs.c.descent > -level.priority)
-        .order_by(waiting_jobs.c.descent, waiting_jobs.c.job_id)
-    )
-    row = tx.first(query)
-    return None if row is None else replace(level, priority=-row.descent, head_job_id=row.job_id)
-
-
-def vos_of(tx: Transaction, autocluster_ids: Iterable[int]) -> frozenset[int]:
-    """The VOs that these autoclusters belong to."""
-    query = select(autoclusters.c.vo_id).where(autoclusters.c.id.in_(set(autocluster_ids))).distinct()
-    return frozenset(row.vo_id for row in tx.rows(query))
-
-
-def places_of(tx: Transaction, pilot_ids: Iterable[int], alive: Alive) -> Mapping[int, Place]:
-    """The usable ones among these pilots."""
-    found: dict[int, Place] = {}
-    for chunk in in_chunks(sorted(set(pilot_ids))):
-        found |= _places(tx, pilots.c.id.in_(chunk), alive)
-    return found
-
-
-def parked_places(tx: Transaction, vo_ids: Iterable[int], alive: Alive) -> Mapping[int, Place]:
-    """Every usable pilot of these VOs whose slot is parked."""
-    parked = select(slots.c.pilot_id).where(slots.c.state == "parked", slots.c.vo_id.in_(set(vo_ids)))
-    return _places(tx, pilots.c.id.in_(parked), alive)
-
-
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """A locked slot: all that its pilot has."""
+    """A slot: all that its pilot has, and what it is kept for."""
 
     pilot_id: int
     total: Room
     ends_at: datetime
+    reserved_for: int | None
+
+
+class Kinds:
+    """The kinds of slots that a process has met: each kind's resource, and a number that equal ones share."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, SiteQueueEntry] = {}
+        self._nodes: dict[int, NodeKind] = {}
+        self._keys: dict[str, int] = {}
+        self._found: dict[tuple[str, str, int | None, Room], tuple[Resource, int]] = {}
+
+    def learn(self, tx: Transaction, resource_ids: Iterable[int]) -> None:
+        """Read what nodes of these kinds are like, where it is not known yet."""
+        for part in in_chunks(sorted(set(resource_ids) - self._nodes.keys())):
+            query = select(resources.c.id, resources.c.body).where(resources.c.id.in_(part))
+            self._nodes |= {row.id: NodeKind.model_validate_json(row.body) for row in tx.rows(query)}
+
+    def of(self, site: str, entry: str, resource_id: int | None, total: Room) -> tuple[Resource, int]:
+        """The resource of a slot, and its number."""
+        key = (site, entry, resource_id, total)
+        known = self._found.get(key)
+        if known is None:
+            if len(self._found) >= _MOST_KINDS:
+                self._found.clear()  # numbers stay: whoever keeps something by them is not misled
+            if entry not in self._entries:
+                self._entries[entry] = SiteQueueEntry.model_validate_json(entry)
+            node = None if resource_id is None else self._nodes.get(resource_id)
+            resource = slot_resource(site, self._entries[entry], node, total)
+            number = self._keys.setdefault(resource.signature(), len(self._keys) + 1)
+            known = self._found[key] = (resource, number)
+        return known
 
 
 def lock_slots(
@@ -150,63 +85,71 @@ def lock_slots(
     found: dict[int, Totals] = {}
     for chunk in in_chunks(sorted(set(pilot_ids))):
         mine = (slots.c.pilot_id.in_(chunk), slots.c.state == state)
-        for row in tx.lock(select(slots).where(*mine).order_by(slots.c.pilot_id), skip_locked=skip_locked):
-            found[row.pilot_id] = Totals(row.pilot_id, Room(row.cores, row.memory, row.disk), row.ends_at)
+        for row in tx.lock(select(*_TOTALS).where(*mine).order_by(slots.c.pilot_id), skip_locked=skip_locked):
+            found[row.pilot_id] = _totals(row)
     return found
 
 
+def parked_slots(tx: Transaction, vo_ids: Iterable[int]) -> Mapping[int, Totals]:
+    """Every parked slot of these VOs, unlocked."""
+    query = select(*_TOTALS).where(slots.c.state == "parked", slots.c.vo_id.in_(sorted(set(vo_ids))))
+    return {row.pilot_id: _totals(row) for row in tx.rows(query)}
+
+
+def places(tx: Transaction, found: Mapping[int, Totals], kinds: Kinds, alive: Alive) -> Mapping[int, Place]:
+    """Where the usable ones among the pilots of these slots are."""
+    rows = [row for chunk in in_chunks(sorted(found)) for row in _pilot_rows(tx, chunk, alive)]
+    if not rows:
+        return {}
+    banned, tested = banned_queues(tx), tested_queues(tx)
+    kinds.learn(tx, {row.resource_id for row in rows if row.resource_id is not None})
+    usable: dict[int, Place] = {}
+    for row in rows:
+        for_all, for_vo = (row.site_queue_id, None), (row.site_queue_id, row.vo_id)
+        if for_all in banned or for_vo in banned:
+            continue
+        totals = found[row.id]
+        resource, key = kinds.of(row.name, row.entry, row.resource_id, totals.total)
+        usable[row.id] = Place(
+            pilot_id=row.id,
+            vo_id=row.vo_id,
+            site_id=row.site_id,
+            queue_id=row.site_queue_id,
+            resource=resource,
+            resource_key=key,
+            only_job_type=tested.get(for_vo, tested.get(for_all)),
+            reserved_for=totals.reserved_for,
+        )
+    return usable
+
+
 def occupied(tx: Transaction, pilot_ids: Iterable[int]) -> Mapping[int, Room]:
-    """What the jobs of these pilots take; pilots without jobs are left out."""
-    counts: dict[tuple[int, int], int] = {}
+    """What the jobs of these pilots take; pilots without jobs are left out.
+
+    Attempts of release 0.2.0 were granted what their template says.
+    """
+    taken: defaultdict[int, Room] = defaultdict(lambda: _NOTHING)
+    templates_of: list[Row[Any]] = []
     for chunk in in_chunks(sorted(set(pilot_ids))):
-        query = (
-            select(jobs_table.c.pilot_id, jobs_table.c.spec_id, func.count().label("many"))
-            .where(jobs_table.c.pilot_id.in_(chunk), jobs_table.c.state.in_(JOB_OCCUPYING))
-            .group_by(jobs_table.c.pilot_id, jobs_table.c.spec_id)
-        )
-        counts |= {(row.pilot_id, row.spec_id): row.many for row in tx.rows(query)}
-    templates = specs.load(tx, {spec_id for _, spec_id in counts})
-    taken: defaultdict[int, Room] = defaultdict(lambda: Room(0, 0, 0))
-    for (pilot_id, spec_id), many in counts.items():
-        wants, so_far = templates[spec_id].template.requirements, taken[pilot_id]
-        taken[pilot_id] = Room(
-            so_far.cores + many * wants.cores, so_far.memory + many * wants.memory, so_far.disk + many * wants.disk
-        )
+        for row in tx.rows(_occupied(chunk)):
+            if row.spec_id is None:
+                taken[row.pilot_id] = _sum(taken[row.pilot_id], _room(row))
+            else:
+                templates_of.append(row)
+    templates = specs.load(tx, {row.spec_id for row in templates_of}) if templates_of else {}
+    for row in templates_of:
+        needs = templates[row.spec_id].template.requirements.needs
+        cores = needs.min_cores
+        room = Room(cores, needs.memory(cores), needs.disk, needs.min_gpus)
+        for _ in range(row.many):
+            taken[row.pilot_id] = _sum(taken[row.pilot_id], room)
     return taken
 
 
-def take(tx: Transaction, level: Level, most: int) -> list[JobRow]:
-    """Up to `most` jobs of a level, locked, the oldest first; fewer than there are where others hold some.
-
-    Rows of jobs that do not wait, or are gone, are thrown away: they would stand at the head for good.
-    """
-    of_level = (
-        waiting_jobs.c.autocluster_id == level.autocluster_id,
-        waiting_jobs.c.descent == -level.priority,
-    )
-    query = select(waiting_jobs.c.job_id).where(*of_level).order_by(waiting_jobs.c.job_id).limit(most)
-    ids = [row.job_id for row in tx.lock(query, skip_locked=True)]
-    found: list[JobRow] = []
-    for chunk in in_chunks(ids):
-        found += jobs.lock_where(tx, jobs.columns().where(jobs_table.c.id.in_(chunk)), skip_locked=True)
-    stale = [job.id for job in found if job.state is not JobState.WAITING]
-    if len(found) < len(ids):
-        there = {row.id for row in tx.rows(select(jobs_table.c.id).where(jobs_table.c.id.in_(ids)))}
-        stale += sorted(set(ids) - there)
-    if stale:
-        tx.run(delete(waiting_jobs).where(*of_level, waiting_jobs.c.job_id.in_(stale)))
-    return [job for job in found if job.state is JobState.WAITING]
-
-
-def site_rooms(tx: Transaction, site_ids: Iterable[int], *, lock: bool = False) -> Mapping[int, int]:
-    """How many more jobs may run at each of these sites that has a limit; `lock` keeps it so until the end."""
-    query = (
-        select(limits.c.subject_id, limits.c.maximum, limits.c.running)
-        .where(limits.c.kind == "site", limits.c.subject_id.in_(set(site_ids)))
-        .order_by(limits.c.subject_id)
-    )
-    rows = tx.lock(query) if lock else tx.rows(query)
-    return {row.subject_id: max(row.maximum - row.running, 0) for row in rows if row.maximum is not None}
+def nodes(tx: Transaction) -> Mapping[int, tuple[int, int]]:
+    """Slots of each VO, and how many of them are kept for wide jobs."""
+    query = select(slots.c.vo_id, func.count().label("all"), func.count(slots.c.reserved_for).label("kept"))
+    return {row.vo_id: (row.all, row.kept) for row in tx.rows(query.group_by(slots.c.vo_id))}
 
 
 def set_slots(tx: Transaction, pilot_ids: Iterable[int], state: str) -> None:
@@ -215,14 +158,46 @@ def set_slots(tx: Transaction, pilot_ids: Iterable[int], state: str) -> None:
         tx.run(update(slots).where(slots.c.pilot_id.in_(chunk)).values(state=state, wake_at=None))
 
 
-def _places(tx: Transaction, condition: ColumnElement[bool], alive: Alive) -> dict[int, Place]:
-    banned = banned_queues(tx)
+def reserve(tx: Transaction, changes: Mapping[int, int | None]) -> None:
+    """Keep locked slots for the jobs of an autocluster, or for nobody any more."""
+    of_cluster: defaultdict[int | None, list[int]] = defaultdict(list)
+    for pilot_id, autocluster_id in changes.items():
+        of_cluster[autocluster_id].append(pilot_id)
+    for autocluster_id, pilot_ids in of_cluster.items():
+        for chunk in in_chunks(sorted(pilot_ids)):
+            tx.run(update(slots).where(slots.c.pilot_id.in_(chunk)).values(reserved_for=autocluster_id))
+
+
+_TOTALS = tuple(slots.c[name] for name in ("pilot_id", "cores", "memory", "disk", "gpus", "ends_at", "reserved_for"))
+
+
+def _totals(row: Row[Any]) -> Totals:
+    return Totals(row.pilot_id, _room(row), row.ends_at, row.reserved_for)
+
+
+def _room(row: Row[Any]) -> Room:
+    return Room(int(row.cores), int(row.memory), int(row.disk), int(row.gpus))
+
+
+def _sum(one: Room, other: Room) -> Room:
+    return Room(one.cores + other.cores, one.memory + other.memory, one.disk + other.disk, one.gpus + other.gpus)
+
+
+def _pilot_rows(tx: Transaction, pilot_ids: Iterable[int], alive: Alive) -> Iterable[Row[Any]]:
     query = (
-        select(pilots.c.id, pilots.c.vo_id, pilots.c.site_id, pilots.c.site_queue_id, sites.c.name, site_queues.c.entry)
+        select(
+            pilots.c.id,
+            pilots.c.vo_id,
+            pilots.c.site_id,
+            pilots.c.site_queue_id,
+            pilots.c.resource_id,
+            sites.c.name,
+            site_queues.c.entry,
+        )
         .join(sites, sites.c.id == pilots.c.site_id)
         .join(site_queues, site_queues.c.id == pilots.c.site_queue_id)
         .where(
-            condition,
+            pilots.c.id.in_(list(pilot_ids)),
             pilots.c.state == PilotState.RUNNING,
             ~pilots.c.drain_requested,
             ~pilots.c.remove_requested,
@@ -231,18 +206,18 @@ def _places(tx: Transaction, condition: ColumnElement[bool], alive: Alive) -> di
             site_queues.c.declared,
         )
     )
-    return {
-        row.id: Place(row.id, row.vo_id, row.site_id, row.name, _tags(row.entry))
-        for row in tx.rows(query)
-        if not {(row.site_queue_id, None), (row.site_queue_id, row.vo_id)} & banned
-    }
+    return tx.rows(query)
 
 
-@lru_cache(maxsize=10_000)
-def _parsed(body: str) -> Requirement:
-    return Requirement.model_validate_json(body)
-
-
-@lru_cache(maxsize=1_000)
-def _tags(entry: str) -> Names:
-    return SiteQueueEntry.model_validate_json(entry).tags
+def _occupied(pilot_ids: Iterable[int]) -> Any:
+    """Sums over a pilot's attempts that were granted something; those that were not, by template."""
+    ungranted = case((jobs_table.c.cores.is_(None), jobs_table.c.spec_id), else_=null()).label("spec_id")
+    sums = [
+        func.coalesce(func.sum(jobs_table.c[name]), 0, type_=Integer) for name in ("cores", "memory", "disk", "gpus")
+    ]
+    labelled = [total.label(name) for total, name in zip(sums, ("cores", "memory", "disk", "gpus"), strict=True)]
+    return (
+        select(jobs_table.c.pilot_id, ungranted, func.count().label("many"), *labelled)
+        .where(jobs_table.c.pilot_id.in_(list(pilot_ids)), jobs_table.c.state.in_(JOB_OCCUPYING))
+        .group_by(jobs_table.c.pilot_id, ungranted)
+    )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from sqlalchemy import exists, func, select, update
+from sqlalchemy import exists, select, update
 
 from pipeline.store import jobs
 from pipeline.store.database import Transaction
 from pipeline.store.heartbeats import SERVING_GAP, serving_since
 from pipeline.store.jobs import Change
 from pipeline.store.losses import Rules
-from pipeline.store.tables import autoclusters, limits, pilots, slots, waiting_jobs
-from pipeline.store.tables import jobs as jobs_table
-from schemas.states import JOB_OCCUPYING, JobState
+from pipeline.store.tables import autoclusters, slots, waiting_jobs
+from schemas.states import JobState
 
 
 def overdue_slots(tx: Transaction, most: int, seconds: float) -> list[int]:
@@ -52,21 +51,3 @@ def return_unconfirmed(tx: Transaction, most: int, rules: Rules) -> int:
         ],
     )
     return len(found)
-
-
-def limited_sites(tx: Transaction) -> list[int]:
-    """The sites that have a limit of running jobs."""
-    return [row.subject_id for row in tx.rows(select(limits.c.subject_id).where(limits.c.kind == "site"))]
-
-
-def recount_limit(tx: Transaction, site_id: int) -> tuple[int, int] | None:
-    """Put a site's limit right by the jobs that occupy it; (counted, true) where it was off."""
-    mine = (limits.c.kind == "site", limits.c.subject_id == site_id)
-    for limit in tx.lock(select(limits.c.running).where(*mine)):
-        of_site = select(pilots.c.id).where(pilots.c.site_id == site_id)
-        occupying = (jobs_table.c.pilot_id.in_(of_site), jobs_table.c.state.in_(JOB_OCCUPYING))
-        true = tx.scalar(select(func.count()).select_from(jobs_table).where(*occupying))
-        if true != limit.running:
-            tx.run(update(limits).where(*mine).values(running=true))
-            return limit.running, true
-    return None

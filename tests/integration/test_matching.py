@@ -14,12 +14,13 @@ from consumers.matching import SPEC as MATCHING
 from consumers.optimisation import SPEC as OPTIMISATION
 from pipeline.runtime.spec import Context
 from pipeline.settings import Settings
-from pipeline.store import job_commands, matching
+from pipeline.store import job_commands, waiting
 from pipeline.store import jobs as jobs_store
 from pipeline.store.database import Database, Transaction
 from pipeline.store.job_commands import JobFilter
 from pipeline.store.jobs import Change
 from pipeline.store.tables import job_events, jobs, limits, metadata, slots, waiting_jobs
+from pipeline.store.waiting import Portion
 from schemas.messages import JobsReceived, JobsWaiting, Message, SlotsOffered, StepsDue
 from schemas.outcomes import Done
 from schemas.states import JobState, PilotState
@@ -282,7 +283,6 @@ def test_neither_looking_for_heads_nor_taking_jobs_reads_the_backlog(mariadb_ser
     metadata.create_all(database.engine)
     site(database)
     _wait(database, {"name": "a", **array(10)}, {"name": "b", "priority": -1, **array(10)})
-    vo_id = user(database).vo_id
     database.transact(
         lambda tx: tx.connection.exec_driver_sql(
             "INSERT INTO waiting_jobs SELECT id, 0, seq FROM autoclusters, seq_1001_to_21000"
@@ -291,10 +291,10 @@ def test_neither_looking_for_heads_nor_taking_jobs_reads_the_backlog(mariadb_ser
 
     def work(tx: Transaction) -> tuple[int, list[int]]:
         before = _rows_read(tx)
-        (head,) = matching.heads(tx, {vo_id})
-        found = matching.take(tx, head, 5)
+        (head,) = waiting.heads(tx, {})
+        (found,) = waiting.take(tx, [Portion(head, 5)])
         jobs_store.apply(tx, [Change(job, JobState.MATCHED) for job in found])
-        assert matching.next_level(tx, head) is not None
+        assert waiting.next_level(tx, head) is not None
         return _rows_read(tx) - before, [job.id for job in found]
 
     read, taken = database.transact(work)

@@ -23,11 +23,12 @@ from executors.matching.shell import execute as match
 from executors.optimisation.shell import execute as optimise
 from pipeline.runtime.spec import Context
 from pipeline.settings import Settings
-from pipeline.store import attempts, job_commands, jobs, offers, pilots, reconcile, schema, silence
+from pipeline.store import attempts, job_commands, jobs, offers, pilots, reconcile, releases, schema, silence
 from pipeline.store.database import Database, Transaction
 from pipeline.store.job_commands import JobFilter
 from pipeline.store.losses import Rules
 from pipeline.store.pilots import PilotRow
+from pipeline.store.recount import recount
 from pipeline.store.tables import job_events, limits
 from pipeline.store.tables import jobs as jobs_table
 from schemas.messages import JobsReceived, Message, SlotsOffered
@@ -193,6 +194,8 @@ def _together(actors: list[Callable[[], None]], seconds: float) -> None:
 def _check(arena: Arena) -> None:
     found = {job.id: job for job in all_jobs(arena.database, arena.campaign_id)}
     occupying = sum(job.state in JOB_OCCUPYING for job in found.values())
+    releases.book_all(arena.database, SETTINGS.share_half_life)
+    assert arena.database.transact(recount) == []
     assert arena.database.read(lambda tx: tx.scalar(select(limits.c.running))) == occupying <= 20
     assert not [job for job in found.values() if job.kill_requested and job.state is JobState.WAITING]
     chains: defaultdict[int, list[tuple[str | None, str, int]]] = defaultdict(list)

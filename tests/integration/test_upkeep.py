@@ -227,7 +227,7 @@ def test_a_limit_that_drifted_is_put_right(context: Context) -> None:
     at = site(database, running=5)
     _running_on(database, pilot(database, at), size=2)
     database.transact(lambda tx: tx.run(update(limits).values(running=7)))
-    housekeeping.recount(context)
+    housekeeping.count_limits(context)
     assert database.transact(lambda tx: tx.scalar(select(limits.c.running))) == 2
 
 

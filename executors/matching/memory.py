@@ -1,0 +1,129 @@
+"""What one process remembers between rounds. It is a cache: lost or wrong, it costs a reading and nothing else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from executors.matching.board import Board
+from executors.matching.eligibility import Eligibility
+from executors.matching.terms import Backlog, Outcome
+from pipeline.store import matching, waiting
+from pipeline.store.database import Database, Transaction
+from pipeline.store.match_rows import Level
+from pipeline.store.matching import Kinds
+from schemas.requirements import Requirement
+
+FRESH = 2.0
+"""Seconds for which the heads of all autoclusters are believed, at the least."""
+_COST = 20.0
+"""And as many times as long as reading them took, so that it never takes more than a small part of the time."""
+_HINTS = 10.0
+"""Seconds after which jobs are taken from the front again: some may have come back behind the last one taken."""
+_MOST = 4
+
+Key = tuple[int, int]
+"""Autocluster and priority: a level."""
+
+
+@dataclass(slots=True)
+class Memory:
+    """The board of what waits, hints where to go on taking, what kinds of slots and requirements there are."""
+
+    eligibility: Eligibility = field(default_factory=Eligibility)
+    board: Board = field(init=False)
+    kinds: Kinds = field(default_factory=Kinds)
+    requirements: dict[int, Requirement] = field(default_factory=dict)
+    hints: dict[Key, int] = field(default_factory=dict)
+    """By level, the last job that was matched of it."""
+    deep: set[Key] = field(default_factory=set)
+    """Levels that had plenty of jobs when they were looked at last."""
+    released_up_to: int = 0
+    is_sure: bool = False
+    """Whether what is remembered comes from committed transactions alone."""
+    read_at: float = float("-inf")
+    """When all heads were read last."""
+    nodes: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    """Slots of each VO, and how many of them are kept for wide jobs, as of the last look."""
+    _cost: float = 0.0
+    _hints_at: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        self.board = Board(self.eligibility)
+
+    def refresh(self, tx: Transaction, autocluster_ids: Iterable[int] = ()) -> None:
+        """Know what waits: the heads of these autoclusters as they are now, all others about so."""
+        now = time.monotonic()
+        was_sure, self.is_sure = self.is_sure, False
+        if not was_sure or now - self._hints_at > _HINTS:
+            self.hints.clear()
+            self.deep.clear()
+            self.released_up_to = 0
+            self.nodes = matching.nodes(tx)
+            self._hints_at = now
+        if not was_sure or now - self.read_at > max(FRESH, _COST * self._cost):
+            self.read_all(tx)
+        elif autocluster_ids:
+            self._read(tx, set(autocluster_ids))
+
+    def read_all(self, tx: Transaction) -> list[Level]:
+        """Know what waits, as it is now."""
+        began = time.monotonic()
+        known = {level.autocluster_id: level for level in self.board.levels()}
+        found = waiting.heads(tx, self.requirements, known=known)
+        self.board.replace_all(found)
+        self.read_at = began
+        self._cost = time.monotonic() - began
+        return found
+
+    def settle(self, outcome: Outcome, stock: Backlog, drained: Iterable[Key]) -> frozenset[int]:
+        """Take in what was planned, before it is committed; the autoclusters that less could be had of than wanted."""
+        self.board.settle(outcome.heads, outcome.drained, outcome.lower)
+        gone = set(outcome.drained)
+        for key in set(drained) - gone:
+            level = self.board.get(key)
+            self.board.drop(*key)
+            lower = None if level is None or self.board.of(key[0]) else stock.after(level)
+            if lower is not None:
+                self.board.put(lower)
+            gone.add(key)
+        return frozenset(autocluster_id for autocluster_id, _ in gone)
+
+    def learn(self, hints: Mapping[Key, int], spared: Iterable[Level]) -> None:
+        """What was planned is committed, but for jobs of the levels `spared`: they are still where they were."""
+        self.hints |= hints
+        for level in spared:
+            self.hints.pop((level.autocluster_id, level.priority), None)
+            self.board.put(level)
+        self.is_sure = True
+
+    def _read(self, tx: Transaction, autocluster_ids: set[int]) -> None:
+        for key in [key for key in self.hints if key[0] in autocluster_ids]:
+            del self.hints[key]
+        found = {level.autocluster_id: level for level in waiting.heads(tx, self.requirements, autocluster_ids)}
+        for autocluster_id in autocluster_ids:
+            self.board.drop(autocluster_id)
+            if autocluster_id in found:
+                self.board.put(found[autocluster_id])
+
+
+class _Memories(threading.local):
+    """One for each database that a thread works with; a worker process has one thread and one database."""
+
+    def __init__(self) -> None:
+        self.by_url: OrderedDict[str, Memory] = OrderedDict()
+
+
+_memories = _Memories()
+
+
+def memory_of(database: Database) -> Memory:
+    """What this thread remembers of the database."""
+    found = _memories.by_url.setdefault(database.url, Memory())
+    _memories.by_url.move_to_end(database.url)
+    while len(_memories.by_url) > _MOST:
+        _memories.by_url.popitem(last=False)
+    return found
