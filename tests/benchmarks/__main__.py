@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tests.benchmarks import demo, lifecycle, optimisation, queues, submission
+from tests.benchmarks import demo, lifecycle, matching, optimisation, queues, submission
 from tests.benchmarks.figures import Figure, show, store
 
 BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
@@ -16,8 +16,10 @@ BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
     "demo": demo.measure,
     "queues": queues.measure,
     "lifecycle": lifecycle.measure,
+    "matching": matching.measure,
+    "matching-small": matching.measure_small,
 }
-APART = frozenset({"queues", "lifecycle"})
+APART = frozenset({"queues", "lifecycle", "matching", "matching-small"})
 
 
 @click.command()
