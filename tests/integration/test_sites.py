@@ -13,7 +13,7 @@ from pipeline.errors import NotFound
 from pipeline.store import sites
 from pipeline.store.database import Database
 from pipeline.store.sites import Scope
-from pipeline.store.tables import bans, limits, site_queues, storages
+from pipeline.store.tables import bans, limits, site_queues, start_rates, storages, vos
 from pipeline.store.tables import sites as sites_table
 from schemas.messages import JobsReceived
 from schemas.site_views import SitesDiff
@@ -85,6 +85,52 @@ def test_a_limit_starts_with_what_runs_and_goes_with_its_declaration(database: D
     without = SitesFile.model_validate({"storages": [storage], "sites": [{"name": "LOCAL", **file}]})
     assert apply(database, without).changed == ("site LOCAL",)
     assert database.transact(lambda tx: tx.rows(select(limits))) == []
+
+
+def test_a_start_rate_begins_with_a_full_bucket_and_keeps_what_is_left_when_it_changes(database: Database) -> None:
+    def rates() -> list[tuple[int, float, float]]:
+        rows = database.transact(lambda tx: tx.rows(select(start_rates)))
+        return [(row.jobs, round(row.period, 4), row.tokens) for row in rows]
+
+    apply(database, declared("A", max_starts={"jobs": 100, "seconds": 60.1}))
+    assert rates() == [(100, 60.1, 100.0)]
+    assert apply(database, declared("A", max_starts={"jobs": 100, "seconds": 60.1})).changed == ()
+    database.transact(lambda tx: tx.run(update(start_rates).values(tokens=30.5)))
+    assert apply(database, declared("A", max_starts={"jobs": 50, "seconds": 10})).changed == ("site A",)
+    assert rates() == [(50, 10.0, 30.5)]
+    apply(database, declared("A", max_starts={"jobs": 20, "seconds": 10}))
+    assert rates() == [(20, 10.0, 20.0)]
+    assert apply(database, declared("A")).changed == ("site A",)
+    assert rates() == []
+
+
+def test_shares_of_vos_are_what_the_file_says_and_one_without_it(database: Database) -> None:
+    user(database)
+    user(database, vo="other")
+
+    def shares() -> dict[str, float]:
+        rows = database.transact(lambda tx: tx.rows(select(vos.c.name, vos.c.share)))
+        return {row.name: round(row.share, 5) for row in rows}
+
+    file = declared("A").model_copy(update={"vo_shares": {"default": 1 / 3, "nobody": 2.0}})
+    first = apply(database, file)
+    assert (first.changed, first.warnings) == (("share of VO default",), ("vo_shares: there is no VO 'nobody' yet",))
+    assert apply(database, file).changed == ()
+    assert shares() == {"default": 0.33333, "other": 1.0}
+    assert apply(database, declared("A"), dry_run=True).changed == ("share of VO default",)
+    assert shares()["default"] == 0.33333
+    apply(database, declared("A"))
+    assert shares() == {"default": 1.0, "other": 1.0}
+
+
+def test_a_queue_that_release_0_2_0_stored_is_no_difference(database: Database) -> None:
+    apply(database, declared("A"))
+    old = (
+        '{"name":"q","batch_system":"local","options":{},"vos":["default"],"cores":1,"memory":2048,"disk":10240,'
+        '"wall_time":86400,"tags":[],"max_pilots":1,"max_pending_pilots":1}'
+    )
+    database.transact(lambda tx: tx.run(update(site_queues).values(entry=old)))
+    assert apply(database, declared("A")).changed == ()
 
 
 def test_names_that_nothing_serves_yet_are_warnings(database: Database) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,9 +21,10 @@ from pipeline.store.optimisation import Facts, StepFiles, StepFilesKey
 from pipeline.store.specs import Spec
 from schemas.campaign import Step
 from schemas.placement import QueueOffer, queue_offer, unplaceable
-from schemas.requirements import Requirement, fits
+from schemas.requirements import Requirement, Resource, fits
 from schemas.sites import SiteQueueEntry
 from schemas.states import JobState
+from tests.unit.wishes import nodes, wishes
 
 CHAIN = (check, locate, place)
 SITES = ("A", "B", "C")
@@ -68,10 +71,10 @@ offers = st.lists(st.builds(_offer, st.sampled_from(SITES), banned=st.booleans()
 inputs = st.sets(st.sampled_from(["/x", "/y"])).map(sorted)
 catalogue = st.dictionaries(st.sampled_from([(1, "/x"), (1, "/y")]), st.frozensets(st.sampled_from(SITES)))
 
-wishes = st.fixed_dictionaries({"cores": st.integers(1, 8), "sites": st.sets(st.sampled_from(SITES)).map(sorted)})
+small_wishes = st.fixed_dictionaries({"cores": st.integers(1, 8), "sites": st.sets(st.sampled_from(SITES)).map(sorted)})
 
 
-@given(st.lists(jobs, max_size=12), offers, inputs, catalogue, wishes)
+@given(st.lists(jobs, max_size=12), offers, inputs, catalogue, small_wishes)
 def test_no_job_is_lost_and_what_goes_on_can_run_somewhere(
     described: list[tuple[JobState, bool, int]],
     offered: list[QueueOffer],
@@ -183,6 +186,43 @@ def test_the_reason_names_the_queue_that_comes_closest() -> None:
     assert unplaceable(wanted, [near, _offer("C", cores=8)], "user") is None
     elsewhere = Requirement(sites=("X",))
     assert unplaceable(elsewhere, [near], "user") == "no site can run it: no site queue of this VO is at X"
+
+
+def test_a_queue_in_test_mode_takes_one_type_of_jobs_alone() -> None:
+    tested = replace(_offer("A"), only_job_type="test")
+    assert unplaceable(Requirement(), [tested], "test") is None
+    assert unplaceable(Requirement(), [tested], "user") == (
+        "no site can run it: A/local would, but is in test mode: it takes jobs of type test alone"
+    )
+    assert unplaceable(Requirement(), [tested, _offer("B")], "user") is None
+    facts = Facts(offers={1: (tested,)})
+    both = [Candidate(_job(1), _spec(job_type="test")), Candidate(_job(2), replace(_spec(job_type="user"), id=2))]
+    assert [type(verdict) for verdict in place(facts, both)] == [Candidate, Held]
+
+
+def test_narrowing_the_sites_narrows_every_alternative_and_keeps_its_number() -> None:
+    wanted = Requirement.model_validate(
+        {"sites": ["A", "B"], "any_of": [{"cores": 2}, {"sites": ["C"]}, {"banned_sites": ["A"], "sites": []}]}
+    )
+    kept = narrowed(wanted, frozenset("AD"))
+    assert kept is not None
+    assert [one.min_cores for one in kept.specifications()] == [2, 1, 1]
+    for site, alternative in {"A": 0, "B": None, "C": None, "D": 2}.items():
+        fit = fits(kept, _offer(site).resource)
+        assert (fit.alternative if fit else None) == alternative
+    assert narrowed(Requirement(sites=("A",)), frozenset("B")) is None
+    assert narrowed(wanted.model_copy(update={"any_of": wanted.any_of[:2]}), frozenset("D")) is None
+
+
+@given(wishes, nodes, st.frozensets(st.sampled_from(SITES), min_size=1))
+def test_a_narrowed_requirement_fits_where_it_did_at_those_sites_alone(
+    wish: dict[str, Any], node: dict[str, Any], sites: frozenset[str]
+) -> None:
+    wanted, resource = Requirement.model_validate(wish), Resource.model_validate(node)
+    kept = narrowed(wanted, sites)
+    before, after = fits(wanted, resource), kept is not None and fits(kept, resource)
+    assert bool(after) == (bool(before) and resource.site in sites)
+    assert not after or after.alternative == before.alternative
 
 
 def test_a_job_that_wants_all_of_a_queue_s_wall_time_would_never_start_and_is_held() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,7 +29,7 @@ def room(queue: int, vo: int = 1, *, open_: bool = True, **entry: Any) -> Room:
 
 
 def demand(jobs: int, vo: int = 1, **wants: Any) -> Demand:
-    return Demand(vo, Requirement(**wants), jobs)
+    return Demand(vo, Requirement.model_validate(wants), jobs)
 
 
 def pilot(
@@ -91,6 +92,48 @@ def test_vos_are_served_side_by_side_by_a_queue_that_both_may_use() -> None:
     rooms = [room(1, 1), room(1, 2)]
     assert requested(rooms=rooms, wants=[demand(100), demand(100, vo=2)]) == {(1, 1): 5, (1, 2): 5}
     assert requested(rooms=rooms, wants=[demand(100), demand(2, vo=2)]) == {(1, 1): 8, (1, 2): 2}
+
+
+def test_vos_share_a_queue_as_the_sites_file_says() -> None:
+    def rooms(first: float, second: float) -> list[Room]:
+        return [replace(room(1, 1), share=first), replace(room(1, 2), share=second)]
+
+    wants = [demand(100), demand(100, vo=2)]
+    assert requested(rooms=rooms(4.0, 1.0), wants=wants) == {(1, 1): 8, (1, 2): 2}
+    assert requested(rooms=rooms(0.1, 0.4), wants=wants) == {(1, 1): 2, (1, 2): 8}
+    assert requested(rooms=rooms(4.0, 1.0), wants=[demand(100, vo=2)]) == {(1, 2): 10}
+
+
+def test_a_queue_in_test_mode_gets_pilots_for_jobs_of_that_type_alone() -> None:
+    tested = replace(room(1), only_job_type="test")
+    assert requested(rooms=[tested], wants=[demand(5)]) == {}
+    assert plan(Situation((demand(5),), (tested,), (), frozenset()), MARGIN).idle == {(1, 1)}
+    wants = [demand(5), Demand(1, Requirement(), 3, "test")]
+    assert requested(rooms=[tested], wants=wants) == {(1, 1): 3}
+    assert requested(rooms=[tested, room(2)], wants=[demand(5)]) == {(2, 1): 5}
+    ready = pilot(1, 1, state=PilotState.RUNNING, cores=8)
+    assert requested(rooms=[tested, room(2)], wants=[demand(5)], live=(ready,)) == {(2, 1): 5}
+
+
+def test_pilots_are_requested_where_any_alternative_fits() -> None:
+    either = demand(4, any_of=[{"gpu": {"vendor": "nvidia"}}, {"cores": 2}])
+    gpus = room(1, gpu={"count": 4, "vendor": "nvidia"}, cores=4)
+    assert requested(rooms=[room(2)], wants=[either]) == {}
+    assert requested(rooms=[room(2, cores=4)], wants=[either]) == {(2, 1): 2}
+    assert requested(rooms=[gpus], wants=[either]) == {(1, 1): 1}
+
+
+def test_gpus_that_are_taken_are_not_counted_on() -> None:
+    wants = [demand(1, gpu={})]
+    gpus = room(1, gpu={"count": 1}, cores=4)
+    ready = pilot(1, 1, state=PilotState.RUNNING, cores=4)
+    assert requested(rooms=[gpus], wants=wants, live=(ready,)) == {(1, 1): 1}
+    assert requested(rooms=[gpus], wants=wants, live=(replace(ready, gpus=1),)) == {}
+
+
+def test_a_job_that_takes_what_is_free_wants_a_pilot_of_its_own() -> None:
+    assert requested(rooms=[room(1, cores=8)], wants=[demand(2, cores={"min": 1, "max": 8})]) == {(1, 1): 2}
+    assert requested(rooms=[room(1, cores=8)], wants=[demand(3, cores={"min": 1, "max": 3})]) == {(1, 1): 1}
 
 
 def test_pending_pilots_are_removed_after_two_cycles_without_any_demand() -> None:
