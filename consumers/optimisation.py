@@ -8,7 +8,7 @@ SPEC = ConsumerSpec(
     queue="optimisation",
     bodies=(JobsReceived,),
     execute=execute,
-    batch=2,
+    batch=8,  # two windows, or eight small campaigns; a transaction of 200 jobs at the most
     deadline=60.0,
     preload=("executors.optimisation.shell",),
 )

@@ -16,8 +16,11 @@ from pipeline.store.tables import jobs as jobs_table
 from schemas.messages import JobsReceived, Message, about_ids
 from schemas.states import CAMPAIGN_TRANSITIONS, JOB_FINAL, STEP_TRANSITIONS, CampaignState, JobState, StepState
 
-JOBS_PER_MESSAGE = 250
-"""Jobs in a message of a window: few enough that ten jobs of another campaign do not wait long behind them."""
+JOBS_PER_MESSAGE = 25
+"""Jobs in a message of a window: so few that ten jobs of another campaign wait for a hundred of these at the most.
+
+Messages of a window that are in the queue together are taken as one batch, so that small ones cost little; several
+consumers share them."""
 UNFINISHED = tuple(state for state in JobState if state not in JOB_FINAL)
 
 

@@ -16,6 +16,7 @@ from pipeline.store.database import Database, Transaction
 from pipeline.store.job_commands import JobFilter
 from pipeline.store.jobs import Change
 from pipeline.store.optimisation import running_steps
+from pipeline.store.steps import JOBS_PER_MESSAGE
 from pipeline.store.tables import campaigns as campaigns_table
 from pipeline.store.tables import job_events, waiting_jobs
 from pipeline.store.tables import jobs as jobs_table
@@ -40,8 +41,8 @@ def _settle(database: Database, campaign_id: int) -> None:
 
 
 def test_a_window_of_a_large_campaign_is_published_and_the_rest_waits(database: Database) -> None:
-    submitted = submit(database, {"name": "a", **array(700)}, window=2)
-    assert [len(message.body.ids()) for message in submitted.messages] == [250, 250]
+    submitted = submit(database, {"name": "a", **array(2 * JOBS_PER_MESSAGE + 200)}, window=2)
+    assert [len(message.body.ids()) for message in submitted.messages] == [JOBS_PER_MESSAGE, JOBS_PER_MESSAGE]
     query = select(func.count()).where(jobs_table.c.wake_at.is_(None))
     assert database.transact(lambda tx: tx.scalar(query)) == 200
 

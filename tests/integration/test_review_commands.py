@@ -16,6 +16,7 @@ from pipeline.store import campaigns, job_commands, retention
 from pipeline.store.database import Database, Transaction
 from pipeline.store.job_commands import JobFilter
 from pipeline.store.messages import Burial, bury
+from pipeline.store.steps import JOBS_PER_MESSAGE
 from pipeline.store.tables import campaigns as campaigns_table
 from pipeline.store.tables import idempotency_keys, limits, waiting_jobs
 from pipeline.store.tables import jobs as jobs_table
@@ -246,13 +247,14 @@ def _messages(messages: list[Message]) -> list[int]:
 def test_a_window_that_was_killed_is_opened_again_although_one_job_cools_off(context: Context) -> None:
     """Its wake lies an hour ahead; the others would have waited for it."""
     database = context.database
-    submitted = submit(database, {"name": "a", **array(600)}, window=1)
+    submitted = submit(database, {"name": "a", **array(3 * JOBS_PER_MESSAGE)}, window=1)
     ids = [job.id for job in all_jobs(database, submitted.campaign_id)]
-    move(database, ids[:249], JobState.KILLED)
-    move(database, ids[249:250], JobState.WAITING, autocluster_id=1)
-    move(database, ids[249:250], JobState.MATCHED)
-    move(database, ids[249:250], JobState.RECEIVED, payload_failures=1)
-    cooling = update(jobs_table).where(jobs_table.c.id == ids[249])
+    last = JOBS_PER_MESSAGE - 1
+    move(database, ids[:last], JobState.KILLED)
+    move(database, ids[last : last + 1], JobState.WAITING, autocluster_id=1)
+    move(database, ids[last : last + 1], JobState.MATCHED)
+    move(database, ids[last : last + 1], JobState.RECEIVED, payload_failures=1)
+    cooling = update(jobs_table).where(jobs_table.c.id == ids[last])
     database.transact(lambda tx: tx.run(cooling.values(wake_at=tx.after(3_600))))
-    assert _messages(reconcile.run(context)) == ids[250:]
+    assert _messages(reconcile.run(context)) == ids[last + 1 :]
     assert _messages(reconcile.run(context)) == []

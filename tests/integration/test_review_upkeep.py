@@ -18,6 +18,7 @@ from pipeline.settings import Settings
 from pipeline.store import held, jobs
 from pipeline.store.database import Database, Transaction
 from pipeline.store.heartbeats import mark_serving, serving_since
+from pipeline.store.steps import JOBS_PER_MESSAGE
 from pipeline.store.tables import controls, deletions, pilots, storages
 from schemas.states import JobState
 from tests.api_server import running_api
@@ -97,7 +98,7 @@ def test_held_jobs_come_back_in_windows(database: Database) -> None:
     move(database, ids, JobState.HELD)
     woken = held.wake_held(database, None, window=1, wake_after=30.0)
     assert woken.jobs == 1_200
-    assert [message.body.ids() for message in woken.messages] == [tuple(ids[:250])]
+    assert [message.body.ids() for message in woken.messages] == [tuple(ids[:JOBS_PER_MESSAGE])]
     assert {job.state for job in all_jobs(database, submitted.campaign_id)} == {JobState.RECEIVED}
 
 
