@@ -1,18 +1,19 @@
-"""What waits, laid out for the search: by VO, group, owner, and piles of equal needs, each in order.
+"""What waits, laid out for the search: by VO, group, owner, and piles of about the same needs, each in order.
 
-What a slot can be granted depends on the needs alone, so one look decides over a whole pile; in a pile, the first
-level that the node may run at all is the one. Nothing here is computed per kind of node but a byte of eligibility.
+One look tells that there is no room for a whole pile; in a pile, the first level that the node may run at all is the
+one. Nothing here is kept per kind of node: that is a byte of eligibility each.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from executors.matching.eligibility import Eligibility, Wish
+from executors.matching.rooms import Shape
 from pipeline.store.match_rows import Level
-from schemas.specifications import Needs
 
 FEW_SITES = 8
 """A level that names no more sites than these is looked at by their slots alone."""
@@ -43,45 +44,82 @@ class Entry:
         return since, level.head_job_id, level.autocluster_id, -level.priority, self.wish.alternative
 
 
-Ranked = tuple[tuple[int, int, int, int, int], Entry]
-Aged = tuple[tuple[float, int, int, int, int], Entry]
+Ordered = list[tuple[Any, Any]]
+"""(key, what it orders), sorted. No two keys are alike, so that what they order is never compared."""
 
 
 @dataclass(slots=True, eq=False)
 class Pile:
-    """The entries of one owner that need the same."""
+    """The entries of one owner that need about the same."""
 
-    needs: Needs
-    by_rank: list[Ranked] = field(default_factory=list)
-    by_age: list[Aged] = field(default_factory=list)
+    shape: Shape
+    by_rank: Ordered = field(default_factory=list)
+    by_age: Ordered = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Pool:
+    """An owner's piles that slots of one site, or of any, look at: by shape, and each order by the first of each."""
+
+    piles: dict[Shape, Pile] = field(default_factory=dict)
+    by_rank: Ordered = field(default_factory=list)
+    by_age: Ordered = field(default_factory=list)
+    wide_by_age: Ordered = field(default_factory=list)
+    """Those of `by_age` that need more than one core."""
 
     def add(self, entry: Entry) -> None:
-        """Put it where it belongs. No two entries are alike, so entries themselves are never compared."""
-        insort(self.by_rank, (entry.rank(), entry))
+        """Put it where it belongs."""
+        shape = entry.wish.shape
+        pile = self.piles.get(shape)
+        if pile is None:
+            pile = self.piles[shape] = Pile(shape)
+        _insert((self.by_rank,), pile, pile.by_rank, entry.rank(), entry)
         if entry.level.waiting_since is not None:
-            insort(self.by_age, (entry.age(), entry))
+            _insert(self._ages(shape), pile, pile.by_age, entry.age(), entry)
 
-    def remove(self, entry: Entry) -> None:
-        """Take it out."""
-        del self.by_rank[bisect_left(self.by_rank, (entry.rank(),))]
+    def remove(self, entry: Entry) -> Pile:
+        """Take it out of the pile, which stays there."""
+        shape = entry.wish.shape
+        pile = self.piles[shape]
+        _delete((self.by_rank,), pile, pile.by_rank, entry.rank())
         if entry.level.waiting_since is not None:
-            del self.by_age[bisect_left(self.by_age, (entry.age(),))]
+            _delete(self._ages(shape), pile, pile.by_age, entry.age())
+        return pile
+
+    def _ages(self, shape: Shape) -> tuple[Ordered, ...]:
+        return (self.by_age,) if shape.cores <= 1 else (self.by_age, self.wide_by_age)
+
+
+def _insert(orders: tuple[Ordered, ...], pile: Pile, items: Ordered, key: Any, entry: Entry) -> None:
+    """Into the pile, and the pile into each order if it has another first now."""
+    if not items or key < items[0][0]:
+        for order in orders:
+            if items:
+                del order[bisect_left(order, (items[0][0],))]
+            insort(order, (key, pile))
+    insort(items, (key, entry))
+
+
+def _delete(orders: tuple[Ordered, ...], pile: Pile, items: Ordered, key: Any) -> None:
+    index = bisect_left(items, (key,))
+    del items[index]
+    if index == 0:
+        for order in orders:
+            del order[bisect_left(order, (key,))]
+            if items:
+                insort(order, (items[0][0], pile))
 
 
 @dataclass(slots=True, eq=False)
 class Desk:
-    """One owner: piles by site (None: wherever), and what those who overtook others still owe them."""
+    """One owner: pools by site (None: wherever), and what those who overtook others still owe them."""
 
-    piles: dict[str | None, dict[Needs, Pile]] = field(default_factory=dict)
+    pools: dict[str | None, Pool] = field(default_factory=dict)
     debts: dict[str, float] = field(default_factory=dict)
 
-    def at(self, site: str) -> Iterator[Pile]:
-        """The piles that slots of a site look at."""
-        for of_site in (None, site):
-            yield from self.piles.get(of_site, _NOTHING).values()
-
-
-_NOTHING: dict[Needs, Pile] = {}
+    def at(self, site: str) -> list[Pool]:
+        """The pools that slots of a site look at."""
+        return [pool for of_site in (None, site) if (pool := self.pools.get(of_site)) is not None]
 
 
 class Board:
@@ -91,10 +129,12 @@ class Board:
         self.eligibility = eligibility
         self.desks: dict[int, dict[int, dict[int, Desk]]] = {}
         """By VO, group and owner."""
+        self.shapes: dict[int, dict[Shape, int]] = {}
+        """By VO: how many entries have a shape."""
         self._generation = eligibility.generation
         self._entries: dict[int, dict[int, tuple[Entry, ...]]] = {}
         """By autocluster and priority."""
-        self._emptied: list[tuple[Level, str | None, Needs]] = []
+        self._emptied: list[tuple[Level, str | None, Shape]] = []
 
     def put(self, level: Level) -> None:
         """Add a level, or replace the one of the same autocluster and priority."""
@@ -163,6 +203,7 @@ class Board:
             self._generation = self.eligibility.generation
             self._entries.clear()
             self.desks.clear()
+            self.shapes.clear()
             for level in levels:
                 self.put(level)
 
@@ -172,38 +213,40 @@ class Board:
         desk = owners.get(level.owner_id)
         if desk is None:
             desk = owners[level.owner_id] = Desk()
+        shapes = self.shapes.setdefault(level.vo_id, {})
         for entry in entries:
+            shapes[entry.wish.shape] = shapes.get(entry.wish.shape, 0) + 1
             for site in _indexed_under(entry):
-                piles = desk.piles.setdefault(site, {})
-                pile = piles.get(entry.wish.needs)
-                if pile is None:
-                    pile = piles[entry.wish.needs] = Pile(entry.wish.needs)
-                pile.add(entry)
+                pool = desk.pools.get(site)
+                if pool is None:
+                    pool = desk.pools[site] = Pool()
+                pool.add(entry)
 
     def _unpile(self, entries: tuple[Entry, ...]) -> None:
         for entry in entries:
             entry.is_gone = True
-            level, needs = entry.level, entry.wish.needs
+            level, shape = entry.level, entry.wish.shape
+            self.shapes[level.vo_id][shape] -= 1
             desk = self.desks[level.vo_id][level.group_id][level.owner_id]
             for site in _indexed_under(entry):
-                pile = desk.piles[site][needs]
-                pile.remove(entry)
-                if not pile.by_rank:
-                    self._emptied.append((level, site, needs))
+                if not desk.pools[site].remove(entry).by_rank:
+                    self._emptied.append((level, site, shape))
 
     def _tidy(self) -> None:
         """Throw away what is still empty: a round holds on to piles whose only level moves."""
-        for level, site, needs in self._emptied:
-            owners = self.desks.get(level.vo_id, {}).get(level.group_id, {})
+        for level, site, shape in self._emptied:
+            shapes, owners = self.shapes[level.vo_id], self.desks[level.vo_id][level.group_id]
+            if shapes.get(shape) == 0:
+                del shapes[shape]
             desk = owners.get(level.owner_id)
-            if desk is None:
+            pool = None if desk is None else desk.pools.get(site)
+            if desk is None or pool is None:
                 continue
-            piles = desk.piles.get(site, {})
-            if needs in piles and not piles[needs].by_rank:
-                del piles[needs]
-            if not piles:
-                desk.piles.pop(site, None)
-            if not desk.piles:
+            if shape in pool.piles and not pool.piles[shape].by_rank:
+                del pool.piles[shape]
+            if not pool.piles:
+                del desk.pools[site]
+            if not desk.pools:
                 del owners[level.owner_id]
         self._emptied.clear()
 

@@ -9,21 +9,18 @@ most, old ones a quarter, if others of that owner want it.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from heapq import heapify, heappop, heapreplace
-from math import inf
 from typing import Any
 
 from executors.matching.allowance import Allowance
-from executors.matching.board import Desk, Entry, Pile
+from executors.matching.board import Desk, Entry, Ordered, Pile
 from executors.matching.eligibility import NO, YES, Verdicts
+from executors.matching.rooms import Shape
 from executors.matching.terms import Rules
 from pipeline.store.match_rows import Place
 from schemas.requirements import grant
 from schemas.rooms import Grant, Room
-from schemas.specifications import Needs
 
 
 class Lane(Enum):
@@ -36,7 +33,7 @@ class Lane(Enum):
 
 @dataclass(slots=True)
 class Opening:
-    """A slot while it is being filled."""
+    """A slot while it is being filled: its room only shrinks."""
 
     place: Place
     free: Room
@@ -45,23 +42,29 @@ class Opening:
     allowance: Allowance
     now: float
     rules: Rules
-    is_unlimited: bool
     narrowest: int = 0
     """Cores that a job must need at the least, while the slot is kept for a wide one."""
+    is_open: bool = field(init=False)
+    """Whether neither limits nor test mode have a say here."""
+    _too_large: set[Shape] = field(init=False, default_factory=set)
+    """Shapes that there is no room for."""
 
-    def has_room(self, needs: Needs) -> bool:
-        """Whether so much is free; a quick look before `granted`, which is exact."""
-        free = self.free
-        return (
-            self.narrowest <= needs.min_cores <= free.cores
-            and needs.wall_time <= self.time_left
-            and needs.overhead + needs.per_core * needs.min_cores <= free.memory
-            and needs.disk <= free.disk
-            and needs.min_gpus <= free.gpus
-        )
+    def __post_init__(self) -> None:
+        self.is_open = self.place.only_job_type is None and self.allowance.is_free(self.place.site_id)
+
+    def has_room(self, shape: Shape) -> bool:
+        """Whether there may be room for jobs of a shape; `granted` is exact."""
+        if shape in self._too_large:
+            return False
+        if self.narrowest <= shape.cores and shape.may_fit(self.free, self.time_left):
+            return True
+        self._too_large.add(shape)
+        return False
 
     def granted(self, entry: Entry, room: Room | None = None) -> Grant | None:
         """What a job of the entry gets of what is free, or of `room`."""
+        if entry.wish.needs.min_cores < self.narrowest:
+            return None
         power = self.place.resource.power
         return grant(entry.wish.specification, self.free if room is None else room, self.time_left, power)
 
@@ -71,9 +74,11 @@ class Opening:
 
     def is_allowed(self, entry: Entry) -> bool:
         """Whether test mode, limits and start rates leave it a place."""
+        if self.is_open:
+            return True
         if self.place.only_job_type not in (None, entry.level.job_type):
             return False
-        return self.is_unlimited or self.allowance.left(entry.level, self.place) > 0
+        return self.allowance.left(entry.level, self.place) > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,117 +92,118 @@ class Pick:
     """The oldest job of what comes next by rank, where that is as urgent and as wide."""
 
 
+_Found = tuple[Any, Entry, Grant | None]
+"""The first of a pile that may run here, by its key, and what it is granted."""
+
+
 class Choice:
-    """One owner's queues for one slot."""
+    """One owner's jobs for one slot. Piles are looked into only as far as it takes to know the best."""
 
     def __init__(self, desk: Desk, opening: Opening) -> None:
-        self._desk = desk
         self._opening = opening
-        piles = list(desk.at(opening.place.resource.site))
-        self._queues = {lane: _Queue(lane, piles, opening) for lane in Lane}
+        self._debts = desk.debts
+        self._pools = desk.at(opening.place.resource.site)
+        self._ranked: dict[Pile, _Found] = {}
+        self._declined: set[Shape] = set()
+        self._wide_since = opening.now - opening.rules.wide_patience
+        self._old_since = opening.now - opening.rules.longest_wait
 
     def pick(self) -> Pick | None:
         """The best that is left for the slot; None when there is nothing."""
-        for lane, queue in self._queues.items():
-            if queue.is_empty() or self._desk.debts.get(lane.name, 0.0) > 0:
-                continue
-            pick = queue.pick()
-            if pick is not None:
-                return pick
-        return None
+        pick = self._widest() if self._debts.get(Lane.WIDE.name, 0.0) <= 0 else None
+        if pick is None and self._debts.get(Lane.OLD.name, 0.0) <= 0:
+            pick = self._oldest()
+        return pick or self._best()
 
     def decline(self, pick: Pick) -> None:
         """What would have to wait for the slot shall not."""
-        self._queues[pick.lane].discard()
+        self._declined.add(pick.entry.wish.shape)
 
+    def _widest(self) -> Pick | None:
+        """Of the wide that wait too long: the widest, then the oldest, even where it has to wait for room."""
+        best: _Found | None = None
+        for pool in self._pools:
+            for age, pile in pool.wide_by_age:
+                if age[0] > self._wide_since:
+                    break
+                width = pile.shape.cores
+                if pile.shape in self._declined or (best is not None and (-width, age) > best[0]):
+                    continue
+                found = self._first(pile.by_age, Lane.WIDE)
+                if found is not None and (best is None or (-width, found[0]) < best[0]):
+                    best = (-width, found[0]), *found[1:]
+        return None if best is None else Pick(Lane.WIDE, best[1], best[2])
 
-class _Queue:
-    """The piles of one lane, each by the first of its levels that may run here, worked out only as it comes to it.
+    def _oldest(self) -> Pick | None:
+        """Of those that wait far too long: the oldest for which there is room."""
+        best: _Found | None = None
+        for pool in self._pools:
+            for age, pile in pool.by_age:
+                if age[0] > self._old_since or (best is not None and age > best[0]):
+                    break
+                if not self._opening.has_room(pile.shape):
+                    continue
+                found = self._first(pile.by_age, Lane.OLD)
+                if found is not None and (best is None or found[0] < best[0]):
+                    best = found
+        return None if best is None else Pick(Lane.OLD, best[1], best[2])
 
-    Room only shrinks while a slot is filled, so a pile that does not fit is not looked at again.
-    """
+    def _best(self) -> Pick | None:
+        """By rank. What comes next after it is known as well, or at least how early it might come."""
+        best: _Found | None = None
+        rivals: list[Any] = []
+        for pool in self._pools:
+            for rank, pile in pool.by_rank:
+                if best is not None and rank > best[0]:
+                    rivals.append(rank)
+                    break
+                found = self._first_ranked(pile) if self._opening.has_room(pile.shape) else None
+                if found is None:
+                    continue
+                after = bisect_right(pile.by_rank, found[0], key=_key)
+                rivals += [found[0], *(key for key, _ in pile.by_rank[after : after + 1])]
+                if best is None or found[0] < best[0]:
+                    best = found
+        if best is None:
+            return None
+        rank, entry, granted = best
+        rival_id = min((key[2] for key in rivals if key[:2] == rank[:2] and key != rank), default=None)
+        return Pick(Lane.RANK, entry, granted, rival_id)
 
-    def __init__(self, lane: Lane, piles: Iterable[Pile], opening: Opening) -> None:
-        self._lane = lane
-        self._opening = opening
-        waits = {Lane.WIDE: opening.rules.wide_patience, Lane.OLD: opening.rules.longest_wait}
-        self._since = opening.now - waits[lane] if lane in waits else inf
-        self._heap: list[tuple[Any, int, Pile, Entry | None]] = [
-            (self._key(pile, self._items(pile)[0][0]), index, pile, None)
-            for index, pile in enumerate(piles)
-            if self._concerns(pile)
-        ]
-        heapify(self._heap)
+    def _first_ranked(self, pile: Pile) -> _Found | None:
+        known = self._ranked.get(pile)
+        if known is not None and not known[1].is_gone and self._opening.is_allowed(known[1]):
+            granted = self._opening.granted(known[1])
+            if granted is not None:
+                return known[0], known[1], granted
+        found = self._first(pile.by_rank, Lane.RANK)
+        if found is not None:
+            self._ranked[pile] = found
+        return found
 
-    def is_empty(self) -> bool:
-        return not self._heap
-
-    def discard(self) -> None:
-        heappop(self._heap)
-
-    def pick(self) -> Pick | None:
-        opening = self._opening
-        while self._heap:
-            _, index, pile, entry = self._heap[0]
-            if entry is None or entry.is_gone or not opening.is_allowed(entry):
-                self._look(index, pile)
-                continue
-            grant = opening.granted(entry) if opening.has_room(pile.needs) else None
-            if grant is not None:
-                return Pick(self._lane, entry, grant, self._rival_id(pile, entry))
-            if self._lane is Lane.WIDE:
-                return Pick(self._lane, entry, None)
-            heappop(self._heap)
-        return None
-
-    def _look(self, index: int, pile: Pile) -> None:
-        """Put the first of the topmost pile in its place."""
-        found = self._first(pile)
-        if found is None:
-            heappop(self._heap)
-        else:
-            heapreplace(self._heap, (self._key(pile, found[0]), index, pile, found[1]))
-
-    def _first(self, pile: Pile) -> tuple[Any, Entry] | None:
-        verdicts, is_open = self._opening.verdicts, self._opening.is_unlimited and not self._opening.place.only_job_type
+    def _first(self, items: Ordered, lane: Lane) -> _Found | None:
+        """The first of a pile that may run here; of the wide ones even if it has to wait for room."""
+        verdicts, opening = self._opening.verdicts, self._opening
         known = verdicts.known
-        for key, entry in self._items(pile):
+        since = self._wide_since if lane is Lane.WIDE else self._old_since
+        for key, entry in items:
             verdict = known[entry.wish.ordinal]
             if verdict == NO:
                 continue
-            if self._lane is not Lane.RANK:
-                if key[0] > self._since:
-                    return None
-                if self._lane is Lane.WIDE and entry.width == 1:
-                    continue
-            if (verdict == YES or verdicts.allow(entry.wish)) and (is_open or self._opening.is_allowed(entry)):
-                return key, entry
+            if lane is not Lane.RANK and key[0] > since:
+                return None
+            if not (verdict == YES or verdicts.allow(entry.wish)):
+                continue
+            if not (opening.is_open or opening.is_allowed(entry)):
+                continue
+            granted = opening.granted(entry)
+            if lane is Lane.WIDE:
+                if entry.width > 1 and entry.wish.needs.wall_time <= opening.time_left:
+                    return key, entry, granted
+            elif granted is not None:
+                return key, entry, granted
         return None
 
-    def _items(self, pile: Pile) -> list[Any]:
-        return pile.by_rank if self._lane is Lane.RANK else pile.by_age
 
-    def _key(self, pile: Pile, key: Any) -> Any:
-        return (-pile.needs.min_cores, *key) if self._lane is Lane.WIDE else key
-
-    def _concerns(self, pile: Pile) -> bool:
-        items = self._items(pile)
-        if not items or (self._lane is not Lane.RANK and items[0][0][0] > self._since):
-            return False
-        if self._lane is Lane.WIDE:
-            return pile.needs.min_cores > 1 and pile.needs.wall_time <= self._opening.time_left
-        return self._opening.has_room(pile.needs)
-
-    def _rival_id(self, pile: Pile, entry: Entry) -> int | None:
-        """Where several levels are equally urgent, age decides between their jobs, not only between their oldest."""
-        if self._lane is not Lane.RANK:
-            return None
-        mine = entry.rank()
-        after = bisect_right(pile.by_rank, mine, key=_first_of)
-        keys = [item[0] for item in self._heap[1:3]] + [item[0] for item in pile.by_rank[after : after + 1]]
-        rivals = [key[2] for key in keys if key[:2] == mine[:2]]
-        return min(rivals, default=None)
-
-
-def _first_of(item: tuple[Any, Entry]) -> Any:
+def _key(item: tuple[Any, Any]) -> Any:
     return item[0]

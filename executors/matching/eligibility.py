@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from executors.matching.rooms import Shape, shape_of
 from schemas.requirements import Requirement, Resource, Specification, static_misfits
 from schemas.specifications import Needs
 
@@ -13,12 +14,14 @@ UNKNOWN, NO, YES = 0, 1, 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Wish:
-    """One alternative of a requirement. `ordinal` is its place in the verdicts of every kind of node."""
+    """One alternative of a requirement. `ordinal` is its place in the verdicts of every kind of node, `shape` is one
+    object for all wishes of about the same needs."""
 
     ordinal: int
     alternative: int
     specification: Specification
     needs: Needs
+    shape: Shape
 
 
 class Verdicts:
@@ -34,7 +37,7 @@ class Verdicts:
         """Whether such a node may run it, free room and time aside."""
         verdict = self.known[wish.ordinal]
         if verdict == UNKNOWN:
-            verdict = NO if static_misfits(wish.specification, self.resource) else YES
+            verdict = YES if _may_run(wish.specification, self.resource) else NO
             self.known[wish.ordinal] = verdict
         return verdict == YES
 
@@ -53,6 +56,7 @@ class Eligibility:
         self._wishes: dict[int, tuple[Wish, ...]] = {}
         self._count = 0
         self._verdicts: dict[int, Verdicts] = {}
+        self._shapes: dict[Shape, Shape] = {}
 
     def usable(
         self, resource_key: int, resource: Resource, requirement_id: int, requirement: Requirement
@@ -67,7 +71,7 @@ class Eligibility:
         found = self._wishes.get(requirement_id)
         if found is None:
             found = tuple(
-                Wish(self._count + index, index, specification, specification.needs)
+                Wish(self._count + index, index, specification, specification.needs, self._shape(specification.needs))
                 for index, specification in enumerate(requirement.specifications())
             )
             self._wishes[requirement_id] = found
@@ -95,4 +99,14 @@ class Eligibility:
         self.generation += 1
         self._wishes.clear()
         self._verdicts.clear()
+        self._shapes.clear()
         self._count = 0
+
+    def _shape(self, needs: Needs) -> Shape:
+        shape = shape_of(needs)
+        return self._shapes.setdefault(shape, shape)
+
+
+def _may_run(specification: Specification, resource: Resource) -> bool:
+    """Whether there is no static misfit. Most that do not fit lack tags: that is seen first, without saying why."""
+    return specification.tag_expression.holds(resource.tag_set) and not static_misfits(specification, resource)

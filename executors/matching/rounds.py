@@ -127,7 +127,6 @@ class _Round:
             allowance=allowance,
             now=self._terms.now.timestamp(),
             rules=self._terms.rules,
-            is_unlimited=allowance.is_free(place.site_id),
         )
 
     def _fill(self, opening: Opening, others: Sequence[Slot]) -> None:
@@ -147,12 +146,19 @@ class _Round:
                 choice = choices[who] = Choice(desks[who[0]][who[1]], opening)
             pick = choice.pick()
             if pick is None:
+                if not self._fits_any(opening):
+                    break
                 turns.skip()
             elif pick.grant is None:
                 self._reserve(opening, pick.entry, others)
                 choice.decline(pick)
             else:
                 self._give(opening, pick, pick.grant, turns.margin())
+
+    def _fits_any(self, opening: Opening) -> bool:
+        """Whether what is free could be enough for anything that waits."""
+        shapes = self._board.shapes.get(opening.place.vo_id, {})
+        return any(count and opening.has_room(shape) for shape, count in shapes.items())
 
     def _give(self, opening: Opening, pick: Pick, granted: Grant, margin: float) -> int:
         """As many jobs as fit and as its owner may have before it is somebody else's turn; how many it got."""
