@@ -2,51 +2,55 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from pipeline.store import specs
 from pipeline.store.database import Transaction
 from pipeline.store.inputs import input_files
 from pipeline.store.jobs import JobRow
-from pipeline.store.outputs import output_paths, site_storage_ids, storage_ids, storage_roots, url_of
+from pipeline.store.outputs import Places, output_paths, places, url_of
 from pipeline.store.pilots import PilotRow
 from pipeline.store.specs import Spec
 from schemas.campaign import render
 from schemas.pilots import Assignment, InputFile, OutputTarget
 
 
-def assignments(tx: Transaction, pilot: PilotRow, found: Sequence[JobRow]) -> tuple[Assignment, ...]:
-    """The assignments of a pilot's matched jobs, in their order."""
+def assignments(tx: Transaction, given: Sequence[tuple[PilotRow, Sequence[JobRow]]]) -> list[tuple[Assignment, ...]]:
+    """The assignments of pilots' matched jobs, in their order."""
+    found = [job for _, of_pilot in given for job in of_pilot]
     if not found:
-        return ()
+        return [() for _ in given]
     templates = specs.load(tx, {job.spec_id for job in found})
-    inputs = input_files(tx, found, templates, pilot.site_id)
-    places = _Places(storage_roots(tx), storage_ids(tx), site_storage_ids(tx, pilot.site_id))
-    return tuple(_assignment(pilot.vo, job, templates[job.spec_id], inputs[job.id], places) for job in found)
+    inputs = _inputs(tx, given, templates)
+    known = places(tx, {pilot.site_id for pilot, _ in given})
+    return [
+        tuple(_assignment(pilot, job, templates[job.spec_id], inputs[job.id], known) for job in of_pilot)
+        for pilot, of_pilot in given
+    ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Places:
-    """Storages: root URLs by id, ids by name, and the site's own, its first one first."""
+def _inputs(
+    tx: Transaction, given: Sequence[tuple[PilotRow, Sequence[JobRow]]], templates: Mapping[int, Spec]
+) -> Mapping[int, Sequence[InputFile]]:
+    """By job; read for all jobs of a site at a time, since its own replicas come first."""
+    at_site: defaultdict[int, list[JobRow]] = defaultdict(list)
+    for pilot, of_pilot in given:
+        at_site[pilot.site_id] += of_pilot
+    return {
+        job_id: files
+        for site_id, found in at_site.items()
+        for job_id, files in input_files(tx, found, templates, site_id).items()
+    }
 
-    roots: Mapping[int, str]
-    by_name: Mapping[str, int]
-    own: Sequence[int]
 
-    def root_for(self, storage: str | None) -> str | None:
-        """The root of the named storage, or of the site's first; None where there is none any more."""
-        storage_id = self.by_name.get(storage) if storage is not None else next(iter(self.own), None)
-        return None if storage_id is None else self.roots[storage_id]
-
-
-def _assignment(vo: str, job: JobRow, spec: Spec, inputs: Sequence[InputFile], places: _Places) -> Assignment:
+def _assignment(pilot: PilotRow, job: JobRow, spec: Spec, inputs: Sequence[InputFile], known: Places) -> Assignment:
     template = spec.template
     wanted = template.requirements.specifications()[job.alternative or 0]
     cores = job.cores or wanted.min_cores  # release 0.2.0 notes no grant
     values = spec.values(job.array_index)
-    root = places.root_for(template.storage)
-    paths = {} if root is None else output_paths(vo, job, spec)
+    root = known.root_for(template.storage, pilot.site_id)
+    paths = {} if root is None else output_paths(pilot.vo, job, spec)
     return Assignment(
         job_id=job.id,
         attempt=job.attempt,

@@ -6,25 +6,24 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from threading import Event, Thread
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, FastAPI, HTTPException, Path, Request, Response
+from fastapi.routing import APIRoute
 from structlog import get_logger
 
 from pipeline.api.archive_check import check_archive
-from pipeline.api.assignments import assignments
+from pipeline.api.pilot_calls import FETCH, HEARTBEAT, OFFER, REPORT, START, PilotCalls, answer_one, pilot_calls
 from pipeline.api.policy import FOR_ALL, PilotCaller
-from pipeline.api.served_slots import ServedSlots
 from pipeline.api.services import Services, ServicesOf
+from pipeline.api.together import together
 from pipeline.api.uploads import AS_BODY, Upload
 from pipeline.errors import NotFound, Unauthorized
-from pipeline.store import attempts, heartbeats, offers, pilots
+from pipeline.store import heartbeats, pilots
 from pipeline.store.access import Caller
-from pipeline.store.database import Transaction
 from pipeline.store.losses import Aftermath, Rules, to_publish
 from pipeline.store.own_attempts import holds_attempt, holds_sandbox
-from pipeline.store.pilots import PilotRow
 from schemas.bounds import Number, RowId
 from schemas.pilots import (
     PROTOCOL,
@@ -41,7 +40,6 @@ from schemas.pilots import (
 )
 from schemas.states import PilotState
 
-T = TypeVar("T")
 MARK_EVERY = 3.0
 """Seconds between two marks that this process serves heartbeats."""
 _MARK_WAIT = 2.0
@@ -99,41 +97,50 @@ def enrol(services: ServicesOf, body: EnrolRequest) -> EnrolReply:
     )
 
 
-@router.post("/self/offer")
 async def offer(request: Request, caller: PilotCaller, services: ServicesOf, body: OfferRequest) -> OfferReply:
     """Offer the pilot's totals; assignments that it does not know yet, waited for if it wishes."""
-    reply = await to_thread.run_sync(lambda: _offer(services, caller, body))
-    if reply is not None:
-        return reply
-    if body.wait and not await _served_slots(request.app, services).wait(_id(caller), body.wait):
+    pilot_id, served = _id(caller), pilot_calls(request.app).served
+    noted = await to_thread.run_sync(lambda: answer_one(services, OFFER, pilot_id, body))
+    if noted.reply is not None:
+        return noted.reply
+    if body.wait and not await served.wait(pilot_id, body.wait):
         return OfferReply()
-    return await to_thread.run_sync(lambda: _fetch(services, caller, body))
+    return await to_thread.run_sync(lambda: answer_one(services, FETCH, pilot_id, body))
 
 
-@router.post("/self/start")
+async def _offer(calls: PilotCalls, token_digest: str, body: OfferRequest) -> OfferReply | None:
+    """The same, together with others."""
+    noted = await calls.ask(OFFER, token_digest, body)
+    if noted is None or noted.reply is not None:
+        return None if noted is None else noted.reply
+    if body.wait and not await calls.served.wait(noted.pilot_id, body.wait):
+        return OfferReply()
+    return await calls.ask(FETCH, token_digest, body)
+
+
 def start(caller: PilotCaller, services: ServicesOf, body: StartRequest) -> Verdict:
     """Confirm attempts that are about to run; a refused one must not."""
-    ruling = _as_pilot(services, caller, lambda tx, pilot, rules: attempts.start(tx, pilot, body.jobs, rules))
-    _publish(services, ruling.aftermath)
-    return ruling.verdict
+    return answer_one(services, START, _id(caller), body)
 
 
-@router.post("/self/heartbeat")
 def heartbeat(caller: PilotCaller, services: ServicesOf, body: HeartbeatRequest) -> HeartbeatReply:
     """List every attempt at hand; the reply says which of them to stop."""
-    reply, aftermath = _as_pilot(
-        services, caller, lambda tx, pilot, rules: heartbeats.heartbeat(tx, pilot, body, rules)
-    )
-    _publish(services, aftermath)
-    return reply
+    return answer_one(services, HEARTBEAT, _id(caller), body)
 
 
-@router.post("/self/report")
 def report(caller: PilotCaller, services: ServicesOf, body: ReportRequest) -> Verdict:
     """Tell how attempts ended; a repeated report is accepted again."""
-    ruling = _as_pilot(services, caller, lambda tx, pilot, rules: attempts.report(tx, pilot, body.reports, rules))
-    _publish(services, ruling.aftermath)
-    return ruling.verdict
+    return answer_one(services, REPORT, _id(caller), body)
+
+
+def _add(path: str, endpoint: Callable[..., Any], way: type[APIRoute]) -> None:
+    router.add_api_route(path, endpoint, methods=["POST"], route_class_override=way)
+
+
+_add("/self/offer", offer, together(OfferRequest, _offer))
+_add("/self/start", start, together(StartRequest, lambda calls, *said: calls.ask(START, *said)))
+_add("/self/heartbeat", heartbeat, together(HeartbeatRequest, lambda calls, *said: calls.ask(HEARTBEAT, *said)))
+_add("/self/report", report, together(ReportRequest, lambda calls, *said: calls.ask(REPORT, *said)))
 
 
 @router.post("/self/end", status_code=HTTPStatus.NO_CONTENT)
@@ -173,46 +180,8 @@ def upload_archive(
     services.sandboxes.put_archive(caller.vo, job_id, attempt, content)
 
 
-def _offer(services: Services, caller: Caller, body: OfferRequest) -> OfferReply | None:
-    """The reply, or None when matching was asked and may assign something soon."""
-
-    def work(tx: Transaction, pilot: PilotRow, rules: Rules) -> tuple[offers.Offered, OfferReply | None]:
-        offered = offers.offer(tx, pilot, body, rules)
-        if offered.messages:
-            return offered, None
-        given = assignments(tx, pilot, offered.assigned)
-        return offered, OfferReply(assignments=given, drain=offered.drain)
-
-    offered, reply = _as_pilot(services, caller, work)
-    services.publisher.publish(offered.messages)
-    return reply
-
-
-def _fetch(services: Services, caller: Caller, body: OfferRequest) -> OfferReply:
-    def work(tx: Transaction, pilot: PilotRow, rules: Rules) -> OfferReply:
-        found = offers.fetch(tx, pilot.id, body.jobs)
-        return OfferReply(assignments=assignments(tx, pilot, found), drain=pilot.drains(rules))
-
-    return _as_pilot(services, caller, work)
-
-
-def _as_pilot(services: Services, caller: Caller, work: Callable[[Transaction, PilotRow, Rules], T]) -> T:
-    """Run `work` with the calling pilot locked."""
-    rules = Rules.of(services.settings)
-    return services.database.transact(lambda tx: work(tx, pilots.lock(tx, _id(caller)), rules))
-
-
 def _publish(services: Services, aftermath: Aftermath) -> None:
     services.publisher.publish(to_publish(services.database, aftermath))
-
-
-def _served_slots(app: FastAPI, services: Services) -> ServedSlots:
-    """The one poller of this application; made by the first pilot that waits, on the event loop's own thread."""
-    if not hasattr(app.state, "served_slots"):
-        app.state.served_slots = ServedSlots(services.database, services.stopping)
-    found = app.state.served_slots
-    assert isinstance(found, ServedSlots)
-    return found
 
 
 def _id(caller: Caller) -> int:

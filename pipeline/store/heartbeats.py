@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime, timedelta
 
 from sqlalchemy import select, update
 
 from pipeline.store import jobs
-from pipeline.store.database import Transaction
+from pipeline.store.database import Transaction, in_chunks
 from pipeline.store.jobs import Change, JobRow
 from pipeline.store.losses import Aftermath, Rules, lose
+from pipeline.store.own_attempts import OfPilot, of_pilots, owned
 from pipeline.store.pilots import PilotRow, seen
 from pipeline.store.tables import controls, peeks
 from pipeline.store.tables import jobs as jobs_table
@@ -30,20 +33,31 @@ _TAKEN_UP = frozenset({JobState.COMPLETING, JobState.DONE})
 def heartbeat(
     tx: Transaction, pilot: PilotRow, request: HeartbeatRequest, rules: Rules
 ) -> tuple[HeartbeatReply, Aftermath]:
-    """A locked pilot is alive and holds these attempts."""
-    seen(tx, pilot)
-    held = {(job.job_id, job.attempt): job for job in request.jobs}
-    mine = jobs.of_pilot(tx, pilot.id)
-    listed = [job for job in mine if (job.id, job.attempt) in held]
-    aftermath = _absent(tx, [job for job in mine if (job.id, job.attempt) not in held], rules)
-    _present(tx, listed)
-    _peek(tx, listed, held)
-    reply = HeartbeatReply(
-        stop=tuple(_commands(tx, pilot, listed, held)),
-        drain=pilot.drains(rules),
-        heartbeat_interval=rules.heartbeat_interval,
-    )
+    """`heartbeat_all` for one pilot."""
+    (reply,), aftermath = heartbeat_all(tx, [(pilot, request)], rules)
     return reply, aftermath
+
+
+def heartbeat_all(
+    tx: Transaction, said: Sequence[tuple[PilotRow, HeartbeatRequest]], rules: Rules
+) -> tuple[list[HeartbeatReply], Aftermath]:
+    """These locked pilots, each named once, are alive and hold these attempts; the replies are in their order."""
+    seen(tx, [pilot for pilot, _ in said])
+    held = {(pilot.id, job.job_id, job.attempt): job for pilot, request in said for job in request.jobs}
+    mine = of_pilots(tx, [pilot.id for pilot, _ in said])
+    listed = {owned(job): job for job in mine if owned(job) in held}
+    aftermath = _absent(tx, [job for job in mine if owned(job) not in held], rules)
+    _present(tx, list(listed.values()))
+    _peek(tx, listed, held)
+    others = sorted(held.keys() - listed.keys())
+    stops = _stops(listed, others, _ended(tx, others))
+    replies = [
+        HeartbeatReply(
+            stop=tuple(stops[pilot.id]), drain=pilot.drains(rules), heartbeat_interval=rules.heartbeat_interval
+        )
+        for pilot, _ in said
+    ]
+    return replies, aftermath
 
 
 def mark_serving(tx: Transaction, gap: float) -> None:
@@ -77,34 +91,36 @@ def _absent(tx: Transaction, absent: Iterable[JobRow], rules: Rules) -> Aftermat
     return lose(tx, lost, "absent from two heartbeats of its pilot", rules)
 
 
-def _commands(
-    tx: Transaction, pilot: PilotRow, listed: Iterable[JobRow], held: Mapping[tuple[int, int], HeldJob]
-) -> list[Stop]:
-    mine = {(job.id, job.attempt): job for job in listed}
-    others = sorted(set(held) - set(mine))
-    ended = _ended(tx, pilot, others)
-    kills = [Stop(job_id=job.id, attempt=job.attempt, why="kill") for job in mine.values() if job.kill_requested]
-    gone = [Stop(job_id=key[0], attempt=key[1], why="superseded") for key in others if key not in ended]
-    return kills + gone
+def _stops(
+    listed: Mapping[OfPilot, JobRow], others: Iterable[OfPilot], ended: AbstractSet[OfPilot]
+) -> Mapping[int, list[Stop]]:
+    """The commands by pilot: attempts that are to be killed, and those that are not its own any more."""
+    stops: defaultdict[int, list[Stop]] = defaultdict(list)
+    for (pilot_id, job_id, attempt), job in listed.items():
+        if job.kill_requested:
+            stops[pilot_id].append(Stop(job_id=job_id, attempt=attempt, why="kill"))
+    for pilot_id, job_id, attempt in others:
+        if (pilot_id, job_id, attempt) not in ended:
+            stops[pilot_id].append(Stop(job_id=job_id, attempt=attempt, why="superseded"))
+    return stops
 
 
-def _ended(tx: Transaction, pilot: PilotRow, keys: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
-    """Attempts whose good end this pilot has reported; it has not seen the answer yet and will report again."""
-    if not keys:
-        return set()
-    query = select(jobs_table.c.id, jobs_table.c.attempt).where(
-        jobs_table.c.id.in_([job_id for job_id, _ in keys]),
-        jobs_table.c.pilot_id == pilot.id,
-        jobs_table.c.state.in_(_TAKEN_UP),
-    )
-    return {(row.id, row.attempt) for row in tx.rows(query)}
+def _ended(tx: Transaction, keys: Sequence[OfPilot]) -> set[OfPilot]:
+    """Attempts whose good end their pilot has reported; it has not seen the answer yet and will report again."""
+    query = select(jobs_table.c.pilot_id, jobs_table.c.id, jobs_table.c.attempt)
+    wanted = (jobs_table.c.pilot_id.in_({key[0] for key in keys}), jobs_table.c.state.in_(_TAKEN_UP))
+    return {
+        (row.pilot_id, row.id, row.attempt)
+        for chunk in in_chunks(sorted({key[1] for key in keys}))
+        for row in tx.rows(query.where(jobs_table.c.id.in_(chunk), *wanted))
+    }
 
 
-def _peek(tx: Transaction, listed: Iterable[JobRow], held: Mapping[tuple[int, int], HeldJob]) -> None:
+def _peek(tx: Transaction, listed: Mapping[OfPilot, JobRow], held: Mapping[OfPilot, HeldJob]) -> None:
     rows = []
-    for job in listed:
+    for key, job in listed.items():
         if job.state in JOB_OCCUPYING - {JobState.MATCHED}:
-            word = held[job.id, job.attempt]
+            word = held[key]
             rows.append(
                 {
                     "job_id": job.id,

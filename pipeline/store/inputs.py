@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Row, or_, select
 
 from pipeline.store.database import Transaction, in_chunks
 from pipeline.store.jobs import JobRow
-from pipeline.store.outputs import site_storage_ids, storage_roots, url_of
+from pipeline.store.outputs import places, url_of
 from pipeline.store.specs import Spec
 from pipeline.store.tables import datasets, files, replicas, steps
 from schemas.campaign import StepInput, render
@@ -30,6 +30,8 @@ def input_files(
     """The input files of each job, by job id; replicas on the site's own storages come first."""
     wanted = {job.id: _wanted(job, templates[job.spec_id]) for job in found}
     rows = _named(tx, wanted.values()) | _made(tx, wanted.values())
+    if not rows:
+        return {job_id: [] for job_id in wanted}
     chosen = {
         job_id: _distinct(row for want in wants for row in rows.get(want, ())) for job_id, wants in wanted.items()
     }
@@ -109,14 +111,14 @@ def _distinct(rows: Iterable[Row[Any]]) -> list[Row[Any]]:
 
 
 def _urls(tx: Transaction, file_ids: Iterable[int], site_id: int) -> Mapping[int, list[str]]:
-    own = {storage_id: place for place, storage_id in enumerate(site_storage_ids(tx, site_id))}
-    roots = storage_roots(tx)
+    known = places(tx, [site_id])
+    own = {storage_id: place for place, storage_id in enumerate(known.own.get(site_id, ()))}
     copies: defaultdict[int, list[tuple[int, int, str]]] = defaultdict(list)
     for chunk in in_chunks(sorted(set(file_ids))):
         query = select(replicas.c.file_id, replicas.c.storage_id, replicas.c.path)
         for row in tx.rows(query.where(replicas.c.file_id.in_(chunk), replicas.c.state != "lost")):
             place = own.get(row.storage_id, len(own))
-            copies[row.file_id].append((place, row.storage_id, url_of(roots[row.storage_id], row.path)))
+            copies[row.file_id].append((place, row.storage_id, url_of(known.roots[row.storage_id], row.path)))
     return {file_id: [url for _, _, url in sorted(found)] for file_id, found in copies.items()}
 
 

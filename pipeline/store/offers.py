@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import Row, delete, select, update
 
-from pipeline.store import jobs, specs
-from pipeline.store.database import Transaction
+from pipeline.store import specs
+from pipeline.store.database import Transaction, in_chunks
 from pipeline.store.jobs import JobRow
 from pipeline.store.losses import Rules
+from pipeline.store.own_attempts import OfPilot, of_pilots, owned
 from pipeline.store.pilots import PilotRow
+from pipeline.store.specs import Spec
 from pipeline.store.tables import jobs as jobs_table
 from pipeline.store.tables import slots
 from schemas.messages import Message, SlotsOffered, about_ids
 from schemas.pilots import AttemptRef, OfferRequest
 from schemas.rooms import Room
 from schemas.states import JobState
+
+_OFFERED = ("vo_id", "state", "cores", "memory", "disk", "gpus", "ends_at", "offered_at", "wake_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,37 +37,49 @@ class Offered:
 
 
 def offer(tx: Transaction, pilot: PilotRow, request: OfferRequest, rules: Rules) -> Offered:
-    """Note what a locked pilot offers. An assignment that it has not confirmed is given again, before any other."""
-    tx.lock(select(slots.c.pilot_id).where(slots.c.pilot_id == pilot.id))
-    if pilot.drains(rules):
-        tx.run(delete(slots).where(slots.c.pilot_id == pilot.id))
-        return Offered(drain=True)
-    mine = jobs.of_pilot(tx, pilot.id)
-    assigned = _unconfirmed(mine, request.jobs)
-    foreign = _foreign(tx, pilot, mine, request.jobs)
-    row = {
-        "pilot_id": pilot.id,
-        "vo_id": pilot.vo_id,
-        "state": "parked" if assigned else "offered",
-        "cores": max(request.cores - sum(taken.cores for taken in foreign), 0),
-        "memory": max(request.memory - sum(taken.memory for taken in foreign), 0),
-        "disk": max(request.disk - sum(taken.disk for taken in foreign), 0),
-        "gpus": max(request.gpus - sum(taken.gpus for taken in foreign), 0),
-        "ends_at": tx.after(request.time_left),
-        "offered_at": tx.now,
-        "wake_at": None if assigned else tx.after(rules.wake_after),
-    }
-    tx.put(slots, [row], [name for name in row if name != "pilot_id"])
-    messages = () if assigned else about_ids(SlotsOffered, [pilot.id], now=tx.now)
-    return Offered(tuple(assigned), messages=tuple(messages))
+    """`offer_all` for one pilot."""
+    (offered,), messages = offer_all(tx, [(pilot, request)], rules)
+    return replace(offered, messages=tuple(messages))
+
+
+def offer_all(
+    tx: Transaction, said: Sequence[tuple[PilotRow, OfferRequest]], rules: Rules
+) -> tuple[list[Offered], list[Message]]:
+    """Note what locked pilots, each named once, offer; what they get, in their order, and messages about the others.
+
+    An assignment that a pilot has not confirmed is given again, before any other.
+    """
+    tx.lock(select(slots.c.pilot_id).where(slots.c.pilot_id.in_([pilot.id for pilot, _ in said])))
+    draining = [pilot.id for pilot, _ in said if pilot.drains(rules)]
+    if draining:
+        tx.run(delete(slots).where(slots.c.pilot_id.in_(draining)))
+    offering = [(pilot, request) for pilot, request in said if pilot.id not in draining]
+    mine = of_pilots(tx, [pilot.id for pilot, _ in offering])
+    known = {pilot.id: _attempts(pilot.id, request.jobs) for pilot, request in offering}
+    assigned = _unconfirmed(mine, known)
+    foreign = _foreign(tx, {pilot.id: pilot.vo_id for pilot, _ in offering}, mine, known)
+    rows = [
+        _slot(tx, pilot, request, foreign[pilot.id], None if assigned[pilot.id] else rules.wake_after)
+        for pilot, request in offering
+    ]
+    tx.put(slots, rows, _OFFERED)
+    asking = [pilot.id for pilot, _ in offering if not assigned[pilot.id]]
+    answers = [Offered(tuple(assigned[pilot.id]), drain=pilot.id in draining) for pilot, _ in said]
+    return answers, about_ids(SlotsOffered, asking, now=tx.now)
 
 
 def fetch(tx: Transaction, pilot_id: int, known: Sequence[AttemptRef]) -> list[JobRow]:
-    """The assignments that a waiting pilot does not know yet; room that is left stays on offer."""
-    tx.lock(select(slots.c.pilot_id).where(slots.c.pilot_id == pilot_id))
-    served = (slots.c.pilot_id == pilot_id, slots.c.state == "served")
+    """`fetch_all` for one pilot."""
+    return fetch_all(tx, {pilot_id: known})[pilot_id]
+
+
+def fetch_all(tx: Transaction, known: Mapping[int, Sequence[AttemptRef]]) -> Mapping[int, list[JobRow]]:
+    """The assignments that waiting pilots do not know yet; room that is left stays on offer."""
+    tx.lock(select(slots.c.pilot_id).where(slots.c.pilot_id.in_(known)))
+    served = (slots.c.pilot_id.in_(known), slots.c.state == "served")
     tx.run(update(slots).where(*served).values(state="parked", wake_at=None))
-    return _unconfirmed(jobs.of_pilot(tx, pilot_id), known)
+    taken = {pilot_id: _attempts(pilot_id, refs) for pilot_id, refs in known.items()}
+    return _unconfirmed(of_pilots(tx, known), taken)
 
 
 def served(tx: Transaction) -> frozenset[int]:
@@ -68,18 +87,64 @@ def served(tx: Transaction) -> frozenset[int]:
     return frozenset(row.pilot_id for row in tx.rows(select(slots.c.pilot_id).where(slots.c.state == "served")))
 
 
-def _unconfirmed(mine: Iterable[JobRow], known: Iterable[AttemptRef]) -> list[JobRow]:
-    taken = {(ref.job_id, ref.attempt) for ref in known}
-    return [job for job in mine if job.state is JobState.MATCHED and (job.id, job.attempt) not in taken]
+def _slot(
+    tx: Transaction, pilot: PilotRow, request: OfferRequest, foreign: Sequence[Room], wake_after: float | None
+) -> dict[str, Any]:
+    """Without `wake_after` nobody need look at it: the pilot gets something at once."""
+    return {
+        "pilot_id": pilot.id,
+        "vo_id": pilot.vo_id,
+        "state": "parked" if wake_after is None else "offered",
+        "cores": max(request.cores - sum(taken.cores for taken in foreign), 0),
+        "memory": max(request.memory - sum(taken.memory for taken in foreign), 0),
+        "disk": max(request.disk - sum(taken.disk for taken in foreign), 0),
+        "gpus": max(request.gpus - sum(taken.gpus for taken in foreign), 0),
+        "ends_at": tx.after(request.time_left),
+        "offered_at": tx.now,
+        "wake_at": None if wake_after is None else tx.after(wake_after),
+    }
 
 
-def _foreign(tx: Transaction, pilot: PilotRow, mine: Iterable[JobRow], known: Iterable[AttemptRef]) -> list[Room]:
-    """What attempts take that the pilot still holds but that are not its own any more: that room is not free."""
-    counted = {(job.id, job.attempt) for job in mine}
-    others = [ref.job_id for ref in known if (ref.job_id, ref.attempt) not in counted]
+def _attempts(pilot_id: int, refs: Iterable[AttemptRef]) -> set[OfPilot]:
+    return {(pilot_id, ref.job_id, ref.attempt) for ref in refs}
+
+
+def _unconfirmed(mine: Iterable[JobRow], known: Mapping[int, AbstractSet[OfPilot]]) -> defaultdict[int, list[JobRow]]:
+    """By pilot."""
+    found: defaultdict[int, list[JobRow]] = defaultdict(list)
+    for job in mine:
+        pilot_id = owned(job)[0]
+        if job.state is JobState.MATCHED and owned(job) not in known[pilot_id]:
+            found[pilot_id].append(job)
+    return found
+
+
+def _foreign(
+    tx: Transaction,
+    vo_of: Mapping[int, int],
+    mine: Iterable[JobRow],
+    known: Mapping[int, AbstractSet[OfPilot]],
+) -> defaultdict[int, list[Room]]:
+    """What attempts take that a pilot still holds but that are not its own any more: that room is not free."""
+    counted = {owned(job) for job in mine}
+    others = [key for keys in known.values() for key in sorted(keys) if key not in counted]
+    found: defaultdict[int, list[Room]] = defaultdict(list)
     if not others:
-        return []
-    query = select(jobs_table.c.spec_id).where(jobs_table.c.id.in_(others), jobs_table.c.vo_id == pilot.vo_id)
-    spec_ids = [row.spec_id for row in tx.rows(query)]
-    templates = specs.load(tx, spec_ids)
-    return [templates[spec_id].template.requirements.specifications()[0].least for spec_id in spec_ids]
+        return found
+    names = ("id", "vo_id", "spec_id", "attempt", "cores", "memory", "disk", "gpus")
+    query = select(*(jobs_table.c[name] for name in names))
+    ids = sorted({job_id for _, job_id, _ in others})
+    rows = {row.id: row for chunk in in_chunks(ids) for row in tx.rows(query.where(jobs_table.c.id.in_(chunk)))}
+    templates = specs.load(tx, {row.spec_id for row in rows.values()})
+    for pilot_id, job_id, attempt in others:
+        row = rows.get(job_id)
+        if row is not None and row.vo_id == vo_of[pilot_id]:
+            found[pilot_id].append(_taken(row, attempt, templates[row.spec_id]))
+    return found
+
+
+def _taken(row: Row[Any], attempt: int, spec: Spec) -> Room:
+    """What an attempt was granted, if the row still says so; else what it needs at the least."""
+    if row.attempt == attempt and row.cores is not None:
+        return Room(row.cores, row.memory, row.disk, row.gpus or 0)
+    return spec.template.requirements.specifications()[0].least

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -33,20 +34,33 @@ class Written:
         return {name: getattr(self, name) for name in type(self).__slots__}
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Storages: root URLs by id, ids by name, and each site's own, its first one first."""
+
+    roots: Mapping[int, str]
+    by_name: Mapping[str, int]
+    own: Mapping[int, Sequence[int]]
+
+    def root_for(self, storage: str | None, site_id: int) -> str | None:
+        """The root of the named storage, or of the site's first; None where there is none any more."""
+        storage_id = self.by_name.get(storage) if storage is not None else next(iter(self.own.get(site_id, ())), None)
+        return None if storage_id is None else self.roots[storage_id]
+
+
+def places(tx: Transaction, site_ids: Iterable[int]) -> Places:
+    """Every storage, and those that belong to these sites."""
+    rows = tx.rows(select(storages.c.id, storages.c.name, storages.c.url))
+    own: defaultdict[int, list[int]] = defaultdict(list)
+    query = select(site_storages.c.site_id, site_storages.c.storage_id).order_by(site_storages.c.position)
+    for row in tx.rows(query.where(site_storages.c.site_id.in_(set(site_ids)))):
+        own[row.site_id].append(row.storage_id)
+    return Places({row.id: row.url for row in rows}, {row.name: row.id for row in rows}, own)
+
+
 def storage_roots(tx: Transaction) -> Mapping[int, str]:
     """The root URL of every storage, by id."""
     return {row.id: row.url for row in tx.rows(select(storages.c.id, storages.c.url))}
-
-
-def site_storage_ids(tx: Transaction, site_id: int) -> list[int]:
-    """A site's storages, its first one first."""
-    query = select(site_storages.c.storage_id).where(site_storages.c.site_id == site_id)
-    return [row.storage_id for row in tx.rows(query.order_by(site_storages.c.position))]
-
-
-def storage_ids(tx: Transaction) -> Mapping[str, int]:
-    """Every storage's id by name."""
-    return {row.name: row.id for row in tx.rows(select(storages.c.id, storages.c.name))}
 
 
 def url_of(root: str, path: str) -> str:
@@ -74,7 +88,8 @@ def attempt_outputs(
         if output.name not in allowed:
             return f"it reported the output {output.name!r}, which the job does not declare"
         path = allowed[output.name]
-        holders = [storage_id for storage_id, root in roots.items() if output.url == url_of(root, path)]
+        below = f"/{quote(path)}"
+        holders = [i for i, root in roots.items() if output.url == root.rstrip("/") + below]
         if not holders:
             return f"the output {output.name} was written to {output.url}, not where this attempt may write"
         written[output.name] = Written(output.name, holders[0], path, output.size, output.adler32)

@@ -1,12 +1,31 @@
-"""What a pilot's token reaches: the sandboxes and archives of the attempts that it holds."""
+"""What pilots hold, and what a pilot's token reaches by that: the sandboxes and archives of its attempts."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sqlalchemy import select
 
-from pipeline.store.database import Transaction
+from pipeline.store.database import Transaction, in_chunks
+from pipeline.store.jobs import JobRow, columns, lock_where
 from pipeline.store.tables import job_specs, jobs
-from schemas.states import JOB_ON_PILOT
+from schemas.states import JOB_OCCUPYING, JOB_ON_PILOT
+
+OfPilot = tuple[int, int, int]
+"""A pilot, a job and an attempt."""
+
+
+def of_pilots(tx: Transaction, pilot_ids: Iterable[int]) -> list[JobRow]:
+    """The jobs that take room on these pilots, locked, ordered by id."""
+    found: list[JobRow] = []
+    for chunk in in_chunks(sorted(set(pilot_ids))):
+        found += lock_where(tx, columns().where(jobs.c.pilot_id.in_(chunk), jobs.c.state.in_(JOB_OCCUPYING)))
+    return found
+
+
+def owned(job: JobRow) -> OfPilot:
+    """Whose attempt it is."""
+    return job.pilot_id or 0, job.id, job.attempt
 
 
 def holds_attempt(tx: Transaction, pilot_id: int, job_id: int, attempt: int) -> bool:

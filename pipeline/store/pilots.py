@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, delete, select, update
+from sqlalchemy import ColumnElement, Row, Select, delete, select, update
 
 from pipeline.errors import Conflict, Unauthorized
 from pipeline.store import jobs, node_kinds, nodes
@@ -138,18 +139,29 @@ def lock(tx: Transaction, pilot_id: int) -> PilotRow:
     return pilot
 
 
+def lock_callers(tx: Transaction, token_digests: Iterable[str]) -> dict[str, PilotRow]:
+    """The pilots whose tokens have these digests, locked; without those that have ended, or that another holds.
+
+    Ordered by id, and by SKIP LOCKED: whoever locks many pilots must not wait for one.
+    """
+    wanted = _own_columns().where(pilots.c.token_digest.in_(set(token_digests)), pilots.c.state.not_in(PILOT_FINAL))
+    rows = tx.lock(wanted.order_by(pilots.c.id), skip_locked=True)
+    around = _surroundings(tx, [row.id for row in rows])
+    return {row.token_digest: _row(row, around[row.id]) for row in rows}
+
+
 def still_silent(tx: Transaction, pilot_id: int, seconds: float) -> bool:
     """Whether an active pilot has said nothing for so long. It can't until the transaction ends: it is locked."""
     silent = (pilots.c.state.in_(PILOT_ACTIVE), pilots.c.last_seen < tx.after(-seconds))
     return bool(tx.lock(select(pilots.c.id).where(pilots.c.id == pilot_id, *silent)))
 
 
-def seen(tx: Transaction, pilot: PilotRow) -> None:
-    """The pilot lives; one that was thought lost runs again."""
-    values: dict[str, Any] = {"last_seen": tx.now}
-    if pilot.state is PilotState.LOST:
-        values["state"] = PilotState.RUNNING
-    tx.run(update(pilots).where(pilots.c.id == pilot.id).values(values))
+def seen(tx: Transaction, found: Sequence[PilotRow]) -> None:
+    """These locked pilots live; those that were thought lost run again."""
+    lost = {pilot.id for pilot in found if pilot.state is PilotState.LOST}
+    for ids, values in ((lost, {"state": PilotState.RUNNING}), ({pilot.id for pilot in found} - lost, {})):
+        if ids:
+            tx.run(update(pilots).where(pilots.c.id.in_(sorted(ids))).values({"last_seen": tx.now, **values}))
 
 
 def set_failures(tx: Transaction, pilot: PilotRow, failures: int, rules: Rules) -> None:
@@ -216,13 +228,23 @@ def _lock(tx: Transaction, pilot_id: int) -> PilotRow:
 
 
 def _locked(tx: Transaction, condition: ColumnElement[bool]) -> tuple[PilotRow, Row[Any]] | None:
-    """A pilot with the row that names its surroundings, which is not locked: a site's pilots must not queue for it."""
-    own = [pilots.c[name] for name in PilotRow.__slots__ if name in pilots.c]
-    rows = tx.lock(select(*own, pilots.c.token_digest).where(condition))
-    if not rows:
-        return None
-    around = tx.first(
+    """A pilot with the row that names its surroundings."""
+    rows = tx.lock(_own_columns().where(condition))
+    around = _surroundings(tx, [row.id for row in rows])
+    return next(((_row(row, around[row.id]), around[row.id]) for row in rows), None)
+
+
+def _own_columns() -> Select[Any]:
+    return select(*(pilots.c[name] for name in PilotRow.__slots__ if name in pilots.c), pilots.c.token_digest)
+
+
+def _surroundings(tx: Transaction, pilot_ids: Sequence[int]) -> Mapping[int, Row[Any]]:
+    """By pilot; these rows are not locked: a site's pilots must not queue for it."""
+    if not pilot_ids:
+        return {}
+    query = (
         select(
+            pilots.c.id,
             sites.c.name.label("site"),
             vos.c.name.label("vo"),
             site_queues.c.declared.label("queue_declared"),
@@ -234,9 +256,12 @@ def _locked(tx: Transaction, condition: ColumnElement[bool]) -> tuple[PilotRow, 
         .join_from(pilots, sites, sites.c.id == pilots.c.site_id)
         .join(vos, vos.c.id == pilots.c.vo_id)
         .join(site_queues, site_queues.c.id == pilots.c.site_queue_id)
-        .where(pilots.c.id == rows[0].id)
+        .where(pilots.c.id.in_(pilot_ids))
     )
-    assert around is not None
-    values = {**around._asdict(), **rows[0]._asdict()}
+    return {row.id: row for row in tx.rows(query)}
+
+
+def _row(own: Row[Any], around: Row[Any]) -> PilotRow:
+    values = {**around._asdict(), **own._asdict()}
     wanted = {name: values[name] for name in PilotRow.__slots__}
-    return PilotRow(**{**wanted, "state": PilotState(values["state"])}), around
+    return PilotRow(**{**wanted, "state": PilotState(values["state"])})

@@ -34,6 +34,9 @@ class Spec:
 
 def load(tx: Transaction, ids: Iterable[int]) -> Mapping[int, Spec]:
     """The templates of these ids."""
+    wanted = set(ids)
+    if not wanted:
+        return {}
     query = (
         select(
             job_specs.c.id,
@@ -48,7 +51,7 @@ def load(tx: Transaction, ids: Iterable[int]) -> Mapping[int, Spec]:
         .join(steps, steps.c.id == job_specs.c.step_id)
         .join(campaigns, campaigns.c.id == steps.c.campaign_id)
         .join(identities, identities.c.id == campaigns.c.owner_id)
-        .where(job_specs.c.id.in_(set(ids)))
+        .where(job_specs.c.id.in_(wanted))
     )
     return {
         row.id: Spec(

@@ -23,6 +23,7 @@ class Program:
 
     name: str
     process: subprocess.Popen[str]
+    log: Path
 
     @property
     def cpu(self) -> float:
@@ -35,7 +36,7 @@ class Program:
         """The next line of its output; AssertionError when it ended instead."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line, f"{self.name} ended with {self.process.wait(_PATIENCE)}; its errors are in its log"
+        assert line, f"{self.name} ended with {self.process.wait(_PATIENCE)}:\n{self.log.read_text()[-4000:]}"
         return line
 
     def stop(self) -> None:
@@ -63,13 +64,14 @@ def running(commands: Iterable[Command], logs: Path) -> Iterator[list[Program]]:
     with ExitStack() as stack:
         programs = []
         for command in commands:
-            log = stack.enter_context((logs / f"{command.name}.log").open("a"))
+            path = logs / f"{command.name}.log"
+            log = stack.enter_context(path.open("a"))
             process = subprocess.Popen(
                 [sys.executable, "-m", *command.arguments],
                 env=os.environ | command.variables, stdout=subprocess.PIPE, stderr=log, text=True,
                 start_new_session=True,
             )  # fmt: skip
-            programs.append(Program(command.name, process))
+            programs.append(Program(command.name, process, path))
             stack.callback(programs[-1].stop)
         yield programs
 
