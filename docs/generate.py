@@ -22,7 +22,7 @@ from pipeline.api.app import create_app
 from pipeline.api.services import Services
 from pipeline.cli.main import cli
 from pipeline.settings import Settings
-from schemas import campaign, messages, requirements, sites, states
+from schemas import campaign, messages, requirements, resources, sites, states, wishes
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 SCHEMA_FILE = REFERENCE / "campaign.schema.json"
@@ -47,7 +47,7 @@ def kind(schema: Mapping[str, Any]) -> str:
             words = f"`{value}`"
         case {"enum": values}:
             words = " or ".join(f"`{value}`" for value in values)
-        case {"anyOf": options}:
+        case {"anyOf": options} | {"oneOf": options}:
             words = " or ".join(dict.fromkeys(kind(option) for option in options if option.get("type") != "null"))
         case {"prefixItems": [first, *others]}:
             words = f"list of {1 + len(others)} {kind(first)}"
@@ -168,8 +168,21 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "campaign": lambda: fields(campaign.Campaign),
     "step": lambda: fields(campaign.Step),
     "requirement": lambda: fields(requirements.Requirement),
+    "between": lambda: fields(wishes.Between),
+    "memory": lambda: fields(wishes.Memory),
+    "memory-limit": lambda: fields(wishes.MemoryLimit),
+    "gpu-wish": lambda: fields(wishes.GpuWish),
+    "system-wish": lambda: fields(wishes.SystemWish),
+    "architecture-wish": lambda: fields(wishes.ArchitectureWish),
+    "rates-wish": lambda: fields(wishes.RatesWish),
+    "gpus": lambda: fields(resources.Gpus),
+    "system": lambda: fields(resources.System),
+    "architecture": lambda: fields(resources.Architecture),
+    "rates": lambda: fields(resources.Rates),
     "retries": lambda: fields(campaign.Retries),
     "step-input": lambda: fields(campaign.StepInput),
+    "sites-file": lambda: fields(sites.SitesFile),
+    "start-rate-entry": lambda: fields(sites.StartRateEntry),
     "storage-entry": lambda: fields(sites.StorageEntry),
     "site-entry": lambda: fields(sites.SiteEntry),
     "site-queue-entry": lambda: fields(sites.SiteQueueEntry),

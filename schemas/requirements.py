@@ -160,7 +160,7 @@ def _wrong_gpu(wanted: Specification, resource: Resource) -> Iterator[str]:
         yield "has no GPU"
         return
     yield from _least("GPUs", wanted.needs.min_gpus, gpu.count)
-    yield from _least("memory of a GPU", wish.memory, gpu.memory, " MiB")
+    yield from _least("GPU memory", wish.memory, gpu.memory, " MiB")
     yield from _same("GPU vendor", wish.vendor, gpu.vendor)
     yield from _least_version("GPU driver", wish.driver, gpu.driver)
     capability = wish.compute_capability

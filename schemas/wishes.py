@@ -7,14 +7,14 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from schemas import tags
-from schemas.bounds import MAX_COUNT, MAX_SECONDS, Count, Number
+from schemas.bounds import MAX_COUNT, Count, Number
 from schemas.names import Machine, Name, Word
 from schemas.versions import Version, numbers
 
 Level = Annotated[int, Field(ge=1, le=99)]
 Rate = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Power = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
-Work = Annotated[float, Field(gt=0, le=1e6 * MAX_SECONDS, allow_inf_nan=False)]
+Work = Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False)]
 
 
 class Part(BaseModel):

@@ -65,7 +65,7 @@ def test_a_job_that_no_site_can_run_is_held_until_one_appears(servers: dict[str,
         system.apply_sites()
         campaign_id = system.submit(wide)
         eventually(lambda: _only_job(system)["state"] == "held", within=30)
-        assert "lacks tags cvmfs" in _only_job(system)["reason"]
+        assert "lacks cvmfs" in _only_job(system)["reason"]
         tagged: dict[str, Any] = deepcopy(SITES)
         tagged["sites"][0]["queues"][0]["tags"] = ["cvmfs"]
         system.apply_sites(tagged)

@@ -16,7 +16,9 @@ import yaml
 from pipeline.cli.main import cli
 from pipeline.pilot import VERSION
 from schemas.campaign import Campaign
-from schemas.sites import SitesFile
+from schemas.placement import fresh_pilot
+from schemas.requirements import Requirement, fits
+from schemas.sites import SiteQueueEntry, SitesFile
 from tests.documentation import PAGES, ROOT, blocks
 
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
@@ -109,6 +111,15 @@ def test_the_pilot_has_the_version_of_the_release() -> None:
 def test_the_sites_file_that_the_reference_shows_is_valid() -> None:
     (body,) = bodies(ROOT / "docs" / "reference" / "sites-file.md", "yaml")
     assert SitesFile.model_validate(yaml.safe_load(body)).sites
+
+
+def test_every_requirement_that_the_reference_shows_is_met_by_the_node_that_it_shows() -> None:
+    shown = [yaml.safe_load(body) for body in bodies(ROOT / "docs" / "reference" / "requirements.md", "yaml")]
+    wishes = [Requirement.model_validate(each["requirements"]) for each in shown if "requirements" in each]
+    queues = [SiteQueueEntry.model_validate(each["queue"]) for each in shown if "queue" in each]
+    assert (len(wishes) + len(queues), len(queues)) == (len(shown), 1)
+    node = fresh_pilot("GRID", queues[0], 0.0)
+    assert [fits(wish, node).reasons for wish in wishes] == [()] * len(wishes)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

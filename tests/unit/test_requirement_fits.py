@@ -117,7 +117,7 @@ def _node(**words: Any) -> Resource:
             ["wants microarchitecture level 2 at most, has 3"],
         ),
         ({"gpu": {}}, {}, ["has no GPU"]),
-        ({"gpu": {"count": 2, "memory": 9}}, {"gpu": {}}, ["wants GPUs 2, has 1", "does not say its memory of a GPU"]),
+        ({"gpu": {"count": 2, "memory": 9}}, {"gpu": {}}, ["wants GPUs 2, has 1", "does not say its GPU memory"]),
         (
             {"gpu": {"compute_capability": {"min": "7.5", "max": "9.0"}}},
             {"gpu": {"compute_capability": "12.0"}},
