@@ -94,7 +94,18 @@ def _waiting(job: JobFacts, queues: Sequence[QueueWhy]) -> Iterator[str]:
     elif any(queue.pilots for queue in unlimited):
         yield f"the pilots at {_names([queue for queue in unlimited if queue.pilots])} have no room left for it now"
     else:
-        yield f"no pilot is at {_names(unlimited)} yet; what waits makes Penstock ask for some, within a minute"
+        yield from _without_pilots(unlimited)
+
+
+def _without_pilots(queues: Sequence[QueueWhy]) -> Iterator[str]:
+    asked = [queue for queue in queues if queue.max_pilots and not queue.backoff_until]
+    failing = [queue for queue in queues if queue.max_pilots and queue.backoff_until]
+    if asked:
+        yield f"no pilot is at {_names(asked)} yet; what waits makes Penstock ask for some, within a minute"
+    elif failing:
+        yield f"no pilot is at {_names(failing)}, where the batch system failed: {failing[0].backoff_reason}"
+    else:
+        yield f"no pilot is at {_names(queues)}, and none will come: the sites file has max_pilots 0 there"
 
 
 def _over(job: JobFacts) -> Iterator[str]:

@@ -41,6 +41,7 @@ class QueueWhy(Model):
     backoff_until: datetime | None = Field(description="its batch system failed; no new pilots until then")
     backoff_reason: str | None
     full: tuple[str, ...] = Field(description="limits without room that the job would count against there")
+    max_pilots: int
     pilots: dict[PilotState, int] = Field(description="the VO's pilots there by state, those that have not ended")
     free_cores: int = Field(description="of pilots there that wait for jobs")
     room_for: int = Field(description="such jobs that these pilots could start now")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import yaml
@@ -55,5 +56,19 @@ def show(settings: Settings, /, *, as_json: bool) -> None:
         click.echo("# nobody has applied a policy: every group and every owner has the share 1")
     else:
         click.echo(printable(f"# applied by {view.applied_by} at {moment(view.applied_at)} UTC"))
-    body = view.policy.model_dump(mode="json", exclude_defaults=True)
-    click.echo(yaml.safe_dump(body, sort_keys=False, allow_unicode=True), nl=False)
+    click.echo(yaml.safe_dump(_as_written(view.policy), sort_keys=False, allow_unicode=True), nl=False)
+
+
+def _as_written(declared: Policy) -> dict[str, Any]:
+    """As a person writes it: nothing that says nothing, whole numbers as such."""
+    groups = {
+        name: {"share": _number(group.share)}
+        | ({"owners": {owner: _number(share) for owner, share in group.owners.items()}} if group.owners else {})
+        for name, group in declared.shares.groups.items()
+    }
+    limits = [limit.model_dump(mode="json", exclude_none=True) for limit in declared.limits]
+    return ({"shares": {"groups": groups}} if groups else {}) | ({"limits": limits} if limits else {})
+
+
+def _number(share: float) -> int | float:
+    return int(share) if share.is_integer() else share

@@ -48,4 +48,4 @@ def _row(item: ShareView) -> dict[str, object]:
 
 
 def _hours(core_seconds: float) -> str:
-    return f"{core_seconds / HOUR:.2f}"
+    return f"{core_seconds / HOUR:.2f}h"

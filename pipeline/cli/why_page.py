@@ -10,8 +10,11 @@ import click
 from pipeline.cli.limits import limit_row
 from pipeline.cli.output import moment, show_fields, show_table, show_title
 from pipeline.cli.words import counted, printable
-from schemas.states import JOB_FINAL
+from schemas.states import JOB_FINAL, JobState
 from schemas.why_views import MOST_COUNTED, JobWhy, QueueWhy, Turn
+
+UNASSIGNED = frozenset({JobState.RECEIVED, JobState.HELD, JobState.STAGING, JobState.WAITING})
+"""States in which it matters what site queues say."""
 
 
 def show_why(view: JobWhy) -> None:
@@ -33,6 +36,8 @@ def show_why(view: JobWhy) -> None:
             "its turn": None if view.turn is None else "; ".join(_turn(view.turn)),
         }
     )
+    if view.state not in UNASSIGNED:
+        return
     if view.full:
         show_title("limits without room")
         show_table([limit_row(limit) for limit in view.full], ("name", "kind", "about", "maximum", "running"))
@@ -95,6 +100,8 @@ def _obstacles(queue: QueueWhy) -> Iterator[str]:
         yield f"banned {queue.banned}"
     if queue.test_mode:
         yield f"in test mode: only jobs of type {queue.test_mode}"
+    if not queue.max_pilots:
+        yield "takes no pilots: max_pilots is 0"
     if queue.full:
         yield f"full: {', '.join(queue.full)}"
     if queue.backoff_until:

@@ -72,6 +72,7 @@ def queue_whys(tx: Transaction, asked: Asked) -> list[QueueWhy]:
                 backoff_until=row.backoff_until if row.backoff_until and row.backoff_until > tx.now else None,
                 backoff_reason=row.reason if row.backoff_until and row.backoff_until > tx.now else None,
                 full=tuple(limit.name for limit in asked.limits if limit.site in (None, row.site) and not limit.free),
+                max_pilots=entry.max_pilots,
                 pilots=counts.get(row.id, {}),
                 free_cores=free[row.id].cores,
                 room_for=free[row.id].jobs,
