@@ -13,8 +13,7 @@ from pipeline.store.database import Database
 from pipeline.store.offers import served
 
 PERIOD = 0.05
-"""Seconds between two looks. A look costs 0.6 ms of this process's time: more often, and pilots would hear little sooner
-than their assignments take to be read."""
+"""Seconds between two looks. A look costs 0.6 ms of this process's time; pilots hear of jobs half of it later."""
 
 _log = get_logger("api")
 

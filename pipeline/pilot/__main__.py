@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import socket
 import sys
 import time
 from typing import Any, Callable, Dict, List, Optional, TypeVar
@@ -37,7 +38,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         "secret": secret,
         "tag": _required(options, "tag"),
         "version": VERSION,
-        "node": node.describe(machine.totals, machine.gpus),
+        "node": node.describe(options.host or socket.gethostname(), machine.totals, machine.gpus),
     }
     patience = options.lifetime or options.idle_limit or _ENROL_WITHIN
     reply = _enrol(client, enrolment, machine.bell, began + patience)
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add("--api-url", str, "where the API is")
     add("--tag", str, "the row id that the submission carried")
+    add("--host", str, "what the node is called, if its own name tells it from no other (default: its host name)")
     add("--secret-file", str, "file with the enrolment secret")
     add("--cores", _positive(int), "cores to offer (default: those that this process may use)")
     add("--memory", _positive(int), "memory to offer, MiB (default: the node's)")

@@ -4,7 +4,6 @@ import os
 import platform
 import re
 import shutil
-import socket
 from typing import Any, Dict, FrozenSet, NamedTuple, Optional
 
 from pipeline.pilot.gpus import Gpus
@@ -35,10 +34,10 @@ def measure(workdir: str, gpus: Gpus) -> Totals:
     return Totals(len(os.sched_getaffinity(0)), max(_memory() // MIB, 1), disk, len(gpus.devices))
 
 
-def describe(totals: Totals, gpus: Gpus) -> Dict[str, Any]:
+def describe(host: str, totals: Totals, gpus: Gpus) -> Dict[str, Any]:
     """The `Node` of the enrolment; an API of release 0.2.0 knows no `details`."""
     return {
-        "host": socket.gethostname(),
+        "host": host,
         "cores": totals.cores,
         "memory": totals.memory,
         "disk": totals.disk,

@@ -154,7 +154,7 @@ def test_user_namespaces_are_there_when_they_work(
 def test_a_node_describes_itself_in_words_that_the_api_takes(tools: Path) -> None:
     tool(tools, "nvidia-smi", printing(A100))
     found = gpus.find(PATIENCE)
-    described = Node.model_validate(node.describe(node.measure(str(tools), found), found))
+    described = Node.model_validate(node.describe("node1", node.measure(str(tools), found), found))
     kind = node_kind(described)
     assert kind.system.name == platform.system().lower()
     assert kind.system.glibc == described.glibc
