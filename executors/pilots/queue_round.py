@@ -111,6 +111,7 @@ def _submit(context: Context, queue: LeasedQueue, system: BatchSystem, wanted: S
         *("--cores", str(entry.cores)),
         *("--memory", str(entry.memory)),
         *("--disk", str(entry.disk)),
+        *("--gpus", str(entry.gpu.count if entry.gpu else 0)),
     )
     by_vo: defaultdict[int, list[BatchPilot]] = defaultdict(list)
     for pilot in wanted:
