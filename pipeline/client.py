@@ -21,7 +21,7 @@ from schemas.campaign import Campaign
 from schemas.match_views import MatchRequest, MatchView
 from schemas.policy import Policy
 from schemas.share_views import LimitsView, PolicyDiff, PolicyView, SharesView
-from schemas.site_views import Allowed, AllowRequest, BanRequest, BanView, SitesDiff, SitesView
+from schemas.site_views import Allowed, AllowRequest, BanRequest, BanView, OnlyRequest, SitesDiff, SitesView
 from schemas.sites import SitesFile
 from schemas.why_views import JobWhy
 
@@ -174,6 +174,10 @@ class Client:
     def ban_site(self, site: str, ban: BanRequest) -> BanView:
         """Let nothing new of the VO go to a site or one of its queues. Raises NotFound, Forbidden for another VO."""
         return self.post(f"/v1/sites/{quote(site, safe='')}/ban", BanView, ban)
+
+    def test_site(self, site: str, test: OnlyRequest) -> BanView:
+        """Let only jobs of one type of the VO go there. Raises NotFound, Forbidden for another VO."""
+        return self.post(f"/v1/sites/{quote(site, safe='')}/test", BanView, test)
 
     def allow_site(self, site: str, scope: AllowRequest) -> Allowed:
         """Lift the VO's bans within a scope. Raises NotFound, Forbidden for another VO."""

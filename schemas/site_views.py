@@ -31,15 +31,22 @@ class BanRequest(Model):
     until: AwareDatetime | None = Field(default=None, description="null: until somebody allows it")
 
 
+class OnlyRequest(BanRequest):
+    """POST /v1/sites/{site}/test: jobs of one type alone may go there, until somebody allows the others again."""
+
+    job_type: Name = "test"
+
+
 class AllowRequest(Model):
-    """POST /v1/sites/{site}/allow: lift every ban of the caller's VO within the scope, also narrower ones."""
+    """POST /v1/sites/{site}/allow: lift every ban and test mode of the caller's VO within the scope, also narrower
+    ones."""
 
     queue: Name | None = None
     vo: Name | None = Field(default=None, description="the caller's own; another is refused")
 
 
 class BanView(Model):
-    """A ban in force."""
+    """A ban, or a test mode, in force."""
 
     id: int
     site: str
@@ -49,6 +56,7 @@ class BanView(Model):
     why: str
     created_at: datetime
     until: datetime | None
+    only_job_type: str | None = Field(default=None, description="test mode: jobs of this type may still go there")
 
 
 class Allowed(Model):

@@ -11,9 +11,9 @@ from pipeline.api.services import ServicesOf
 from pipeline.errors import Forbidden
 from pipeline.store import sites
 from pipeline.store.access import Caller
-from pipeline.store.sites import Scope
+from pipeline.store.sites import Scope, Terms
 from schemas.requirements import Name
-from schemas.site_views import Allowed, AllowRequest, BanRequest, BanView, SitesDiff, SitesView
+from schemas.site_views import Allowed, AllowRequest, BanRequest, BanView, OnlyRequest, SitesDiff, SitesView
 from schemas.sites import SitesFile
 
 router = APIRouter(prefix="/v1/sites", tags=["sites"])
@@ -43,14 +43,24 @@ def apply(caller: Operator, services: ServicesOf, body: SitesFile, dry_run: DryR
 def ban(caller: Operator, services: ServicesOf, site: Site, body: BanRequest) -> BanView:
     """Let nothing new of the operator's VO go to a site or one of its queues."""
     scope = _scope(caller, site, body)
-    return services.database.transact(
-        lambda tx: sites.ban(tx, scope, by=caller.subject, why=body.why, until=body.until)
-    )
+    terms = Terms(caller.subject, body.why, body.until)
+    return services.database.transact(lambda tx: sites.ban(tx, scope, terms))
+
+
+@router.post("/{site}/test")
+def test(caller: Operator, services: ServicesOf, site: Site, body: OnlyRequest) -> BanView:
+    """Let only jobs of one type of the operator's VO go to a site or one of its queues. Held jobs are looked at again:
+    before, it may have been another type."""
+    scope = _scope(caller, site, body)
+    terms = Terms(caller.subject, body.why, body.until, body.job_type)
+    made = services.database.transact(lambda tx: sites.ban(tx, scope, terms))
+    _wake(services, dry_run=False)
+    return made
 
 
 @router.post("/{site}/allow")
 def allow(caller: Operator, services: ServicesOf, site: Site, body: AllowRequest) -> Allowed:
-    """Lift the operator's VO's bans of a site, or of one of its queues. Held jobs are looked at again."""
+    """Lift the operator's VO's bans and test modes of a site or one of its queues. Held jobs are looked at again."""
     scope = _scope(caller, site, body)
     lifted = services.database.transact(lambda tx: sites.allow(tx, scope, by=caller.subject))
     return Allowed(lifted=tuple(lifted), woken=_wake(services, dry_run=not lifted))

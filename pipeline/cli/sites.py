@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,16 +16,20 @@ from pipeline.cli.remote import asked
 from pipeline.client import open_client
 from pipeline.errors import BadInput
 from pipeline.settings import Settings
-from schemas.site_views import AllowRequest, BanRequest, BanView, SitesView
+from schemas.site_views import AllowRequest, BanRequest, BanView, OnlyRequest, SitesView
 from schemas.sites import SitesFile
 
 queue_option = click.option("--queue", help="Only this queue of the site.")
+reason_option = click.option("--reason", required=True, help="Why; all of your VO see it.")
+until_option = click.option(
+    "--until", type=Moment(), help="Until this time (ISO 8601, UTC) or for this long (2h, 7d); left out: until allowed."
+)
 vo_option = click.option("--vo", help="For this VO, which must be your token's, as it is when left out.")
 
 
 @click.group(epilog=example("penstock sites apply sites.yaml --dry-run", "penstock sites list"))
 def sites() -> None:
-    """Apply the sites file; list, ban and allow sites."""
+    """Apply the sites file; list, ban, test and allow sites."""
 
 
 @sites.command(epilog=example("penstock sites apply sites.yaml --dry-run", "penstock sites apply sites.yaml"))
@@ -66,7 +71,7 @@ def list_(settings: Settings, /, *, as_json: bool) -> None:
     show_list(rows, columns, as_json=False, of="sites; `penstock sites apply` declares them")
     for ban in view.bans:
         until = f"until {ban.until:%Y-%m-%d %H:%M} UTC" if ban.until else "until allowed"
-        click.echo(f"ban {ban.id}: {_scope(ban)}, by {ban.banned_by}, {until}: {ban.why}")
+        click.echo(f"{_scope(ban)}, by {ban.banned_by}, {until}: {ban.why}")
 
 
 @sites.command(
@@ -76,10 +81,8 @@ def list_(settings: Settings, /, *, as_json: bool) -> None:
     )
 )
 @click.argument("site")
-@click.option("--reason", required=True, help="Why; all of your VO see it.")
-@click.option(
-    "--until", type=Moment(), help="Until this time (ISO 8601, UTC) or for this long (2h, 7d); left out: until allowed."
-)
+@reason_option
+@until_option
 @queue_option
 @vo_option
 @pass_settings
@@ -87,13 +90,33 @@ def ban(
     settings: Settings, /, *, site: str, reason: str, until: datetime | timedelta | None, **scope: str | None
 ) -> None:
     """Let nothing new of your VO go to a site; what runs there goes on."""
-    moment = datetime.now(UTC) + until if isinstance(until, timedelta) else until
-    if moment is not None and moment <= datetime.now(UTC):
-        raise BadInput(f"--until: {moment:%Y-%m-%d %H:%M:%S} UTC is past; a ban ends in the future")
-    request = asked(BanRequest, why=reason, until=moment, **scope)
+    request = asked(BanRequest, why=reason, until=_moment(until), **scope)
     with open_client(settings) as client:
-        made = client.ban_site(site, request)
-    click.echo(f"ban {made.id}: {_scope(made)}")
+        click.echo(_scope(client.ban_site(site, request)))
+
+
+@sites.command(
+    epilog=example(
+        'penstock sites test CERN --reason "new storage"',
+        "penstock sites test CERN --queue long --job-type Pilot --reason downtime --until 2h",
+    )
+)
+@click.argument("site")
+@click.option("--job-type", default="test", show_default=True, help="The one type of jobs that may go there.")
+@reason_option
+@until_option
+@queue_option
+@vo_option
+@pass_settings
+def test(settings: Settings, /, *, site: str, job_type: str, **given: Any) -> None:
+    """Let only test jobs of your VO go to a site, until it is allowed again; what runs there goes on.
+
+    Pilots are submitted for such jobs alone. Where the site is banned as well, the ban wins.
+    """
+    reason, until = given.pop("reason"), _moment(given.pop("until"))
+    request = asked(OnlyRequest, why=reason, until=until, job_type=job_type, **given)
+    with open_client(settings) as client:
+        click.echo(_scope(client.test_site(site, request)))
 
 
 @sites.command(epilog=example("penstock sites allow CERN", "penstock sites allow CERN --queue long"))
@@ -102,22 +125,32 @@ def ban(
 @vo_option
 @pass_settings
 def allow(settings: Settings, /, *, site: str, queue: str | None, vo: str | None) -> None:
-    """Lift your VO's bans of a site or of one of its queues."""
+    """Lift your VO's bans and test modes of a site or of one of its queues."""
     with open_client(settings) as client:
         done = client.allow_site(site, asked(AllowRequest, queue=queue, vo=vo))
     for lifted in done.lifted:
-        click.echo(f"ban {lifted.id}: {_scope(lifted)}, lifted")
+        click.echo(f"{_scope(lifted)}, lifted")
     if not done.lifted:
         click.echo("there was no ban of your VO's")
 
 
+def _moment(until: datetime | timedelta | None) -> datetime | None:
+    moment = datetime.now(UTC) + until if isinstance(until, timedelta) else until
+    if moment is not None and moment <= datetime.now(UTC):
+        raise BadInput(f"--until: {moment:%Y-%m-%d %H:%M:%S} UTC is past; a ban ends in the future")
+    return moment
+
+
 def _scope(ban: BanView) -> str:
-    words = [ban.site if ban.queue is None else f"{ban.site}/{ban.queue}"]
-    return " ".join([*words, f"for {ban.vo or 'everybody'}"])
+    kind = "ban" if ban.only_job_type is None else "test mode"
+    place = ban.site if ban.queue is None else f"{ban.site}/{ban.queue}"
+    passing = "" if ban.only_job_type is None else f", only jobs of the type {ban.only_job_type}"
+    return f"{kind} {ban.id}: {place} for {ban.vo or 'everybody'}{passing}"
 
 
 def _state(view: SitesView, site: str, queue: str) -> str:
-    if any(ban.site == site and ban.queue in (None, queue) for ban in view.bans):
-        return "banned"
+    here = {ban.only_job_type for ban in view.bans if ban.site == site and ban.queue in (None, queue)}
+    if here:
+        return "banned" if None in here else "test mode"
     declared = {one.name: one for entry in view.sites if entry.name == site for one in entry.queues}
     return "open" if declared[queue].declared else "closed"

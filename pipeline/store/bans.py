@@ -1,5 +1,8 @@
 """Bans: who may not use what, said by whom and why, until when. Rows are never deleted, only lifted.
 
+A ban with an `only_job_type` is test mode: it lets jobs of that type pass. The release before 0.3.0, which knows no
+test mode, bans them too.
+
 A VO's bans are its own: they are made, seen and lifted for one VO. A row without a VO is a ban on everybody; only
 somebody who has the database makes one and lifts it, and all VOs obey and see it.
 """
@@ -28,8 +31,19 @@ class Scope:
     queue: str | None = None
 
 
-def ban(tx: Transaction, scope: Scope, *, by: str, why: str, until: datetime | None) -> BanView:
-    """Ban, until a moment or until somebody lifts it. Raises NotFound for a name, BadInput for a past moment."""
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Who bans, why, until when (None: until somebody lifts it), and the one type of jobs that may pass, if any."""
+
+    by: str
+    why: str
+    until: datetime | None = None
+    only_job_type: str | None = None
+
+
+def ban(tx: Transaction, scope: Scope, terms: Terms) -> BanView:
+    """Ban, or let jobs of one type alone pass. Raises NotFound for a name, BadInput for a past moment."""
+    until = terms.until
     if until is not None and until <= tx.now:
         raise BadInput(f"{until:%Y-%m-%d %H:%M:%S} is past; a ban ends in the future", field="until")
     if until is not None and until > tx.after(MAX_SECONDS):
@@ -40,10 +54,11 @@ def ban(tx: Transaction, scope: Scope, *, by: str, why: str, until: datetime | N
         site_id=site_id,
         site_queue_id=queue_id,
         vo_id=scope.vo_id,
-        banned_by=by,
-        why=why,
+        banned_by=terms.by,
+        why=terms.why,
         created_at=tx.now,
         until=until,
+        only_job_type=terms.only_job_type,
     )
     (view,) = _views(tx, _query().where(bans.c.id == ban_id))
     return view
@@ -124,6 +139,7 @@ def _query() -> Select[Any]:
             bans.c.why,
             bans.c.created_at,
             bans.c.until,
+            bans.c.only_job_type,
         )
         .join(sites, sites.c.id == bans.c.site_id)
         .outerjoin(site_queues, site_queues.c.id == bans.c.site_queue_id)

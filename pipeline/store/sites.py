@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Row, Table, case, delete, func, insert, select, update
 
-from pipeline.store.bans import Scope, allow, ban, end_bans
+from pipeline.store.bans import Scope, Terms, allow, ban, end_bans
 from pipeline.store.database import Transaction
 from pipeline.store.held import wake_held
 from pipeline.store.site_queries import list_sites
@@ -20,7 +20,7 @@ from schemas.site_views import SitesDiff
 from schemas.sites import SiteEntry, SiteQueueEntry, SitesFile, StorageEntry
 from schemas.states import JOB_OCCUPYING
 
-__all__ = ["Scope", "allow", "apply", "ban", "end_bans", "list_sites", "wake_held"]
+__all__ = ["Scope", "Terms", "allow", "apply", "ban", "end_bans", "list_sites", "wake_held"]
 
 
 def apply(tx: Transaction, wanted: SitesFile, *, data_dir: Path, dry_run: bool = False) -> SitesDiff:

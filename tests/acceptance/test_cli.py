@@ -152,6 +152,10 @@ def test_sites_are_applied_banned_and_allowed(user: CommandLine, tmp_path: Path)
     assert "A/short" in user.said("sites", "ban", "A", "--queue", "short", "--reason", "cooling", "--until", "2h")
     assert "banned" in user.said("sites", "list")
     assert "lifted" in user.said("sites", "allow", "A")
+    tested = user.said("sites", "test", "A", "--reason", "new storage", "--until", "2h", "--job-type", "probe")
+    assert "only jobs of the type probe" in tested
+    assert all(word in user.said("sites", "list") for word in ("test mode", "probe", "new storage"))
+    assert "test mode" in user.said("sites", "allow", "A")
     assert "is past" in user.complaint("sites", "ban", "A", "--reason", "x", "--until", "2020-01-01")
     assert "there is no site 'B'" in user.complaint("sites", "ban", "B", "--reason", "x").replace('"', "'")
 

@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from pipeline.errors import NotFound
 from pipeline.store import sites
 from pipeline.store.database import Database
-from pipeline.store.sites import Scope
+from pipeline.store.sites import Scope, Terms
 from pipeline.store.tables import bans, limits, site_queues, start_rates, storages, vos
 from pipeline.store.tables import sites as sites_table
 from schemas.messages import JobsReceived
@@ -146,7 +146,7 @@ def test_bans_survive_an_apply_and_end_by_hand_or_by_time(database: Database) ->
     apply(database, declared("A"))
 
     def ban(queue: str | None) -> None:
-        database.transact(lambda tx: sites.ban(tx, Scope(vo, "A", queue), by="ops", why="broken", until=None))
+        database.transact(lambda tx: sites.ban(tx, Scope(vo, "A", queue), Terms("ops", "broken")))
 
     ban(None)
     ban("q")
@@ -171,7 +171,7 @@ def test_bans_survive_an_apply_and_end_by_hand_or_by_time(database: Database) ->
 def test_a_ban_of_nothing_is_refused(database: Database, scope: Scope) -> None:
     apply(database, declared("A"))
     with pytest.raises(NotFound):
-        database.transact(lambda tx: sites.ban(tx, scope, by="ops", why="typo", until=None))
+        database.transact(lambda tx: sites.ban(tx, scope, Terms("ops", "typo")))
 
 
 def test_held_jobs_of_the_concerned_vo_are_received_again(database: Database) -> None:
