@@ -9,19 +9,14 @@ import pytest
 from sqlalchemy import func, select
 
 from pipeline.errors import NotFound
-from pipeline.store import autoclusters
-from pipeline.store.access import ensure_identity
-from pipeline.store.autoclusters import Bucket
 from pipeline.store.database import Transaction
 from pipeline.store.tables import identities, jobs, start_rates, usage, waiting_jobs
 from schemas.api import Role
 from schemas.match_views import MatchRequest, MatchView
 from schemas.policy import Policy
-from schemas.requirements import Requirement
-from schemas.states import JobState
 from tests import building
 from tests.api_server import RunningApi, running_api
-from tests.submitting import User, all_jobs, array, move, submit
+from tests.backlog import person, waiting
 
 
 @pytest.fixture(scope="module", params=["sqlite", "mariadb"])
@@ -36,30 +31,6 @@ def shared_api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 def api(shared_api: RunningApi) -> RunningApi:
     """The shared API, as a VO of this test's own sees it."""
     return shared_api.in_new_vo()
-
-
-def person(api: RunningApi, subject: str = "alice", group: str = "prod") -> User:
-    """Somebody of the test's VO."""
-    vo_id = api.vo_id(api.vo)
-    return User(vo_id, api.database.transact(lambda tx: ensure_identity(tx, vo_id, "penstock", subject, group)))
-
-
-def waiting(api: RunningApi, owner: User, many: int = 1, *, priority: int = 0, **step: Any) -> list[int]:
-    """The ids of so many jobs that wait."""
-    submitted = submit(api.database, {"name": "s", **array(many), **step}, owner=owner)
-    ids = [job.id for job in all_jobs(api.database, submitted.campaign_id)]
-    requirement = Requirement.model_validate(step.get("requirements", {}))
-
-    def work(tx: Transaction) -> int:
-        group_id = tx.scalar(select(identities.c.group_id).where(identities.c.id == owner.identity_id))
-        bucket = Bucket(owner.vo_id, group_id, owner.identity_id, step.get("job_type", "user"))
-        return autoclusters.ensure(tx, {(requirement.signature(), bucket): requirement})[
-            requirement.signature(), bucket
-        ]
-
-    cluster = api.database.transact(work)
-    move(api.database, ids, JobState.WAITING, autocluster_id=cluster, priority=priority)
-    return ids
 
 
 def node(at: building.Site, **words: Any) -> dict[str, Any]:
@@ -77,8 +48,8 @@ def site(api: RunningApi, **words: Any) -> building.Site:
 
 
 def test_the_jobs_are_told_in_the_order_of_matching_and_none_is_assigned(api: RunningApi) -> None:
-    at, alice = site(api), person(api)
-    low, high = waiting(api, alice, 3), waiting(api, alice, 2, priority=5)
+    at, alice = site(api), person(api.database, api.vo)
+    low, high = waiting(api.database, alice, 3), waiting(api.database, alice, 2, priority=5)
     rows = api.database.read(lambda tx: tx.scalar(select(func.count()).select_from(waiting_jobs)))
     view = ask(api, at)
     assert [(one.priority, one.jobs, one.first_job) for one in view.matched] == [(5, 2, high[0]), (0, 2, low[0])]
@@ -97,9 +68,9 @@ def test_the_jobs_are_told_in_the_order_of_matching_and_none_is_assigned(api: Ru
 
 
 def test_shares_decide_who_comes_first(api: RunningApi) -> None:
-    at, alice, carol = site(api), person(api), person(api, "carol", "user")
-    waiting(api, alice, 10)
-    waiting(api, carol, 10)
+    at, alice, carol = site(api), person(api.database, api.vo), person(api.database, api.vo, "carol", "user")
+    waiting(api.database, alice, 10)
+    waiting(api.database, carol, 10)
 
     def use(tx: Transaction) -> None:
         group_id = tx.scalar(select(identities.c.group_id).where(identities.c.id == alice.identity_id))
@@ -113,10 +84,10 @@ def test_shares_decide_who_comes_first(api: RunningApi) -> None:
 
 
 def test_what_does_not_suit_is_counted_by_reason(api: RunningApi) -> None:
-    at, alice = site(api), person(api)
-    first = waiting(api, alice, requirements={"cores": 8})
-    waiting(api, alice, requirements={"cores": 8, "tags": ["gpu"]})
-    waiting(api, alice, requirements={"wall_time": 90_000})
+    at, alice = site(api), person(api.database, api.vo)
+    first = waiting(api.database, alice, requirements={"cores": 8})
+    waiting(api.database, alice, requirements={"cores": 8, "tags": ["gpu"]})
+    waiting(api.database, alice, requirements={"wall_time": 90_000})
     view = ask(api, at)
     assert (view.jobs, view.matched, view.passed) == (0, (), ())
     found = {one.reason: (one.kinds, one.first_job) for one in view.unfit}
@@ -126,8 +97,8 @@ def test_what_does_not_suit_is_counted_by_reason(api: RunningApi) -> None:
 
 
 def test_limits_and_start_rates_are_named_where_they_are_what_keeps_jobs_back(api: RunningApi) -> None:
-    at, alice = site(api), person(api)
-    waiting(api, alice, 5, job_type="Merge")
+    at, alice = site(api), person(api.database, api.vo)
+    waiting(api.database, alice, 5, job_type="Merge")
     limit = {"name": "merges", "max_running": 2, "job_type": "Merge"}
     with api.client(Role.OPERATOR) as client:
         client.apply_policy(Policy.model_validate({"limits": [limit]}))
@@ -142,28 +113,30 @@ def test_limits_and_start_rates_are_named_where_they_are_what_keeps_jobs_back(ap
 
 
 def test_a_full_site_gives_nothing(api: RunningApi) -> None:
-    at, alice = site(api, running=0), person(api)
-    waiting(api, alice)
+    at, alice = site(api, running=0), person(api.database, api.vo)
+    waiting(api.database, alice)
     assert [one.reason for one in ask(api, at).passed] == ["the site's limit would be full"]
 
 
 def test_no_more_jobs_are_told_than_were_asked_for(api: RunningApi) -> None:
     at = site(api)
-    waiting(api, person(api), 5)
+    waiting(api.database, person(api.database, api.vo), 5)
     view = ask(api, at, most=3)
     assert (view.jobs, view.passed[0].reason) == (3, "no more of them: the preview ends before it")
 
 
 def test_the_alternative_by_which_a_job_would_run_is_told(api: RunningApi) -> None:
     at = site(api)
-    waiting(api, person(api), requirements={"any_of": [{"tags": ["gpu"]}, {"cores": {"min": 2}}]})
+    waiting(
+        api.database, person(api.database, api.vo), requirements={"any_of": [{"tags": ["gpu"]}, {"cores": {"min": 2}}]}
+    )
     (one,) = ask(api, at).matched
     assert (one.alternative, one.cores) == (1, 4)
 
 
 def test_a_site_in_test_mode_or_banned_is_told_with_its_consequence(api: RunningApi) -> None:
-    at, alice = site(api), person(api)
-    waiting(api, alice)
+    at, alice = site(api), person(api.database, api.vo)
+    waiting(api.database, alice)
     building.ban(api.database, at, vo=api.vo, only_job_type="test")
     view = ask(api, at)
     assert (view.jobs, view.unfit[0].reason) == (0, "the site is in test mode: only jobs of type test")
@@ -176,7 +149,7 @@ def test_a_site_in_test_mode_or_banned_is_told_with_its_consequence(api: Running
 
 def test_other_vos_jobs_are_not_told(api: RunningApi, shared_api: RunningApi) -> None:
     at, other = site(api), shared_api.in_new_vo()
-    waiting(other, person(other), 3)
+    waiting(other.database, person(other.database, other.vo), 3)
     view = ask(api, at)
     assert (view.jobs, view.matched, view.passed, view.unfit) == (0, (), (), ())
 

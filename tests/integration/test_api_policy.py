@@ -10,19 +10,16 @@ import pytest
 from sqlalchemy import select, update
 
 from pipeline.errors import BadInput, Forbidden
-from pipeline.store import autoclusters
-from pipeline.store.access import ensure_identity
-from pipeline.store.autoclusters import Bucket
 from pipeline.store.database import Transaction
 from pipeline.store.tables import identities, limit_rules, limits, releases, start_rates, usage
 from schemas.api import Role
 from schemas.policy import LimitEntry, Policy
-from schemas.requirements import Requirement
 from schemas.share_views import LimitView
 from schemas.states import JobState
 from tests import building
 from tests.api_server import RunningApi, running_api
-from tests.submitting import User, all_jobs, array, move, submit
+from tests.backlog import person, waiting
+from tests.submitting import User, move
 
 HOUR = 3_600
 
@@ -45,30 +42,10 @@ def policy(**parts: Any) -> Policy:
     return Policy.model_validate(parts)
 
 
-def person(api: RunningApi, subject: str, group: str = "prod") -> User:
-    """Somebody of the test's VO."""
-    vo_id = api.vo_id(api.vo)
-    return User(vo_id, api.database.transact(lambda tx: ensure_identity(tx, vo_id, "penstock", subject, group)))
-
-
-def cluster_of(api: RunningApi, owner: User, requirement: Requirement) -> int:
-    """The autocluster of an owner's jobs of type `Merge`."""
-
-    def work(tx: Transaction) -> int:
-        group_id = tx.scalar(select(identities.c.group_id).where(identities.c.id == owner.identity_id))
-        key = (requirement.signature(), Bucket(owner.vo_id, group_id, owner.identity_id, "Merge"))
-        return autoclusters.ensure(tx, {key: requirement})[key]
-
-    return api.database.transact(work)
-
-
 def running_jobs(api: RunningApi, owner: User, many: int, at: building.Site, **wants: Any) -> list[int]:
     """The ids of so many jobs that run at a site, of job type `Merge`."""
-    submitted = submit(api.database, {"name": "s", "job_type": "Merge", **array(many)}, owner=owner)
-    found = all_jobs(api.database, submitted.campaign_id)
-    cluster = cluster_of(api, owner, Requirement.model_validate(wants))
-    ids, pilot_id = [job.id for job in found], building.pilot(api.database, at, vo=api.vo)
-    move(api.database, ids, JobState.WAITING, autocluster_id=cluster)
+    ids = waiting(api.database, owner, many, job_type="Merge", requirements=wants)
+    pilot_id = building.pilot(api.database, at, vo=api.vo)
     granted = {"cores": 1, "memory": 1, "disk": 1, "gpus": 0, "alternative": 0, "charge": HOUR}
     move(api.database, ids, JobState.MATCHED, pilot_id=pilot_id, site_id=at.id, **granted)
     return ids
@@ -85,7 +62,7 @@ SHARES = {"groups": {"prod": {"share": 3, "owners": {"alice": 2}}, "user": {"sha
 
 
 def test_a_policy_is_applied_once_and_then_makes_no_difference(api: RunningApi) -> None:
-    person(api, "alice")
+    person(api.database, api.vo, "alice")
     wanted = policy(shares=SHARES, limits=[{"name": "merges", "max_running": 5, "group": "prod"}])
     with api.client(Role.OPERATOR, subject="op") as client:
         dry = client.apply_policy(wanted, dry_run=True)
@@ -122,7 +99,7 @@ def test_a_difference_says_what_becomes_of_shares_and_limits(api: RunningApi) ->
 
 
 def test_what_nobody_has_heard_of_is_a_warning_and_no_error(api: RunningApi) -> None:
-    person(api, "alice", "prod")
+    person(api.database, api.vo, "alice", "prod")
     wanted = policy(
         shares={"groups": {"prdo": {"share": 2}, "prod": {"owners": {"bob": 2}}, "user": {"owners": {"alice": 1}}}},
         limits=[{"name": "x", "max_running": 1, "site": "ATLANTIS", "job_type": "Merge", "owner": "bob", "label": "l"}],
@@ -141,7 +118,7 @@ def test_what_nobody_has_heard_of_is_a_warning_and_no_error(api: RunningApi) -> 
 
 def test_a_new_limit_starts_with_an_exact_count_of_what_runs_and_of_ends_not_booked(api: RunningApi) -> None:
     here, there = building.site(api.database, f"A-{api.vo}"), building.site(api.database, f"B-{api.vo}")
-    alice, bob = person(api, "alice"), person(api, "bob")
+    alice, bob = person(api.database, api.vo, "alice"), person(api.database, api.vo, "bob")
     running_jobs(api, alice, 3, here)
     running_jobs(api, alice, 2, there, labels=["licence:matlab"])
     bobs = running_jobs(api, bob, 4, here)
@@ -168,8 +145,8 @@ def test_a_new_limit_starts_with_an_exact_count_of_what_runs_and_of_ends_not_boo
 
 def test_a_limit_that_is_about_other_jobs_than_before_is_counted_anew(api: RunningApi) -> None:
     at = building.site(api.database, f"A-{api.vo}")
-    running_jobs(api, person(api, "alice"), 3, at)
-    running_jobs(api, person(api, "bob"), 2, at)
+    running_jobs(api, person(api.database, api.vo, "alice"), 3, at)
+    running_jobs(api, person(api.database, api.vo, "bob"), 2, at)
     with api.client(Role.OPERATOR) as client:
         client.apply_policy(policy(limits=[{"name": "x", "max_running": 9, "owner": "alice"}]))
         assert running(api, "x") == (3, 6)
@@ -207,7 +184,7 @@ def test_only_operators_declare_and_everybody_of_the_vo_reads(api: RunningApi) -
 
 def test_vos_are_walls_for_policies_shares_and_limits(api: RunningApi, shared_api: RunningApi) -> None:
     other = shared_api.in_new_vo()
-    alice = person(api, "alice")
+    alice = person(api.database, api.vo, "alice")
     at = building.site(api.database, f"A-{api.vo}", vos=[api.vo], running=5)
     running_jobs(api, alice, 2, at)
     with api.client(Role.OPERATOR) as mine, other.client(Role.OPERATOR) as theirs:
@@ -257,7 +234,11 @@ def test_the_client_says_which_field_is_wrong(api: RunningApi) -> None:
 
 
 def test_shares_say_what_each_was_promised_and_got(api: RunningApi) -> None:
-    alice, bob, carol = person(api, "alice"), person(api, "bob"), person(api, "carol", "user")
+    alice, bob, carol = (
+        person(api.database, api.vo, "alice"),
+        person(api.database, api.vo, "bob"),
+        person(api.database, api.vo, "carol", "user"),
+    )
     half_life = api.services.settings.share_half_life
 
     def use(tx: Transaction) -> None:
@@ -296,8 +277,8 @@ def test_shares_say_what_each_was_promised_and_got(api: RunningApi) -> None:
 
 
 def test_a_group_that_the_policy_names_is_listed_before_anybody_in_it_has_used_anything(api: RunningApi) -> None:
-    person(api, "alice")
-    person(api, "carol", "user")
+    person(api.database, api.vo, "alice")
+    person(api.database, api.vo, "carol", "user")
     with api.client(Role.OPERATOR) as client:
         client.apply_policy(policy(shares=SHARES))
         found = {(item.group, item.owner): item.entitled for item in client.shares().items}

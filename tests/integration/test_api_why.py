@@ -6,14 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import update
 
 from pipeline.errors import NotFound
-from pipeline.store import autoclusters
-from pipeline.store.access import ensure_identity
-from pipeline.store.autoclusters import Bucket
 from pipeline.store.database import Transaction
-from pipeline.store.tables import campaigns, identities, jobs, limits, site_queues
+from pipeline.store.tables import campaigns, jobs, limits, site_queues
 from schemas.api import Role
 from schemas.policy import Policy
 from schemas.requirements import Requirement
@@ -21,8 +18,9 @@ from schemas.states import JobState, PilotState
 from schemas.why_views import JobWhy, QueueWhy
 from tests import building
 from tests.api_server import RunningApi, running_api
+from tests.backlog import person, received, waiting
 from tests.pilot_rows import set_job
-from tests.submitting import User, all_jobs, array, move, submit
+from tests.submitting import User, all_jobs, move, submit
 
 
 @pytest.fixture(scope="module", params=["sqlite", "mariadb"])
@@ -37,34 +35,6 @@ def shared_api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 def api(shared_api: RunningApi) -> RunningApi:
     """The shared API, as a VO of this test's own sees it."""
     return shared_api.in_new_vo()
-
-
-def person(api: RunningApi, subject: str = "alice", group: str = "prod") -> User:
-    """Somebody of the test's VO."""
-    vo_id = api.vo_id(api.vo)
-    return User(vo_id, api.database.transact(lambda tx: ensure_identity(tx, vo_id, "penstock", subject, group)))
-
-
-def received(api: RunningApi, owner: User, many: int = 1, **step: Any) -> list[int]:
-    """The ids of so many new jobs."""
-    submitted = submit(api.database, {"name": "s", **array(many), **step}, owner=owner)
-    return [job.id for job in all_jobs(api.database, submitted.campaign_id)]
-
-
-def waiting(api: RunningApi, owner: User, many: int = 1, *, priority: int = 0, **step: Any) -> list[int]:
-    """The ids of so many jobs that wait."""
-    ids = received(api, owner, many, **step)
-    requirement = Requirement.model_validate(step.get("requirements", {}))
-
-    def work(tx: Transaction) -> int:
-        group_id = tx.scalar(select(identities.c.group_id).where(identities.c.id == owner.identity_id))
-        bucket = Bucket(owner.vo_id, group_id, owner.identity_id, step.get("job_type", "user"))
-        key = (requirement.signature(), bucket)
-        return autoclusters.ensure(tx, {key: requirement})[key]
-
-    cluster = api.database.transact(work)
-    move(api.database, ids, JobState.WAITING, autocluster_id=cluster, priority=priority)
-    return ids
 
 
 def site(api: RunningApi, name: str, **words: Any) -> building.Site:
@@ -84,7 +54,9 @@ def queue_of(view: JobWhy, at: building.Site) -> QueueWhy:
 
 def test_each_site_queue_says_everything_that_it_lacks(api: RunningApi) -> None:
     small, large = site(api, "SMALL"), site(api, "LARGE", cores=16, memory=65_536, tags=["gpu"])
-    (job,) = waiting(api, person(api), requirements={"cores": 8, "memory": 16_384, "tags": ["gpu"]})
+    (job,) = waiting(
+        api.database, person(api.database, api.vo), requirements={"cores": 8, "memory": 16_384, "tags": ["gpu"]}
+    )
     view = why(api, job)
     assert [queue.site for queue in view.queues] == [large.name, small.name]
     assert queue_of(view, large).fits
@@ -100,7 +72,7 @@ def test_each_site_queue_says_everything_that_it_lacks(api: RunningApi) -> None:
 
 def test_a_job_that_fits_nowhere_is_told_so(api: RunningApi) -> None:
     site(api, "SMALL")
-    (job,) = waiting(api, person(api), requirements={"cores": 64})
+    (job,) = waiting(api.database, person(api.database, api.vo), requirements={"cores": 64})
     assert why(api, job).because == ("no site queue of your VO fits it; see below what each lacks",)
 
 
@@ -114,7 +86,10 @@ def test_bans_test_mode_and_back_off_are_told_with_who_and_why(api: RunningApi) 
         tx.run(query.values(backoff_until=tx.after(600), reason="sbatch: no such partition"))
 
     api.database.transact(back_off)
-    (job,), (test_job,) = waiting(api, person(api)), waiting(api, person(api), job_type="test")
+    (job,), (test_job,) = (
+        waiting(api.database, person(api.database, api.vo)),
+        waiting(api.database, person(api.database, api.vo), job_type="test"),
+    )
     view = why(api, job)
     assert queue_of(view, banned).banned == "by carol: cooling"
     assert queue_of(view, tested).test_mode == "test"
@@ -126,18 +101,18 @@ def test_bans_test_mode_and_back_off_are_told_with_who_and_why(api: RunningApi) 
 def test_a_ban_of_another_vo_is_not_told(api: RunningApi) -> None:
     at = site(api, "A")
     building.ban(api.database, at, vo="elsewhere")
-    (job,) = waiting(api, person(api))
+    (job,) = waiting(api.database, person(api.database, api.vo))
     assert queue_of(why(api, job), at).banned is None
 
 
 def test_room_of_parked_pilots_is_counted_in_such_jobs(api: RunningApi) -> None:
     at = site(api, "A")
-    alice = person(api)
+    alice = person(api.database, api.vo)
     pilot_id = building.offering(api.database, at, vo=api.vo, state="parked")
-    (runs,) = waiting(api, alice)
+    (runs,) = waiting(api.database, alice)
     granted = {"cores": 1, "memory": 1024, "disk": 1024, "gpus": 0, "alternative": 0, "charge": 1}
     move(api.database, [runs], JobState.MATCHED, pilot_id=pilot_id, site_id=at.id, **granted)
-    narrow, wide = waiting(api, alice)[0], waiting(api, alice, requirements={"cores": 4})[0]
+    narrow, wide = waiting(api.database, alice)[0], waiting(api.database, alice, requirements={"cores": 4})[0]
     found = queue_of(why(api, narrow), at)
     assert (found.pilots, found.free_cores, found.room_for) == ({PilotState.RUNNING: 1}, 3, 3)
     assert why(api, narrow).because == (f"pilots at {at.name}/local have room for it; it is matched soon",)
@@ -147,7 +122,9 @@ def test_room_of_parked_pilots_is_counted_in_such_jobs(api: RunningApi) -> None:
 
 def test_limits_without_room_are_named_where_they_keep_a_job_back(api: RunningApi) -> None:
     full, free = site(api, "FULL", running=0), site(api, "FREE")
-    (job,) = waiting(api, person(api), job_type="Merge", requirements={"labels": ["licence:matlab"]})
+    (job,) = waiting(
+        api.database, person(api.database, api.vo), job_type="Merge", requirements={"labels": ["licence:matlab"]}
+    )
     wanted = {
         "limits": [
             {"name": "matlab", "max_running": 0, "label": "licence:matlab", "site": free.name},
@@ -168,12 +145,16 @@ def test_limits_without_room_are_named_where_they_keep_a_job_back(api: RunningAp
 
 
 def test_a_waiting_job_has_a_turn_among_groups_owners_and_the_owners_own_jobs(api: RunningApi) -> None:
-    alice, bob, carol = person(api), person(api, "bob"), person(api, "carol", "user")
-    waiting(api, alice, 3, priority=5)
-    older, job = waiting(api, alice), waiting(api, alice)
-    waiting(api, bob)
-    waiting(api, carol)
-    person(api, "dave")
+    alice, bob, carol = (
+        person(api.database, api.vo),
+        person(api.database, api.vo, "bob"),
+        person(api.database, api.vo, "carol", "user"),
+    )
+    waiting(api.database, alice, 3, priority=5)
+    older, job = waiting(api.database, alice), waiting(api.database, alice)
+    waiting(api.database, bob)
+    waiting(api.database, carol)
+    person(api.database, api.vo, "dave")
     turn = why(api, job[0]).turn
     assert turn is not None
     assert (turn.group, turn.groups, turn.owner, turn.owners) == ("prod", 2, "alice", 2)
@@ -184,13 +165,13 @@ def test_a_waiting_job_has_a_turn_among_groups_owners_and_the_owners_own_jobs(ap
 
 
 def _turn_of(api: RunningApi, owner: User) -> Any:
-    (job,) = waiting(api, owner)
+    (job,) = waiting(api.database, owner)
     return why(api, job).turn
 
 
 def test_a_received_job_says_what_it_waits_for(api: RunningApi) -> None:
-    alice = person(api)
-    (paused,) = received(api, alice)
+    alice = person(api.database, api.vo)
+    (paused,) = received(api.database, alice)
     of_vo = campaigns.c.vo_id == alice.vo_id
     api.database.transact(lambda tx: tx.run(update(campaigns).where(of_vo).values(state="paused")))
     view = why(api, paused)
@@ -200,9 +181,9 @@ def test_a_received_job_says_what_it_waits_for(api: RunningApi) -> None:
     submitted = submit(api.database, *steps, owner=alice)
     second = all_jobs(api.database, submitted.campaign_id)[-1].id
     assert why(api, second).because == ("step second starts when the steps before it have closed: first",)
-    (fresh,) = received(api, alice)
+    (fresh,) = received(api.database, alice)
     assert "the consumer of the queue `optimisation`" in why(api, fresh).because[0]
-    (tired,) = received(api, alice)
+    (tired,) = received(api.database, alice)
     api.database.transact(lambda tx: set_row(tx, tired))
     assert why(api, tired).because[0].endswith("UTC: exit code 3")
 
@@ -214,12 +195,12 @@ def set_row(tx: Transaction, job_id: int) -> None:
 
 def test_other_states_are_told_with_their_reason_and_what_can_be_done(api: RunningApi) -> None:
     at = site(api, "A")
-    alice = person(api)
-    (held,), (failed,) = received(api, alice), received(api, alice)
+    alice = person(api.database, api.vo)
+    (held,), (failed,) = received(api.database, alice), received(api.database, alice)
     move(api.database, [held], JobState.HELD, reason="no site can run it: A wants more")
     move(api.database, [failed], JobState.FAILED, reason="exit code 1")
     pilot_id = building.pilot(api.database, at, vo=api.vo)
-    (runs,) = waiting(api, alice)
+    (runs,) = waiting(api.database, alice)
     move(api.database, [runs], JobState.MATCHED, pilot_id=pilot_id, site_id=at.id)
     assert why(api, runs).because == (f"pilot {pilot_id} at {at.name} has it and has not confirmed it yet",)
     move(api.database, [runs], JobState.RUNNING)
@@ -235,7 +216,7 @@ def test_other_states_are_told_with_their_reason_and_what_can_be_done(api: Runni
 
 
 def test_a_dead_letter_is_named_with_the_command_that_decides(api: RunningApi) -> None:
-    (job,) = received(api, person(api))
+    (job,) = received(api.database, person(api.database, api.vo))
     set_job(api.database, job, dead_letter_id=12)
     assert "`penstock dead requeue 12`" in why(api, job).because[0]
 
@@ -245,7 +226,7 @@ def test_vos_are_walls_for_jobs_queues_and_pilots(api: RunningApi, shared_api: R
     at = building.site(api.database, f"A-{api.vo}", vos=[api.vo, other.vo])
     site(other, "THEIRS")
     building.offering(api.database, at, vo=other.vo, state="parked")
-    (job,) = waiting(api, person(api))
+    (job,) = waiting(api.database, person(api.database, api.vo))
     with other.client(Role.OPERATOR) as stranger, pytest.raises(NotFound, match="there is no job"):
         stranger.why(job)
     view = why(api, job)
@@ -256,7 +237,7 @@ def test_vos_are_walls_for_jobs_queues_and_pilots(api: RunningApi, shared_api: R
 def test_a_requirement_with_alternatives_says_which_of_them_lacks_what(api: RunningApi) -> None:
     at = site(api, "A")
     wants = {"cores": 2, "any_of": [{"cores": 8}, {"tags": ["gpu"]}]}
-    (job,) = waiting(api, person(api), requirements=wants)
+    (job,) = waiting(api.database, person(api.database, api.vo), requirements=wants)
     view = why(api, job)
     assert view.requirement == Requirement.model_validate(wants)
     assert all(reason.startswith("any_of[") for reason in queue_of(view, at).missing)
