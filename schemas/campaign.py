@@ -17,7 +17,9 @@ MAX_JOBS_PER_STEP = 1_000_000
 Value = str | int | float
 Scalars = dict[str, Value]
 StepName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
-Priority = Annotated[int, Field(ge=-1000, le=1000)]
+HIGHEST_PRIORITY = 1_000
+"""Of those that people may give; a boosted job has a higher one."""
+Priority = Annotated[int, Field(ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)]
 
 _PLACE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}|[{}]")
 BUILT_IN = frozenset({"campaign", "step", "index"})

@@ -18,6 +18,7 @@ SCHEDULE = (
     Trigger("silence", "* * * * * */15", tick("silence"), grace=30.0),
     Trigger("provisioning", "* * * * * */20", _provisioning, grace=40.0),
     Trigger("bans", "* * * * * 10", tick("bans"), grace=120.0),
+    Trigger("tails", "* * * * * 25", tick("tails"), grace=120.0),
     Trigger("losers", "* * * * * 40", tick("losers"), grace=120.0),
     Trigger("held", "7 * * * *", tick("held"), grace=1_800.0),
     Trigger("recount", "*/10 * * * *", tick("recount"), grace=300.0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from executors.upkeep import deferred, held, housekeeping, reconcile, silence
+from executors.upkeep import deferred, held, housekeeping, reconcile, silence, tails
 from pipeline.runtime.spec import Context
 from pipeline.store import trigger_runs
 from pipeline.store.trigger_runs import Run
@@ -24,6 +24,7 @@ DUTIES: Mapping[str, Duty] = {
     "replicas": housekeeping.compare_replicas,
     "recount": housekeeping.count_limits,
     "shares": housekeeping.book_shares,
+    "tails": tails.boost,
     "retention": housekeeping.purge,
 }
 """Every duty may be done twice without harm; marking it first keeps a redelivered tick from doing so."""
