@@ -51,7 +51,7 @@ class Kind:
 def lock_many(tx: Transaction, ids: Sequence[int]) -> dict[Kind, list[int]]:
     """The jobs of these ids that exist, locked with their rows of `waiting_jobs`: ascending ids by kind."""
     ids = sorted(set(ids))
-    for condition in _of_waiting(tx, ids):
+    for condition in rows_of_waiting(tx, ids):
         tx.lock(select(waiting_jobs.c.job_id).where(condition))
     found: defaultdict[Kind, list[int]] = defaultdict(list)
     stamped = jobs.c.dead_letter_id.is_not(None).label("stamped")
@@ -76,7 +76,7 @@ def move_many(tx: Transaction, ids: Sequence[int], move: Move) -> None:
         raise ValueError(f"{len(ids)} jobs may not go from {move.from_state} to {move.to} at once")
     ids = sorted(ids)
     if move.from_state is JobState.WAITING:
-        for condition in _of_waiting(tx, ids):
+        for condition in rows_of_waiting(tx, ids):
             tx.run(delete(waiting_jobs).where(condition))
     changed = sum(_move(tx, condition, move) for condition in among(jobs.c.id, ids))
     if changed != len(ids):
@@ -108,8 +108,8 @@ def _runs(ids: Sequence[int]) -> Iterator[Sequence[int]]:
             start = position
 
 
-def _of_waiting(tx: Transaction, ids: Sequence[int]) -> Iterator[ColumnElement[bool]]:
-    """Conditions on `waiting_jobs` for those of the jobs that wait, by whole ranges of its key."""
+def rows_of_waiting(tx: Transaction, ids: Sequence[int]) -> Iterator[ColumnElement[bool]]:
+    """Conditions that name the rows of `waiting_jobs` of those of the jobs that wait, by whole ranges of its key."""
     level = (jobs.c.autocluster_id, jobs.c.priority)
     of_level: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     for condition in among(jobs.c.id, ids):
