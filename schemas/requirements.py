@@ -26,6 +26,7 @@ __all__ = [
     "grant",
     "room_of",
     "static_misfits",
+    "suits",
 ]
 
 
@@ -92,6 +93,13 @@ def grant(specification: Specification, room: Room, time_left: float, power: flo
 def static_misfits(specification: Specification, resource: Resource) -> tuple[str, ...]:
     """Every reason why no free room and no time would make `resource` fit; empty when there is none."""
     return tuple(_static_misfits(specification, resource))
+
+
+def suits(specification: Specification, resource: Resource) -> bool:
+    """Whether there are no `static_misfits`, found out sooner."""
+    if not specification.tag_expression.holds(resource.tag_set):  # what tells most jobs and nodes apart
+        return False
+    return next(_static_misfits(specification, resource), None) is None
 
 
 def _static_misfits(wanted: Specification, resource: Resource) -> Iterator[str]:

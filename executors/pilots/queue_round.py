@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import uuid_utils.compat
 from structlog import get_logger
 
-from executors.pilots.decide import Hearing, Steps, follow, healthy
+from executors.pilots.follow import Hearing, Steps, follow, healthy
 from executors.pilots.port import BatchSystem, PilotRequest, open_batch_system
 from pipeline.errors import BadSettings, BatchSystemUnavailable
 from pipeline.runtime.spec import Context

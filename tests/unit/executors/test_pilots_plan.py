@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executors.pilots.decide import Hearing, Next, follow, next_state, plan
+from executors.pilots.decide import plan
+from executors.pilots.follow import Hearing, Next, follow, next_state
 from executors.pilots.port import BatchAnswer, BatchState
 from pipeline.store.provisioning import Demand, LivePilot, Room, Situation
 from pipeline.store.queue_pilots import BatchPilot
