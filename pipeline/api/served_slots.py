@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from threading import Event
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from structlog import get_logger
 
 from pipeline.errors import DatabaseUnavailable
@@ -25,22 +26,22 @@ class ServedSlots:
         self._database = database
         self._stopping = stopping
         self._period = period
-        self._waiting: dict[int, set[asyncio.Event]] = {}
+        self._waiting: dict[int, set[asyncio.Future[bool]]] = {}
         self._poll: asyncio.Task[None] | None = None
+        self._thread = CapacityLimiter(1)
+        """Its own: requests may have taken all others, and the news should not queue behind them."""
 
     async def wait(self, pilot_id: int, seconds: float) -> bool:
         """Wait until jobs were assigned to the pilot or the process stops, up to so many seconds; whether one came."""
-        told = asyncio.Event()
+        told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(pilot_id, set()).add(told)
         if self._poll is None or self._poll.done():
             self._poll = asyncio.create_task(self._look())
         try:
             async with asyncio.timeout(seconds):
-                await told.wait()
+                return await told
         except TimeoutError:
             return False
-        else:
-            return True
         finally:
             waiting = self._waiting[pilot_id]
             waiting.discard(told)
@@ -50,13 +51,17 @@ class ServedSlots:
     async def _look(self) -> None:
         while self._waiting:
             try:
-                found = await to_thread.run_sync(lambda: self._database.read(served))
+                found = await to_thread.run_sync(lambda: self._database.read(served), limiter=self._thread)
             except DatabaseUnavailable as error:
                 _log.warning("served_slots_unknown", error=str(error))
                 found = frozenset()
+            self._tell(found & self._waiting.keys(), came=True)
             if self._stopping.is_set():
-                found = frozenset(self._waiting)
-            for pilot_id in found & set(self._waiting):
-                for told in self._waiting[pilot_id]:
-                    told.set()
+                self._tell(self._waiting.keys() - found, came=False)
             await asyncio.sleep(self._period)
+
+    def _tell(self, pilot_ids: Iterable[int], *, came: bool) -> None:
+        for pilot_id in pilot_ids:
+            for told in self._waiting[pilot_id]:
+                if not told.done():
+                    told.set_result(came)
