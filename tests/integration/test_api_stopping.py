@@ -23,5 +23,5 @@ def test_waiting_pilots_are_answered_as_soon_as_the_process_stops(tmp_path: Path
         first, second = await asyncio.wait_for(waiting, 20)
         return first, second
 
-    assert asyncio.run(wait_and_stop()) == (True, True)
+    assert asyncio.run(wait_and_stop()) == (False, False)
     database.close()
