@@ -167,7 +167,7 @@ class Choice:
         if best is None:
             return None
         rank, entry, granted = best
-        rival_id = min((key[2] for key in rivals if key[:2] == rank[:2] and key != rank), default=None)
+        rival_id = min((key[2] for key in rivals if key[:2] == rank[:2] and key[3] != rank[3]), default=None)
         return Pick(Lane.RANK, entry, granted, rival_id)
 
     def _first_ranked(self, pile: Pile) -> _Found | None:

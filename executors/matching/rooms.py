@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from schemas.rooms import Room
 from schemas.specifications import Needs
@@ -11,9 +11,11 @@ _DIGITS = 2
 """Binary digits that are kept of memory, disk and time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The least that jobs of about the same needs want. memory, disk: MiB; wall_time: seconds."""
+class Shape(NamedTuple):
+    """The least that jobs of about the same needs want. memory, disk: MiB; wall_time: seconds.
+
+    A tuple, since it is looked up many times per match.
+    """
 
     cores: int
     memory: int

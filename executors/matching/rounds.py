@@ -171,8 +171,9 @@ class _Round:
         )
         supply = self._supply(level)
         jobs = supply.next_jobs(most, min(self._cores_ahead // granted.cores, self._left))
-        if pick.rival_id is not None:
-            jobs = jobs[: older_than(jobs, pick.rival_id)]
+        if jobs and pick.rival_id is not None:
+            is_oldest = jobs[0].id <= level.head_job_id  # otherwise the rival may be older: look again
+            jobs = jobs[: max(older_than(jobs, pick.rival_id), int(is_oldest))]
         supply.give(len(jobs))
         if jobs:
             self._matches += [Match(job, level, place, granted, pick.entry.wish.alternative) for job in jobs]
