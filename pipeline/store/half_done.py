@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from sqlalchemy import exists, or_, select
+from sqlalchemy import or_, select
 
 from pipeline.store.database import Database, Transaction
 from pipeline.store.many_jobs import Move, lock_many, move_many
-from pipeline.store.steps import UNFINISHED
+from pipeline.store.steps import UNFINISHED, has_job
 from pipeline.store.tables import campaigns, steps
 from pipeline.store.tables import jobs as jobs_table
 from schemas.states import CampaignState, JobState, StepState
@@ -19,11 +19,7 @@ JOBS_PER_TRANSACTION = 10_000
 def half_cancelled(tx: Transaction) -> list[tuple[int, int]]:
     """(VO, campaign) of cancelled campaigns with jobs that nobody has killed yet."""
     given_up = (jobs_table.c.state == JobState.COMPLETING) & jobs_table.c.dead_letter_id.is_not(None)
-    alive = exists().where(
-        jobs_table.c.step_id == steps.c.id,
-        jobs_table.c.state.in_(UNFINISHED),
-        or_(~jobs_table.c.kill_requested, given_up),
-    )
+    alive = has_job(UNFINISHED, or_(~jobs_table.c.kill_requested, given_up))
     query = select(campaigns.c.vo_id, campaigns.c.id).join(steps, steps.c.campaign_id == campaigns.c.id)
     found = tx.rows(query.where(steps.c.state == StepState.CANCELLED, alive).distinct())
     return sorted((row.vo_id, row.id) for row in found)
@@ -31,10 +27,9 @@ def half_cancelled(tx: Transaction) -> list[tuple[int, int]]:
 
 def half_paused(tx: Transaction) -> list[int]:
     """Steps of paused campaigns with waiting jobs; an assignment that nobody confirmed makes such jobs, too."""
-    waiting = exists().where(jobs_table.c.step_id == steps.c.id, jobs_table.c.state == JobState.WAITING)
     query = select(steps.c.id).join(campaigns, campaigns.c.id == steps.c.campaign_id)
     paused = (steps.c.state == StepState.RUNNING, campaigns.c.state == CampaignState.PAUSED)
-    return [row.id for row in tx.rows(query.where(*paused, waiting).order_by(steps.c.id))]
+    return [row.id for row in tx.rows(query.where(*paused, has_job((JobState.WAITING,))).order_by(steps.c.id))]
 
 
 def withdraw(database: Database, step_id: int) -> None:

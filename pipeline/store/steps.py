@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, exists, func, select, update
+from sqlalchemy import ColumnElement, Row, func, or_, select, update
 
 from pipeline.store import jobs
 from pipeline.store.database import Contended, Transaction
@@ -82,23 +82,36 @@ def starved_steps(tx: Transaction) -> list[int]:
 
     A job that cools off is in no message; those that come back from there have lost something before.
     """
-    of_step = (jobs_table.c.step_id == steps.c.id, jobs_table.c.state == JobState.RECEIVED)
+    received = (JobState.RECEIVED,)
+    unpublished = has_job(received, jobs_table.c.wake_at.is_(None), jobs_table.c.dead_letter_id.is_(None))
+    published = has_job(
+        received,
+        jobs_table.c.wake_at.is_not(None),
+        jobs_table.c.infrastructure_losses == 0,
+        jobs_table.c.payload_failures == 0,
+    )
     query = (
         select(steps.c.id)
         .join(campaigns, campaigns.c.id == steps.c.campaign_id)
         .where(
             steps.c.state == StepState.RUNNING,
             campaigns.c.state == CampaignState.RUNNING,
-            exists().where(*of_step, jobs_table.c.wake_at.is_(None), jobs_table.c.dead_letter_id.is_(None)),
-            ~exists().where(
-                *of_step,
-                jobs_table.c.wake_at.is_not(None),
-                jobs_table.c.infrastructure_losses == 0,
-                jobs_table.c.payload_failures == 0,
-            ),
+            unpublished,
+            ~published,
         )
     )
     return [row.id for row in tx.rows(query)]
+
+
+def has_job(states: Iterable[JobState], *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether the step that a query is at has a job in one of these states that meets the conditions.
+
+    One look at the index for each state. Of EXISTS, MariaDB makes a reading of the jobs of all steps, or of all jobs
+    of the step: measured, seconds where this takes none.
+    """
+    of_step = select(jobs_table.c.id).where(jobs_table.c.step_id == steps.c.id, *conditions).correlate(steps)
+    looks = [of_step.where(jobs_table.c.state == state).limit(1).scalar_subquery() for state in states]
+    return or_(*(look.is_not(None) for look in looks))
 
 
 def job_counts(tx: Transaction, step_id: int) -> Mapping[JobState, int]:
@@ -183,8 +196,8 @@ def _follow(tx: Transaction, campaign_id: int, state: CampaignState, of_steps: s
 
 
 def _without_unfinished(tx: Transaction, condition: Any) -> list[int]:
-    unfinished = exists().where(jobs_table.c.step_id == steps.c.id, jobs_table.c.state.in_(UNFINISHED))
-    query = select(steps.c.id).where(condition, steps.c.state == StepState.RUNNING, ~unfinished).order_by(steps.c.id)
+    ended = (condition, steps.c.state == StepState.RUNNING, ~has_job(UNFINISHED))
+    query = select(steps.c.id).where(*ended).order_by(steps.c.id)
     return [row.id for row in tx.rows(query)]
 
 

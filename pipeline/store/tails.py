@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import exists, func, select, update
+from sqlalchemy import func, select, update
 
 from pipeline.store import many_jobs
 from pipeline.store.database import Transaction
-from pipeline.store.steps import UNFINISHED
+from pipeline.store.steps import UNFINISHED, has_job
 from pipeline.store.tables import jobs, steps, waiting_jobs
 from schemas.campaign import HIGHEST_PRIORITY
 from schemas.states import JOB_FINAL, JobState, StepState
@@ -30,9 +30,7 @@ def late_steps(tx: Transaction) -> list[int]:
 
     A step's jobs are counted along the index, and no further than tells whether it is one.
     """
-    waiting = exists().where(
-        jobs.c.step_id == steps.c.id, jobs.c.state == JobState.WAITING, jobs.c.priority <= HIGHEST_PRIORITY
-    )
+    waiting = has_job((JobState.WAITING,), jobs.c.priority <= HIGHEST_PRIORITY)
     running = select(steps.c.id).where(steps.c.state == StepState.RUNNING, waiting).order_by(steps.c.id)
     return [row.id for row in tx.rows(running) if _is_tail(tx, row.id)]
 
