@@ -1,6 +1,6 @@
 """A queue of ten million jobs, as skewed as LHCb's but with ten times the autoclusters and sites, and with tags.
 
-Seven in ten autoclusters run at nearly every site; the others name sites, large ones more often. Half of them want tags,
+Seven in ten autoclusters run at nearly every site; the others name sites, large ones more often. Half want tags,
 three in ten of those by an expression. One in thirty wants several cores; memory comes as a whole, or as overhead and
 per core; some have alternatives, some want a GPU. Nothing here is measured anywhere: it is LHCb's shape, widened to
 what DiracX sets as its target (1,000 sites, several hundred tags).

@@ -31,11 +31,9 @@ from pipeline.store.tables import (
 from schemas.campaign import Step
 from schemas.nodes import NodeKind
 from schemas.requirements import Requirement
-from schemas.sites import SiteQueueEntry
 from schemas.states import CampaignState, StepState
-from tests.benchmarks.matching_world import Cluster, Farm, World
+from tests.benchmarks.matching_world import VO, Cluster, Farm, World
 
-VO = "default"
 _OLDEST = 12 * 3_600
 """Seconds since the first of the campaigns came."""
 _ROWS_PER_COMMIT = 100_000
@@ -218,7 +216,7 @@ def _add_sites(tx: Transaction, farms: Sequence[Farm]) -> dict[str, int]:
             "id": number,
             "site_id": site_ids[farm.site],
             "name": farm.queue,
-            "entry": entry(farm).model_dump_json(),
+            "entry": farm.declared().model_dump_json(),
             "declared": True,
         }
         for number, farm in enumerate(farms, 1)
@@ -229,16 +227,11 @@ def _add_sites(tx: Transaction, farms: Sequence[Farm]) -> dict[str, int]:
 
 def _add_kinds(tx: Transaction, farms: Sequence[Farm]) -> tuple[int, ...]:
     """What pilots would find their nodes to be like; of each farm, the id."""
-    kinds = [NodeKind(**entry(farm).model_dump(include={"system", "architecture", "gpu"})) for farm in farms]
+    kinds = [NodeKind(**farm.declared().model_dump(include={"system", "architecture", "gpu"})) for farm in farms]
     ids = {signature: number for number, signature in enumerate(dict.fromkeys(kind.signature() for kind in kinds), 1)}
     bodies = {kind.signature(): kind.body() for kind in kinds}
     tx.add_all(resources, [{"id": ids[key], "signature": key, "body": body} for key, body in bodies.items()])
     return tuple(ids[kind.signature()] for kind in kinds)
-
-
-def entry(farm: Farm) -> SiteQueueEntry:
-    """What a farm declares."""
-    return SiteQueueEntry.model_validate({"name": farm.queue, "vos": [VO], **farm.entry})
 
 
 def _many(database: Database, loaded: Loaded, *, is_waiting: bool) -> None:

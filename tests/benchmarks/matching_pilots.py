@@ -14,7 +14,7 @@ from pipeline.store.database import Database, Transaction, in_chunks
 from pipeline.store.tables import pilots, slots
 from schemas.sites import SiteQueueEntry
 from schemas.states import PilotState
-from tests.benchmarks.matching_loading import Loaded, entry
+from tests.benchmarks.matching_loading import Loaded
 
 _AWAY = 4 * 3_600
 """Seconds that pilots count as alive without heartbeats, which nobody sends here."""
@@ -32,7 +32,7 @@ def add_pilots(database: Database, loaded: Loaded, many: int) -> range:
     """So many running pilots with slots in state `offered`, spread over the farms by their weights; their ids."""
     farms = loaded.world.farms
     queues = [
-        _Queue(number, loaded.site_ids[farm.site], loaded.kind_ids[number - 1], entry(farm))
+        _Queue(number, loaded.site_ids[farm.site], loaded.kind_ids[number - 1], farm.declared())
         for number, farm in enumerate(farms, 1)
     ]
     first = database.read(lambda tx: int(tx.scalar(select(func.coalesce(func.max(pilots.c.id), 0))))) + 1

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from schemas.sites import SiteQueueEntry
+
+VO = "default"
 Wish = dict[str, Any]
 """A requirement as a job file writes it."""
 
@@ -37,6 +40,10 @@ class Farm:
     queue: str
     entry: dict[str, Any]
     weight: float
+
+    def declared(self) -> SiteQueueEntry:
+        """The entry as a sites file has it."""
+        return SiteQueueEntry.model_validate({"name": self.queue, "vos": [VO], **self.entry})
 
 
 @dataclass(frozen=True, slots=True)
