@@ -22,7 +22,7 @@ from pipeline.api.app import create_app
 from pipeline.api.services import Services
 from pipeline.cli.main import cli
 from pipeline.settings import Settings
-from schemas import campaign, messages, requirements, resources, sites, states, wishes
+from schemas import campaign, messages, policy, requirements, resources, sites, states, wishes
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 SCHEMA_FILE = REFERENCE / "campaign.schema.json"
@@ -186,6 +186,10 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "storage-entry": lambda: fields(sites.StorageEntry),
     "site-entry": lambda: fields(sites.SiteEntry),
     "site-queue-entry": lambda: fields(sites.SiteQueueEntry),
+    "policy": lambda: fields(policy.Policy),
+    "share-entries": lambda: fields(policy.ShareEntries),
+    "group-share": lambda: fields(policy.GroupShare),
+    "limit-entry": lambda: fields(policy.LimitEntry),
     "message-types": message_types,
     "commands": lambda: commands(cli),
     "routes": routes,

@@ -55,6 +55,8 @@ def _show(view: MatchView) -> None:
         click.style(f"{counted(view.jobs, 'job')} for an empty node at {view.site}", bold=True)
         + (f", on {counted(view.cores, 'core')}" if view.jobs else "")
     )
+    if not (view.matched or view.passed or view.unfit):
+        click.echo("  no job of your VO waits")
     if view.matched:
         show_table([_row(one) for one in view.matched], MATCHED)
     if view.passed:

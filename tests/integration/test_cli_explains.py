@@ -179,6 +179,13 @@ def test_what_a_node_would_get_is_told_with_what_is_passed_over_and_what_does_no
     assert json.loads(said("match", "--resource", file, "--jobs", "1", "--json"))["jobs"] == 1
 
 
+def test_when_nothing_waits_a_node_is_told_so(said: Say, api: RunningApi) -> None:
+    at = building.site(api.database, f"A-{api.vo}", vos=[api.vo])
+    assert said("match", "--resource", node_file(site=at.name)).splitlines() == [
+        f"0 jobs for an empty node at {at.name}", "  no job of your VO waits",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
