@@ -60,7 +60,6 @@ class Memory:
         was_sure, self.is_sure = self.is_sure, False
         if not was_sure or now - self._hints_at > _HINTS:
             self.hints.clear()
-            self.deep.clear()
             self.released_up_to = 0
             self.nodes = matching.nodes(tx)
             self._hints_at = now

@@ -16,6 +16,7 @@ from executors.matching.stock import Stock
 from pipeline.runtime.spec import Context
 from pipeline.settings import Settings
 from pipeline.store import jobs, limits, matching, releases, usage
+from pipeline.store.assignments import Assignment, assign
 from pipeline.store.database import Transaction
 from pipeline.store.jobs import Change
 from pipeline.store.match_rows import Level, Place
@@ -127,12 +128,14 @@ def _transaction(tx: Transaction, memory: Memory, batch: _Batch, settings: Setti
     matching.set_slots(tx, offered.keys() - served - left_over, "parked")
     matching.reserve(tx, plan.reservations)
     doomed = plan.stock.doomed
+    idle = tuple(slot for slot in slots if slot.place.pilot_id not in served | left_over)
+    on_board = (level.autocluster_id for level in memory.board.levels()) if idle else ()
     return _Result(
         left_over=tuple(sorted(left_over)),
         again=batch.autocluster_ids if kept and (plan.is_cut_short or len(parked) == MOST_PARKED) else (),
         ended_steps=tuple(ended_steps(tx, {job.step_id for job in doomed}) if doomed else ()),
-        idle=tuple(slot for slot in slots if slot.place.pilot_id not in served | left_over),
-        settled=frozenset(level.autocluster_id for level in memory.board.levels()) - plan.drained,
+        idle=idle,
+        settled=frozenset(on_board) - plan.drained,
         hints=plan.stock.hints(),
         spared=_levels_spared(plan.matches, kept),
     )
@@ -229,10 +232,8 @@ def _carry_out(tx: Transaction, plan: _Plan, settings: Settings) -> list[Match]:
     locked, rates = limits.lock(tx, concerned), limits.lock_rates(tx, with_rate)
     allowance = Allowance(locked, rates, tx.now)
     kept = trimmed(plan.matches, allowance)
-    wake_at = tx.after(settings.confirm_timeout)
-    assigned = [Change(found.job, JobState.MATCHED, wake_at=wake_at, values=_granted(found)) for found in kept]
-    doomed = [Change(job, JobState.KILLED, "killed on request") for job in plan.stock.doomed]
-    jobs.apply(tx, [*assigned, *doomed])
+    assign(tx, [_assignment(found) for found in kept], tx.after(settings.confirm_timeout))
+    jobs.apply(tx, [Change(job, JobState.KILLED, "killed on request") for job in plan.stock.doomed])
     limits.move(tx, locked, allowance.limits_spent())
     limits.spend(tx, rates, allowance.starts_spent())
     bookings = {key: [Booking(charge, tx.now, charged=charge)] for key, charge in charges(kept).items()}
@@ -240,17 +241,18 @@ def _carry_out(tx: Transaction, plan: _Plan, settings: Settings) -> list[Match]:
     return kept
 
 
-def _granted(found: Match) -> tuple[tuple[str, int], ...]:
+def _assignment(found: Match) -> Assignment:
     grant, place = found.grant, found.place
-    return (
-        ("pilot_id", place.pilot_id),
-        ("site_id", place.site_id),
-        ("cores", grant.cores),
-        ("memory", grant.memory),
-        ("disk", grant.disk),
-        ("gpus", grant.gpus),
-        ("alternative", found.alternative),
-        ("charge", grant.charge),
+    return Assignment(
+        found.job,
+        place.pilot_id,
+        place.site_id,
+        grant.cores,
+        grant.memory,
+        grant.disk,
+        grant.gpus,
+        found.alternative,
+        grant.charge,
     )
 
 

@@ -1,15 +1,14 @@
 """The waiting jobs as a round takes them: few statements, whatever the number of levels.
 
-Jobs of one level are alike, so a round may plan with jobs that it has not seen, as long as the level had plenty when
-it was looked at last; all that were planned are then locked by one statement. What turns out not to be there is
-planned anew.
+Jobs of one level are alike, so a round may plan with jobs that it has not seen; all that were planned are then locked
+by one statement. What turns out not to be there is planned anew, and then jobs are only believed to be there in levels
+that had plenty when they were looked at last: otherwise many small levels would take a planning each.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from executors.matching.memory import Key, Memory
 from executors.matching.rounds import Match
@@ -36,6 +35,7 @@ class Stock:
         self._exhausted: set[Key] = set()
         self._came_back: set[Key] = set()
         """Levels whose jobs are not taken in order of their ids any more."""
+        self._plans = 0
         self._given: Counter[Key] = Counter()
         """Jobs that the present planning was given."""
         self._matched: dict[Key, int] = {}
@@ -44,13 +44,15 @@ class Stock:
 
     def begin(self) -> None:
         """A new planning begins: what was locked and not matched can be given again."""
+        self._plans += 1
         self._given.clear()
 
     def take(self, level: Level, most: int) -> Sequence[JobRow]:
         """As `Backlog.take` promises. Jobs that are not locked yet have no more than an id, the least they can have."""
         key = (level.autocluster_id, level.priority)
         given, locked = self._given[key], self._locked[key]
-        if len(locked) - given < most and key not in self._exhausted and key not in self._memory.deep:
+        is_believed = self._plans == 1 or key in self._memory.deep
+        if len(locked) - given < most and key not in self._exhausted and not is_believed:
             self._lock([(level, max(most - (len(locked) - given), PLENTY))])
         found = locked[given : given + most]
         if len(found) < most and key not in self._exhausted:
@@ -70,17 +72,17 @@ class Stock:
             planned[match.level.autocluster_id, match.level.priority].append(match)
         lacking = {key: len(mine) - len(self._locked[key]) for key, mine in planned.items()}
         self._lock([(planned[key][0].level, most) for key, most in lacking.items() if most > 0])
+        jobs = {key: iter(self._locked[key]) for key in planned}
         filled = []
-        used: Counter[Key] = Counter()
         for match in matches:
             key = (match.level.autocluster_id, match.level.priority)
-            if used[key] < len(self._locked[key]):
-                job = self._locked[key][used[key]]
-                filled.append(replace(match, job=job))
-                self._matched[key] = max(self._matched.get(key, 0), job.id)
-                used[key] += 1
-        for key, many in used.items():
-            del self._locked[key][:many]
+            job = next(jobs[key], None)
+            if job is not None:
+                filled.append(Match(job, match.level, match.place, match.grant, match.alternative))
+                if job.id > self._matched.get(key, 0):
+                    self._matched[key] = job.id
+        for key, left in jobs.items():
+            self._locked[key] = list(left)
         return filled
 
     def drained(self) -> frozenset[Key]:

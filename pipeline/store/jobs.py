@@ -70,6 +70,8 @@ class JobRow:
 _COLUMNS = tuple(jobs.c[name] for name in JobRow.__slots__)
 _PLAIN = _COLUMNS[: -len(GRANTED) - 1]
 _STATE = JobRow.__slots__.index("state")
+_STATES = {state.value: state for state in JobState}
+"""Looked up faster than an enumeration's members by their values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,7 @@ def set_wake_at(tx: Transaction, ids: Sequence[int], wake_at: datetime | None) -
 
 def _row(row: Row[Any]) -> JobRow:
     values = list(row)
-    values[_STATE] = JobState(values[_STATE])
+    values[_STATE] = _STATES[values[_STATE]]
     return JobRow(*values)
 
 

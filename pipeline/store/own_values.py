@@ -60,8 +60,18 @@ def remove(tx: Transaction, table: Table, key: tuple[str, ...], rows: Sequence[S
     return tx.connection.execute(statement, {"own_rows": _document(rows)}).rowcount
 
 
+def add(
+    tx: Transaction, table: Table, own: tuple[str, ...], rows: Sequence[Sequence[Any]], alike: Mapping[str, Any]
+) -> None:
+    """Insert rows: columns `own` from `rows`, those of `alike` the same in all."""
+    if rows:
+        statement = _insertion(tx.connection.dialect.name == "sqlite", table, own, tuple(alike))
+        values = {f"alike_{name}": value for name, value in alike.items()}
+        tx.connection.execute(statement, {**values, "own_rows": _document(rows)})
+
+
 def _document(rows: Sequence[Sequence[Any]]) -> str:
-    return json.dumps([list(row) for row in rows], default=_encoded, separators=(",", ":"))
+    return json.dumps(rows, default=_encoded, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +118,15 @@ def _deletion(is_sqlite: bool, table: Table, key: tuple[str, ...]) -> TextClause
         joined = " AND ".join(f"{quoted}.{name} = own_values.own_{name}" for name in key)
         words = ["DELETE", quoted, "FROM", source, "STRAIGHT_JOIN", quoted, "ON", joined]
     return text(" ".join(words))
+
+
+@lru_cache(maxsize=256)
+def _insertion(is_sqlite: bool, table: Table, own: tuple[str, ...], alike: tuple[str, ...]) -> TextClause:
+    columns = ", ".join((*own, *alike))
+    values = ", ".join((*(f"own_{name}" for name in own), *(f":alike_{name}" for name in alike)))
+    source = _source(is_sqlite, table, own)
+    words = ["INSERT INTO", _quoted(is_sqlite, table), f"({columns})", "SELECT", values, "FROM", source]
+    return text(" ".join(words)).bindparams(*(bindparam(f"alike_{name}", type_=table.c[name].type) for name in alike))
 
 
 def _source(is_sqlite: bool, table: Table, names: tuple[str, ...]) -> str:
