@@ -1,4 +1,4 @@
-"""Run benchmarks: those named, or all but those that take minutes and have a target of their own."""
+"""Run benchmarks: those named, or all but those that take minutes."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from pathlib import Path
 
 import click
 
-from tests.benchmarks import demo, lifecycle, matching, optimisation, queues, submission
+from tests.benchmarks import commands, demo, head_of_line, lifecycle, matching, optimisation, queues, submission
 from tests.benchmarks.figures import Figure, show, store
 
 BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
     "submission": submission.measure,
     "optimisation": optimisation.measure,
     "demo": demo.measure,
+    "commands": commands.measure,
+    "head_of_line": head_of_line.measure,
     "queues": queues.measure,
     "lifecycle": lifecycle.measure,
     "matching": matching.measure,
     "matching-small": matching.measure_small,
 }
-APART = frozenset({"queues", "lifecycle", "matching", "matching-small"})
+APART = frozenset({"head_of_line", "queues", "lifecycle", "matching", "matching-small"})
 
 
 @click.command()
