@@ -151,6 +151,7 @@ class Choice:
     def _best(self) -> Pick | None:
         """By rank. What comes next after it is known as well, or at least how early it might come."""
         best: _Found | None = None
+        best_pile: Pile | None = None
         rivals: list[Any] = []
         for pool in self._pools:
             for rank, pile in pool.by_rank:
@@ -160,13 +161,14 @@ class Choice:
                 found = self._first_ranked(pile) if self._opening.has_room(pile.shape) else None
                 if found is None:
                     continue
-                after = bisect_right(pile.by_rank, found[0], key=_key)
-                rivals += [found[0], *(key for key, _ in pile.by_rank[after : after + 1])]
+                rivals.append(found[0])
                 if best is None or found[0] < best[0]:
-                    best = found
-        if best is None:
+                    best, best_pile = found, pile
+        if best is None or best_pile is None:
             return None
         rank, entry, granted = best
+        after = bisect_right(best_pile.by_rank, rank, key=_key)
+        rivals += [key for key, _ in best_pile.by_rank[after : after + 1]]
         rival_id = min((key[2] for key in rivals if key[:2] == rank[:2] and key[3] != rank[3]), default=None)
         return Pick(Lane.RANK, entry, granted, rival_id)
 
