@@ -9,7 +9,6 @@ loaded before, and what is written is their row in `waiting_jobs` (and the news,
 from __future__ import annotations
 
 import multiprocessing
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import c_longlong
@@ -156,11 +155,11 @@ class _Worker:
             self._tell(sorted({chunk.cluster_id for chunk in taken}))
 
     def churn(self) -> None:
-        """One campaign, and the kills that go with it, when they are due."""
+        """One campaign, and some kills, when they are due."""
         if self.counts.matched.value * CHURN - self.counts.submitted.value >= STEPS * JOBS_PER_STEP:
             self._submit()
-        while self.counts.submitted.value - self.counts.killed.value >= _KILLED_TOGETHER and not self._kill():
-            threading.Event().wait(_PAUSE)
+        if self.counts.matched.value * CHURN - self.counts.killed.value >= _KILLED_TOGETHER:
+            self._kill()
 
     def _submit(self) -> None:
         loaded = self.wish.loaded
@@ -196,13 +195,12 @@ class _Worker:
             news = [*others, *(m for outcome in outcomes for m in getattr(outcome, "follow_ups", ()))]
         self.transport.publish([message for message in news if isinstance(message.body, JobsWaiting)])
 
-    def _kill(self) -> bool:
-        """The jobs of some autocluster that came last, where some wait."""
+    def _kill(self) -> None:
+        """The jobs of some autocluster that came last, if some wait there."""
         ids = self.database.read(self._some_waiting)
         filtered = JobFilter(ids=tuple(ids), states=(JobState.WAITING,))
-        counted = job_commands.kill(self.database, self.wish.loaded.vo_id, filtered) if ids else None
-        self.counts.killed.value += 0 if counted is None else counted.changed
-        return bool(ids)
+        if ids:
+            self.counts.killed.value += job_commands.kill(self.database, self.wish.loaded.vo_id, filtered).changed
 
     def _some_waiting(self, tx: Transaction) -> list[int]:
         last = int(tx.scalar(select(autoclusters.c.id).order_by(autoclusters.c.id.desc()).limit(1)))

@@ -36,17 +36,20 @@ from tests.benchmarks.matching_world import VO, Cluster, Farm, World
 
 _OLDEST = 12 * 3_600
 """Seconds since the first of the campaigns came."""
+_JOBS_PER_STATEMENT = 50_000
+"""So that no statement takes as long as the program lets one take."""
 _ROWS_PER_COMMIT = 100_000
 _JOBS = (
     "INSERT INTO jobs (id, vo_id, campaign_id, step_id, spec_id, array_index, state, priority, autocluster_id,"
-    " created_at, changed_at) SELECT {first} + seq, {vo}, {id}, {id}, {id}, seq, 'waiting', {priority}, {cluster},"
-    " '{at}', '{at}' FROM seq_0_to_{last}"
+    " created_at, changed_at) SELECT {zero} + seq, {vo}, {id}, {id}, {id}, seq, 'waiting', {priority}, {cluster},"
+    " '{at}', '{at}' FROM seq_{start}_to_{last}"
 )
 _EVENTS = (
-    "INSERT INTO job_events (job_id, attempt, from_state, to_state, at) SELECT {first} + seq DIV 2, 0,"
-    " IF(seq MOD 2, 'received', NULL), IF(seq MOD 2, 'waiting', 'received'), '{at}' FROM seq_0_to_{last_event}"
+    "INSERT INTO job_events (job_id, attempt, from_state, to_state, at) SELECT {zero} + seq DIV 2, 0,"
+    " IF(seq MOD 2, 'received', NULL), IF(seq MOD 2, 'waiting', 'received'), '{at}'"
+    " FROM seq_{first_event}_to_{last_event}"
 )
-_WAITING = "INSERT INTO waiting_jobs SELECT {cluster}, {descent}, {first} + seq FROM seq_0_to_{last}"
+_WAITING = "INSERT INTO waiting_jobs SELECT {cluster}, {descent}, {zero} + seq FROM seq_{start}_to_{last}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +68,16 @@ class Batch:
     age: float
     """Seconds since it came."""
 
-    def waiting(self) -> str:
-        """The statement by which its jobs wait."""
-        return _WAITING.format(
-            cluster=self.cluster_id, descent=-self.priority, first=self.first_job, last=self.jobs - 1
-        )
+    def statements(self, template: str, vo_id: int, now: datetime) -> Iterator[str]:
+        """Those that fill a table with its jobs."""
+        came = (now - timedelta(seconds=self.age)).replace(tzinfo=None)
+        for start in range(0, self.jobs, _JOBS_PER_STATEMENT):
+            last = min(start + _JOBS_PER_STATEMENT, self.jobs) - 1
+            yield template.format(
+                id=self.id, vo=vo_id, cluster=self.cluster_id, priority=self.priority, descent=-self.priority,
+                at=came.isoformat(" "), zero=self.first_job, start=start, last=last, first_event=2 * start,
+                last_event=2 * last + 1,
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,10 +245,12 @@ def _add_kinds(tx: Transaction, farms: Sequence[Farm]) -> tuple[int, ...]:
 def _many(database: Database, loaded: Loaded, *, is_waiting: bool) -> None:
     """The tables side by side, each in the order of its key."""
     now = database.now()
+    keyed = {"jobs": (_JOBS, loaded.batches), "job_events": (_EVENTS, loaded.batches)}
+    if is_waiting:
+        keyed["waiting_jobs"] = (_WAITING, _by_key(loaded.batches))
     statements = {
-        "jobs": [_jobs_of(batch, loaded.vo_id, now) for batch in loaded.batches],
-        "job_events": [_events_of(batch, now) for batch in loaded.batches],
-        "waiting_jobs": [batch.waiting() for batch in _by_key(loaded.batches)] if is_waiting else [],
+        table: [line for batch in batches for line in batch.statements(template, loaded.vo_id, now)]
+        for table, (template, batches) in keyed.items()
     }
     with ThreadPoolExecutor(len(statements)) as pool:
         list(pool.map(lambda table: _fill(database, f"{loaded.world.name}: {table}", statements[table]), statements))
@@ -248,24 +258,9 @@ def _many(database: Database, loaded: Loaded, *, is_waiting: bool) -> None:
         connection.exec_driver_sql("ANALYZE TABLE jobs, waiting_jobs, autoclusters, requirements")
 
 
-def _by_key(batches: Sequence[Batch]) -> list[Batch]:
+def _by_key(batches: Sequence[Batch]) -> tuple[Batch, ...]:
     """Batches in the order of the key of `waiting_jobs`."""
-    return sorted(batches, key=lambda batch: (batch.cluster_id, -batch.priority, batch.first_job))
-
-
-def _jobs_of(batch: Batch, vo_id: int, now: datetime) -> str:
-    return _JOBS.format(
-        first=batch.first_job, vo=vo_id, id=batch.id, priority=batch.priority, cluster=batch.cluster_id,
-        at=_came(batch, now), last=batch.jobs - 1,
-    )  # fmt: skip
-
-
-def _events_of(batch: Batch, now: datetime) -> str:
-    return _EVENTS.format(first=batch.first_job, at=_came(batch, now), last_event=2 * batch.jobs - 1)
-
-
-def _came(batch: Batch, now: datetime) -> str:
-    return (now - timedelta(seconds=batch.age)).replace(tzinfo=None).isoformat(" ")
+    return tuple(sorted(batches, key=lambda batch: (batch.cluster_id, -batch.priority, batch.first_job)))
 
 
 def _fill(database: Database, name: str, statements: Sequence[str]) -> None:
