@@ -6,12 +6,12 @@ Lock order: slots, waiting_jobs, jobs, limits, start_rates, usage.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Integer, Row, case, func, null, select, update
+from sqlalchemy import Integer, Row, Select, func, select, update
 
 from pipeline.store import specs
 from pipeline.store.bans import banned_queues, tested_queues
@@ -25,8 +25,10 @@ from schemas.rooms import Room
 from schemas.sites import SiteQueueEntry
 from schemas.states import JOB_OCCUPYING, PilotState
 
-_MOST_KINDS = 20_000
-_NOTHING = Room(0, 0, 0, 0)
+FRESH = 2.0
+"""Seconds for which the entry of a site queue is believed: it may be long, and pilots of one queue offer often."""
+_MOST_KINDS = 1_000
+"""Of one queue: every pilot may say another size of its disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,46 +49,70 @@ class Totals:
     reserved_for: int | None
 
 
+@dataclass(slots=True)
+class _Queue:
+    """What was read of a site queue, and when."""
+
+    site: str
+    entry: str
+    at: datetime
+    found: dict[tuple[int | None, Room], tuple[Resource, int]] = field(default_factory=dict)
+
+
 class Kinds:
     """The kinds of slots that a process has met: each kind's resource, and a number that equal ones share."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, SiteQueueEntry] = {}
+        self._queues: dict[int, _Queue] = {}
         self._nodes: dict[int, NodeKind] = {}
-        self._keys: dict[str, int] = {}
-        self._found: dict[tuple[str, str, int | None, Room], tuple[Resource, int]] = {}
+        self._numbers: dict[str, int] = {}
 
-    def learn(self, tx: Transaction, resource_ids: Iterable[int]) -> None:
-        """Read what nodes of these kinds are like, where it is not known yet."""
+    def learn(self, tx: Transaction, queue_ids: Iterable[int], resource_ids: Iterable[int]) -> None:
+        """Read what nodes of these kinds are like, where it is not known yet, and what these queues declare, where
+        that was read a while ago."""
         for part in in_chunks(sorted(set(resource_ids) - self._nodes.keys())):
             query = select(resources.c.id, resources.c.body).where(resources.c.id.in_(part))
             self._nodes |= {row.id: NodeKind.model_validate_json(row.body) for row in tx.rows(query)}
+        since = tx.after(-FRESH)
+        known = self._queues
+        stale = [queue_id for queue_id in set(queue_ids) if queue_id not in known or known[queue_id].at < since]
+        for part in in_chunks(sorted(stale)):
+            of_site = select(site_queues.c.id, site_queues.c.entry, sites.c.name)
+            for row in tx.rows(
+                of_site.join(sites, sites.c.id == site_queues.c.site_id).where(site_queues.c.id.in_(part))
+            ):
+                before = known.get(row.id)
+                if before is None or (before.site, before.entry) != (row.name, row.entry):
+                    known[row.id] = _Queue(row.name, row.entry, tx.now)
+                else:
+                    before.at = tx.now
 
-    def of(self, site: str, entry: str, resource_id: int | None, total: Room) -> tuple[Resource, int]:
+    def of(self, queue_id: int, resource_id: int | None, total: Room) -> tuple[Resource, int]:
         """The resource of a slot, and its number."""
-        key = (site, entry, resource_id, total)
-        known = self._found.get(key)
+        queue = self._queues[queue_id]
+        known = queue.found.get((resource_id, total))
         if known is None:
-            if len(self._found) >= _MOST_KINDS:
-                self._found.clear()  # numbers stay: whoever keeps something by them is not misled
-            if entry not in self._entries:
-                self._entries[entry] = SiteQueueEntry.model_validate_json(entry)
+            if len(queue.found) >= _MOST_KINDS:
+                queue.found.clear()  # numbers stay: whoever keeps something by them is not misled
             node = None if resource_id is None else self._nodes.get(resource_id)
-            resource = slot_resource(site, self._entries[entry], node, total)
-            number = self._keys.setdefault(resource.signature(), len(self._keys) + 1)
-            known = self._found[key] = (resource, number)
+            resource = slot_resource(queue.site, SiteQueueEntry.model_validate_json(queue.entry), node, total)
+            number = self._numbers.setdefault(resource.signature(), len(self._numbers) + 1)
+            known = queue.found[resource_id, total] = (resource, number)
         return known
 
 
 def lock_slots(
     tx: Transaction, pilot_ids: Iterable[int], state: str, *, skip_locked: bool = False
 ) -> Mapping[int, Totals]:
-    """The slots of these pilots that are in this state, locked in order of pilots."""
+    """The slots of these pilots that are in this state, locked in order of pilots.
+
+    Those in another state are locked with them: by the index of states, rows would be locked in another order.
+    """
     found: dict[int, Totals] = {}
     for chunk in in_chunks(sorted(set(pilot_ids))):
-        mine = (slots.c.pilot_id.in_(chunk), slots.c.state == state)
-        for row in tx.lock(select(*_TOTALS).where(*mine).order_by(slots.c.pilot_id), skip_locked=skip_locked):
-            found[row.pilot_id] = _totals(row)
+        query = select(slots.c.state, *_TOTALS).where(slots.c.pilot_id.in_(chunk)).order_by(slots.c.pilot_id)
+        rows = tx.lock(query, skip_locked=skip_locked)
+        found |= {row.pilot_id: _totals(row) for row in rows if row.state == state}
     return found
 
 
@@ -102,14 +128,16 @@ def places(tx: Transaction, found: Mapping[int, Totals], kinds: Kinds, alive: Al
     if not rows:
         return {}
     banned, tested = banned_queues(tx), tested_queues(tx)
-    kinds.learn(tx, {row.resource_id for row in rows if row.resource_id is not None})
+    kinds.learn(
+        tx, {row.site_queue_id for row in rows}, {row.resource_id for row in rows if row.resource_id is not None}
+    )
     usable: dict[int, Place] = {}
     for row in rows:
         for_all, for_vo = (row.site_queue_id, None), (row.site_queue_id, row.vo_id)
         if for_all in banned or for_vo in banned:
             continue
         totals = found[row.id]
-        resource, key = kinds.of(row.name, row.entry, row.resource_id, totals.total)
+        resource, key = kinds.of(row.site_queue_id, row.resource_id, totals.total)
         usable[row.id] = Place(
             pilot_id=row.id,
             vo_id=row.vo_id,
@@ -128,21 +156,15 @@ def occupied(tx: Transaction, pilot_ids: Iterable[int]) -> Mapping[int, Room]:
 
     Attempts of release 0.2.0 were granted what their template says.
     """
-    taken: defaultdict[int, Room] = defaultdict(lambda: _NOTHING)
-    templates_of: list[Row[Any]] = []
+    taken: dict[int, Room] = {}
+    ungranted: list[int] = []
     for chunk in in_chunks(sorted(set(pilot_ids))):
         for row in tx.rows(_occupied(chunk)):
-            if row.spec_id is None:
-                taken[row.pilot_id] = _sum(taken[row.pilot_id], _room(row))
-            else:
-                templates_of.append(row)
-    templates = specs.load(tx, {row.spec_id for row in templates_of}) if templates_of else {}
-    for row in templates_of:
-        needs = templates[row.spec_id].template.requirements.needs
-        cores = needs.min_cores
-        room = Room(cores, needs.memory(cores), needs.disk, needs.min_gpus)
-        for _ in range(row.many):
-            taken[row.pilot_id] = _sum(taken[row.pilot_id], room)
+            taken[row.pilot_id] = _room(row)
+            if row.ungranted:
+                ungranted.append(row.pilot_id)
+    for pilot_id, room in _by_template(tx, ungranted):
+        taken[pilot_id] = _sum(taken[pilot_id], room)
     return taken
 
 
@@ -191,10 +213,7 @@ def _pilot_rows(tx: Transaction, pilot_ids: Iterable[int], alive: Alive) -> Iter
             pilots.c.site_id,
             pilots.c.site_queue_id,
             pilots.c.resource_id,
-            sites.c.name,
-            site_queues.c.entry,
         )
-        .join(sites, sites.c.id == pilots.c.site_id)
         .join(site_queues, site_queues.c.id == pilots.c.site_queue_id)
         .where(
             pilots.c.id.in_(list(pilot_ids)),
@@ -209,15 +228,30 @@ def _pilot_rows(tx: Transaction, pilot_ids: Iterable[int], alive: Alive) -> Iter
     return tx.rows(query)
 
 
-def _occupied(pilot_ids: Iterable[int]) -> Any:
-    """Sums over a pilot's attempts that were granted something; those that were not, by template."""
-    ungranted = case((jobs_table.c.cores.is_(None), jobs_table.c.spec_id), else_=null()).label("spec_id")
-    sums = [
-        func.coalesce(func.sum(jobs_table.c[name]), 0, type_=Integer) for name in ("cores", "memory", "disk", "gpus")
+def _occupied(pilot_ids: Iterable[int]) -> Select[Any]:
+    """Sums over a pilot's attempts that were granted something, and how many were not."""
+    granted = [
+        func.coalesce(func.sum(jobs_table.c[name]), 0, type_=Integer).label(name)
+        for name in ("cores", "memory", "disk", "gpus")
     ]
-    labelled = [total.label(name) for total, name in zip(sums, ("cores", "memory", "disk", "gpus"), strict=True)]
+    ungranted = (func.count() - func.count(jobs_table.c.cores)).label("ungranted")
     return (
-        select(jobs_table.c.pilot_id, ungranted, func.count().label("many"), *labelled)
+        select(jobs_table.c.pilot_id, ungranted, *granted)
         .where(jobs_table.c.pilot_id.in_(list(pilot_ids)), jobs_table.c.state.in_(JOB_OCCUPYING))
-        .group_by(jobs_table.c.pilot_id, ungranted)
+        .group_by(jobs_table.c.pilot_id)
     )
+
+
+def _by_template(tx: Transaction, pilot_ids: Sequence[int]) -> list[tuple[int, Room]]:
+    """What the template of each attempt wants that was granted nothing: (pilot, room)."""
+    if not pilot_ids:
+        return []
+    mine = (jobs_table.c.pilot_id.in_(pilot_ids), jobs_table.c.state.in_(JOB_OCCUPYING), jobs_table.c.cores.is_(None))
+    rows = tx.rows(select(jobs_table.c.pilot_id, jobs_table.c.spec_id).where(*mine))
+    templates = specs.load(tx, {row.spec_id for row in rows})
+    found = []
+    for row in rows:
+        needs = templates[row.spec_id].template.requirements.needs
+        room = Room(needs.min_cores, needs.memory(needs.min_cores), needs.disk, needs.min_gpus)
+        found.append((row.pilot_id, room))
+    return found
