@@ -24,14 +24,14 @@ class Part(BaseModel):
 class Between(Part):
     """At least `min`, and as many as are free, to `max`."""
 
-    min: Number = Field(default=1, description="at least so many")
+    min: Number | None = Field(default=None, description="at least so many; none: one")
     max: Number | None = Field(default=None, description="at most so many; none: as many as there are")
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
-        if not self.model_fields_set:
+        if self.min is None and self.max is None:
             raise ValueError("give min, max or both")
-        if self.max is not None and self.min > self.max:
+        if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min {self.min} is more than max {self.max}")
         return self
 
@@ -161,5 +161,5 @@ TagsWish = Annotated[
 def least_and_most(wish: int | Between) -> tuple[int, int]:
     """The bounds that a number or a range stands for."""
     if isinstance(wish, Between):
-        return wish.min, MAX_COUNT if wish.max is None else wish.max
+        return wish.min or 1, wish.max or MAX_COUNT
     return wish, wish

@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pipeline.store.database import Database
 from pipeline.store.tables import metadata
 from tests.activemq import ActiveMqServer, running_activemq
 from tests.rabbitmq import RabbitMqServer, running_rabbitmq
 from tests.servers import MariaDbServer, RedisServer, running_mariadb, running_redis
+
+settings.register_profile("penstock", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("penstock")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -136,6 +137,8 @@ def test_what_means_the_same_has_the_same_signature(one: dict[str, Any], other: 
     assert len({Requirement.model_validate(one), Requirement.model_validate(other)}) == 1
 
 
+@example({"cores": {"min": 1}}, Random(1), True)
+@example({"gpu": {"count": 1}, "any_of": [{"gpu": None, "cores": 1}]}, Random(1), True)
 @given(wishes, st.randoms(use_true_random=False), st.booleans())
 def test_a_requirement_means_the_same_however_it_is_ordered_and_stored(
     wish: dict[str, Any], random: Any, exclude_defaults: bool
