@@ -93,11 +93,14 @@ def move(tx: Transaction, locked: Iterable[LimitRow], moves: Mapping[int, int]) 
 
 
 def spend(tx: Transaction, locked: Iterable[StartRate], starts: Mapping[int, int]) -> None:
-    """Use up so many tokens of locked start rates, by site id."""
+    """Use up so many tokens of locked start rates, by site id. Their time never goes back: a transaction that began
+    earlier may come later."""
     rows = [
-        (rate.site_id, rate.filled(tx.now) - starts[rate.site_id]) for rate in locked if starts.get(rate.site_id, 0)
+        (rate.site_id, rate.filled(tx.now) - starts[rate.site_id], max(rate.at, tx.now))
+        for rate in locked
+        if starts.get(rate.site_id, 0)
     ]
-    own_values.change(tx, start_rates, own_values.Rows(("site_id",), ("tokens",), rows, {"at": tx.now}))
+    own_values.change(tx, start_rates, own_values.Rows(("site_id",), ("tokens", "at"), rows, {}))
 
 
 def _rates(site_ids: Iterable[int]) -> Any:

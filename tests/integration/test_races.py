@@ -12,7 +12,8 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from itertools import pairwise
 
@@ -23,22 +24,51 @@ from executors.matching.shell import execute as match
 from executors.optimisation.shell import execute as optimise
 from pipeline.runtime.spec import Context
 from pipeline.settings import Settings
-from pipeline.store import attempts, job_commands, jobs, offers, pilots, reconcile, releases, schema, silence
+from pipeline.store import (
+    attempts,
+    job_commands,
+    jobs,
+    offers,
+    pilots,
+    policy_apply,
+    reconcile,
+    releases,
+    schema,
+    silence,
+)
+from pipeline.store.access import Caller
 from pipeline.store.database import Database, Transaction
 from pipeline.store.job_commands import JobFilter
 from pipeline.store.losses import Rules
 from pipeline.store.pilots import PilotRow
 from pipeline.store.recount import recount
-from pipeline.store.tables import job_events, limits
+from pipeline.store.tables import autoclusters, job_events, requirements, start_rates, usage
 from pipeline.store.tables import jobs as jobs_table
+from pipeline.store.tables import pilots as pilots_table
+from pipeline.store.tables import releases as releases_table
+from schemas.api import Role
 from schemas.messages import JobsReceived, Message, SlotsOffered
 from schemas.pilots import AttemptRef, OfferRequest, Report
+from schemas.policy import Policy
 from schemas.states import JOB_OCCUPYING, JOB_TRANSITIONS, JobState
 from tests import building
 from tests.servers import MariaDbServer
-from tests.submitting import all_jobs, array, submit
+from tests.submitting import all_jobs, array, submit, user
 
-JOBS = 60
+JOBS = 90
+_POLICY = Policy.model_validate(
+    {
+        "limits": [
+            {"name": "alice", "owner": "alice", "max_running": 19},
+            {"name": "merges", "job_type": "merge", "max_running": 7},
+            {"name": "merges-at-A", "job_type": "merge", "site": "A", "max_running": 5},
+            {"name": "licences", "label": "licence", "max_running": 6},
+        ]
+    }
+)
+LIMITS = {"site 1": 12, "site 2": 11, "owner": 19, "merges": 7, "merges at A": 5, "licences": 6}
+RATE = {"jobs": 20, "period": 1.0}
+"""At the site A."""
 SECONDS = 8.0
 SEED = 20261121
 SETTINGS = Settings(wake_after=0.2, cool_off=0.1, cool_off_cap=0.2, confirm_timeout=0.3, pilot_max_failures=1_000_000)
@@ -56,6 +86,8 @@ class Arena:
     dice: random.Random
     trouble: float = 0.5
     """How likely an attempt ends badly."""
+    highest: Counter[str] = field(default_factory=Counter)
+    """The most jobs that were ever seen of each limit."""
 
     @property
     def context(self) -> Context:
@@ -106,6 +138,31 @@ class Arena:
         pilot_id = self.dice.choice(self.pilots)
         self.database.transact(partial(silence.stall, pilot_id=pilot_id))
 
+    def watch(self) -> None:
+        """No limit is exceeded at any commit: one statement sees one moment."""
+        attempts_now = (
+            select(jobs_table.c.site_id, autoclusters.c.job_type, requirements.c.body)
+            .join(autoclusters, autoclusters.c.id == jobs_table.c.autocluster_id)
+            .join(requirements, requirements.c.id == autoclusters.c.requirement_id)
+            .where(jobs_table.c.state.in_(JOB_OCCUPYING))
+        )
+        seen: Counter[str] = Counter()
+        for row in self.database.read(lambda tx: tx.rows(attempts_now)):
+            seen[f"site {row.site_id}"] += 1
+            seen["owner"] += 1
+            seen["merges"] += row.job_type == "merge"
+            seen["merges at A"] += row.job_type == "merge" and row.site_id == 1
+            seen["licences"] += "licence" in row.body
+        for name, most in LIMITS.items():
+            assert seen[name] <= most, f"{name}: {seen[name]} of {most}"
+            self.highest[name] = max(self.highest[name], seen[name])
+        threading.Event().wait(0.01)
+
+    def recount(self) -> None:
+        """Nothing drifts, whatever goes on."""
+        assert self.database.transact(recount) == []
+        threading.Event().wait(0.1)
+
     def _ending(self, ref: AttemptRef) -> Report:
         bad = self.dice.random() < self.trouble
         outcome = self.dice.choice(["payload_failed", "infrastructure_failed", "killed"]) if bad else "succeeded"
@@ -144,8 +201,9 @@ def test_nothing_comes_back_from_the_dead_and_no_limit_leaks(mariadb_server: Mar
     url = mariadb_server.new_database()
     arena = _arena(Database(url))
     actors = [
-        *(arena.optimise, arena.optimise, arena.match, arena.match, arena.offer, arena.start, arena.start),
-        *(arena.report, arena.report, arena.verify, arena.kill, arena.retry, arena.reconcile, arena.stall),
+        *(arena.optimise, arena.optimise, arena.match, arena.match, arena.match, arena.match, arena.offer),
+        *(arena.start, arena.start, arena.report, arena.report, arena.verify, arena.kill, arena.retry),
+        *(arena.reconcile, arena.stall, arena.watch, arena.recount),
     ]
     _together(actors, SECONDS)
     _check(arena)
@@ -159,6 +217,9 @@ def test_nothing_comes_back_from_the_dead_and_no_limit_leaks(mariadb_server: Mar
     assert set(states) <= {JobState.DONE, JobState.KILLED}
     assert states[JobState.DONE]
     _check(arena)
+    _check_account(arena)
+    _check_starts(arena)
+    assert arena.highest["site 2"] > LIMITS["site 2"] / 2, arena.highest
     arena.database.close()
     mariadb_server.drop_database(url)
 
@@ -166,12 +227,25 @@ def test_nothing_comes_back_from_the_dead_and_no_limit_leaks(mariadb_server: Mar
 def _arena(database: Database) -> Arena:
     schema.upgrade(database)
     building.serving(database, 60)
-    at = building.site(database, cores=8, running=20)
-    held = [building.offering(database, at, cores=8, memory=65_536, disk=65_536) for _ in range(3)]
-    retries = {"infrastructure": 3, "payload": 2}
-    submitted = submit(database, {"name": "a", "retries": retries, **array(JOBS)})
-    vo_id = all_jobs(database, submitted.campaign_id)[0].vo_id
-    return Arena(database, submitted.campaign_id, held, vo_id, random.Random(SEED))
+    held: list[int] = []
+    for name, most in (("A", LIMITS["site 1"]), ("B", LIMITS["site 2"])):
+        at = building.site(database, name, cores=8, running=most)
+        held += [building.offering(database, at, cores=8, memory=65_536, disk=65_536) for _ in range(2)]
+    owner = user(database)
+    database.transact(lambda tx: policy_apply.apply(tx, _admin(owner.vo_id), _POLICY))
+    database.transact(lambda tx: tx.add(start_rates, site_id=1, **RATE, tokens=0.0, at=tx.now))
+    common = {"retries": {"infrastructure": 3, "payload": 2}, **array(JOBS // 3)}
+    submitted = submit(
+        database,
+        {"name": "a", **common},
+        {"name": "b", "job_type": "merge", **common},
+        {"name": "c", "requirements": {"labels": ["licence"]}, **common},
+    )
+    return Arena(database, submitted.campaign_id, held, owner.vo_id, random.Random(SEED))
+
+
+def _admin(vo_id: int) -> Caller:
+    return Caller(vo_id=vo_id, vo="default", role=Role.OPERATOR, subject="root")
 
 
 def _together(actors: list[Callable[[], None]], seconds: float) -> None:
@@ -193,10 +267,9 @@ def _together(actors: list[Callable[[], None]], seconds: float) -> None:
 
 def _check(arena: Arena) -> None:
     found = {job.id: job for job in all_jobs(arena.database, arena.campaign_id)}
-    occupying = sum(job.state in JOB_OCCUPYING for job in found.values())
     releases.book_all(arena.database, SETTINGS.share_half_life)
     assert arena.database.transact(recount) == []
-    assert arena.database.read(lambda tx: tx.scalar(select(limits.c.running))) == occupying <= 20
+    assert arena.database.read(lambda tx: tx.rows(select(releases_table))) == []
     assert not [job for job in found.values() if job.kill_requested and job.state is JobState.WAITING]
     chains: defaultdict[int, list[tuple[str | None, str, int]]] = defaultdict(list)
     query = select(job_events.c.job_id, job_events.c.from_state, job_events.c.to_state, job_events.c.attempt)
@@ -211,3 +284,38 @@ def _check(arena: Arena) -> None:
         assert chain[-1][2] == found[job_id].attempt
         matched = [attempt for _, to, attempt in chain if to == "matched"]
         assert matched == sorted(set(matched)), "each assignment is an attempt of its own"
+
+
+def _check_account(arena: Arena) -> None:
+    """What was charged, settled and used are exactly the attempts that there were: all of one core and one hour."""
+    charged = settled = used = 0
+    begun: dict[int, datetime] = {}
+    is_started: set[int] = set()
+    query = select(job_events.c.job_id, job_events.c.to_state, job_events.c.at).order_by(job_events.c.id)
+    for row in arena.database.read(lambda tx: tx.rows(query)):
+        if row.to_state == JobState.MATCHED:
+            charged += 3_600
+            begun[row.job_id] = row.at
+        elif row.to_state == JobState.RUNNING:
+            is_started.add(row.job_id)
+        elif row.to_state not in JOB_OCCUPYING and row.job_id in begun:
+            settled += 3_600
+            seconds = (row.at - begun.pop(row.job_id)).total_seconds()
+            used += round(seconds) if row.job_id in is_started else 0
+            is_started.discard(row.job_id)
+    (account,) = arena.database.read(lambda tx: tx.rows(select(usage)))
+    assert (account.charged, account.settled, account.used) == (charged, settled, used)
+    assert charged == settled
+
+
+def _check_starts(arena: Arena) -> None:
+    """No more than a bucket full and what flowed into it meanwhile ever started at the site that has a start rate."""
+    at_site = select(pilots_table.c.id).where(pilots_table.c.site_id == 1)
+    of_site = (job_events.c.to_state == JobState.MATCHED, job_events.c.pilot_id.in_(at_site))
+    query = select(job_events.c.at).where(*of_site).order_by(job_events.c.at)
+    starts = [row.at for row in arena.database.read(lambda tx: tx.rows(query))]
+    assert starts
+    for first, start in enumerate(starts):
+        for last in range(first, len(starts)):
+            seconds = (starts[last] - start).total_seconds()
+            assert last - first + 1 <= RATE["jobs"] * (1 + seconds / RATE["period"]) + 1e-6
