@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -156,7 +155,7 @@ def _apply_start_rate(work: _Work, site: SiteEntry, site_id: int | None) -> bool
     values = {"jobs": wanted.jobs, "period": wanted.seconds}
     if row is None:
         work.run(insert(start_rates).values(site_id=site_id, tokens=wanted.jobs, at=work.tx.now, **values))
-    elif row.jobs != wanted.jobs or not _same(row.period, wanted.seconds):
+    elif row.jobs != wanted.jobs or row.period != wanted.seconds:
         fitting = case((start_rates.c.tokens > wanted.jobs, wanted.jobs), else_=start_rates.c.tokens)
         work.run(update(start_rates).where(mine).values(tokens=fitting, **values))
     else:
@@ -168,14 +167,9 @@ def _apply_shares(work: _Work, shares: Mapping[str, float]) -> None:
     """What the file leaves out has a share of 1."""
     for row in work.tx.rows(select(vos).order_by(vos.c.id)):
         share = shares.get(row.name, 1.0)
-        if not _same(row.share, share):
+        if row.share != share:
             work.note(f"share of VO {row.name}", work.changed)
             work.run(update(vos).where(vos.c.id == row.id).values(share=share))
-
-
-def _same(stored: float, wanted: float) -> bool:
-    """As far as the database's single precision tells."""
-    return math.isclose(stored, wanted, rel_tol=1e-5)
 
 
 def _apply_queues(work: _Work, site: SiteEntry, site_id: int | None) -> None:

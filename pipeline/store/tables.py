@@ -84,7 +84,7 @@ vos = Table(
     metadata,
     _id(),
     Column("name", String(63), nullable=False, unique=True),
-    Column("share", Float, nullable=False, server_default="1"),
+    Column("share", Double, nullable=False, server_default="1"),
 )
 """`share` is the VO's part of the pilots of a site queue that several VOs want."""
 
@@ -467,8 +467,8 @@ start_rates = Table(
     metadata,
     Column("site_id", Id, ForeignKey("sites.id"), primary_key=True),
     Column("jobs", Integer, nullable=False),
-    Column("period", Float, nullable=False),
-    Column("tokens", Float, nullable=False),
+    Column("period", Double, nullable=False),
+    Column("tokens", Double, nullable=False),
     _at("at"),
 )
 """So many jobs per `period` seconds may start at a site: a bucket that held `tokens` at that moment."""

@@ -33,7 +33,7 @@ OnMatches = Callable[[int], None]
 
 @dataclass(slots=True)
 class Driver:
-    """Offers pilots one after the other until `wanted` jobs are matched or no pilot is left."""
+    """Offers pilots one after the other until `wanted` jobs are matched, or all pilots have some."""
 
     database: Database
     transport: Transport
@@ -55,7 +55,7 @@ class Driver:
         pause = threading.Event()
         last, next_parked = time.perf_counter(), 0.0
         with self.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            while self.matched < self.wanted and (self._left or self._out):
+            while self.matched < self.wanted and (self._left or self._out or self._parked):
                 self._offer()
                 pause.wait(_LOOK)
                 before = self.matched

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import accumulate
 from random import Random
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select, update
 
 from pipeline.store.database import Database, Transaction, in_chunks
 from pipeline.store.tables import pilots, slots
@@ -43,6 +43,17 @@ def add_pilots(database: Database, loaded: Loaded, many: int) -> range:
     for some in in_chunks(placed, 10_000):
         database.transact(partial(_add, vo_id=loaded.vo_id, placed=some, random=random))
     return ids
+
+
+def end_pilots(database: Database, ids: range) -> None:
+    """They are gone, and take nothing in later runs; their jobs stay as they are."""
+
+    def work(tx: Transaction) -> None:
+        tx.run(delete(slots).where(slots.c.pilot_id.between(ids[0], ids[-1])))
+        ended = update(pilots).where(pilots.c.id.between(ids[0], ids[-1]))
+        tx.run(ended.values(state=PilotState.DONE, ended_at=tx.now))
+
+    database.transact(work)
 
 
 def _add(tx: Transaction, vo_id: int, placed: Sequence[tuple[int, _Queue]], random: Random) -> None:

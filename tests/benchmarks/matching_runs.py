@@ -17,11 +17,11 @@ from tests.benchmarks.matching_company import Chunk, Company, Wish, company
 from tests.benchmarks.matching_driving import Driver
 from tests.benchmarks.matching_loading import Loaded
 from tests.benchmarks.matching_measuring import WARM, Reading, Record, cores_used, read_processors
-from tests.benchmarks.matching_pilots import add_pilots
+from tests.benchmarks.matching_pilots import add_pilots, end_pilots
 from tests.benchmarks.matching_server import MatchingServer, logs, running_consumers
 from tests.servers import running_redis
 
-_PER_PILOT = 4
+_PER_PILOT = 3
 """Jobs that a pilot gets on average, at the least; pilots that are not needed do no harm."""
 
 
@@ -86,6 +86,7 @@ def perform(server: MatchingServer, run: Run) -> Result:
         result = _drive(server, database, run, pilot_ids)
     database = Database(run.loaded.database_url)
     matched = check(database, pilot_ids, since, sum(chunk.jobs for chunk in run.feed) - result.fed)
+    end_pilots(database, pilot_ids)
     database.close()
     assert matched >= result.matched, f"{result.matched:,} jobs were seen matched, {matched:,} are"
     print(f"{run.name}: {matched:,} jobs matched, {time.perf_counter() - begun:.0f} s with all checks", flush=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
+from pipeline.client import Client
 from pipeline.errors import BadInput, Forbidden
+from pipeline.store.access import ensure_identity
 from pipeline.store.database import Transaction
 from pipeline.store.tables import identities, limit_rules, limits, releases, start_rates, usage
 from schemas.api import Role
@@ -114,6 +117,35 @@ def test_what_nobody_has_heard_of_is_a_warning_and_no_error(api: RunningApi) -> 
             "limit x: there is no job type Merge yet",
             "limit x: there is no owner bob yet",
         }
+
+
+def test_a_limit_on_a_name_that_several_people_have_says_so(api: RunningApi) -> None:
+    vo_id = person(api.database, api.vo, "alice").vo_id
+    api.database.transact(lambda tx: ensure_identity(tx, vo_id, "https://elsewhere", "alice", "user"))
+    wanted = policy(
+        shares={"groups": {"prod": {"owners": {"alice": 2}}, "user": {"owners": {"alice": 3}}}},
+        limits=[{"name": "x", "max_running": 1, "owner": "alice"}],
+    )
+    with api.client(Role.OPERATOR) as client:
+        assert client.apply_policy(wanted).warnings == (
+            "limit x: several people are called alice; it is about the first of them",
+        )
+
+
+def test_policies_that_are_applied_at_once_come_one_after_the_other(api: RunningApi) -> None:
+    token = api.token(Role.OPERATOR)
+
+    def apply(turn: int) -> None:
+        limits = [{"name": f"limit-{turn}-{number}", "max_running": 1, "owner": "a"} for number in range(3)]
+        with Client(api.url, token) as client:
+            client.apply_policy(policy(limits=[*limits, {"name": "shared", "max_running": turn, "owner": "a"}]))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(apply, range(8)))
+    with api.client() as client:
+        declared = {entry.name: entry.max_running for entry in client.policy().policy.limits}
+        assert {item.name: item.maximum for item in client.limits().items} == declared
+    assert len(declared) == 4
 
 
 def test_a_new_limit_starts_with_an_exact_count_of_what_runs_and_of_ends_not_booked(api: RunningApi) -> None:

@@ -22,7 +22,7 @@ _LONG = sa.Text().with_variant(mysql.LONGTEXT, "mysql", "mariadb")
 def _columns() -> list[tuple[str, sa.Column[Any]]]:
     """All of them may be left out by the release before, which knows none."""
     return [
-        ("vos", sa.Column("share", sa.Float(), nullable=False, server_default="1")),
+        ("vos", sa.Column("share", sa.Double(), nullable=False, server_default="1")),
         *(("jobs", sa.Column(name, sa.Integer(), nullable=True)) for name in ("cores", "memory", "disk", "gpus")),
         ("jobs", sa.Column("alternative", sa.SmallInteger(), nullable=True)),
         ("jobs", sa.Column("charge", sa.BigInteger(), nullable=True)),
@@ -72,8 +72,8 @@ def upgrade() -> None:
         "start_rates",
         sa.Column("site_id", _ID, nullable=False),
         sa.Column("jobs", sa.Integer(), nullable=False),
-        sa.Column("period", sa.Float(), nullable=False),
-        sa.Column("tokens", sa.Float(), nullable=False),
+        sa.Column("period", sa.Double(), nullable=False),
+        sa.Column("tokens", sa.Double(), nullable=False),
         sa.Column("at", _AT, nullable=False),
         sa.ForeignKeyConstraint(["site_id"], ["sites.id"], name=op.f("fk_start_rates_site_id")),
         sa.PrimaryKeyConstraint("site_id", name=op.f("pk_start_rates")),
