@@ -46,7 +46,7 @@ SECTIONS = {
         "trigger": Lazy("pipeline.cli.trigger:trigger", "List the triggers; publish a tick now."),
     },
     "For operators: resources": {
-        "sites": Lazy("pipeline.cli.sites:sites", "Apply the sites file; list, ban and allow sites."),
+        "sites": Lazy("pipeline.cli.sites:sites", "Apply the sites file; list, ban, test and allow sites."),
         "policy": Lazy("pipeline.cli.policy:policy", "Apply and show your VO's shares and limits."),
         "pilots": Lazy("pipeline.cli.pilots:pilots", "List pilots."),
         "tokens": Lazy("pipeline.cli.tokens:tokens", "Create, list and revoke tokens."),

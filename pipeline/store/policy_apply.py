@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,35 +142,49 @@ def _selectors(entry: LimitEntry) -> Mapping[str, str]:
 
 
 def _warnings(tx: Transaction, vo_id: int, wanted: Policy) -> list[str]:
-    """What may well be meant, but is about nothing as long as it stays so."""
+    """What may well be meant, but is about nothing, or about one of several, as long as it stays so."""
     known_groups = _names(tx, select(groups.c.name).where(groups.c.vo_id == vo_id))
-    group_of = {
-        row.subject: row.name
-        for row in tx.rows(
-            select(identities.c.subject, groups.c.name)
-            .join(groups, groups.c.id == identities.c.group_id)
-            .where(identities.c.vo_id == vo_id)
-        )
-    }
-    found = []
-    for name, group in wanted.shares.groups.items():
-        if name not in known_groups:
-            found.append(f"shares: there is no group {name} yet")
-        for owner in group.owners:
-            if owner not in group_of:
-                found.append(f"shares: there is no owner {owner} in group {name} yet")
-            elif group_of[owner] != name:
-                found.append(f"shares: {owner} is in group {group_of[owner]}, not in {name}")
+    groups_of = _groups_of(tx, vo_id)
     known = {
         "group": known_groups,
-        "owner": group_of.keys(),
+        "owner": groups_of.keys(),
         "site": _names(tx, select(sites.c.name)),
         "job_type": _names(tx, select(autoclusters.c.job_type).where(autoclusters.c.vo_id == vo_id).distinct()),
     }
+    found = list(_doubtful_shares(wanted, known_groups, groups_of))
     for entry in wanted.limits:
         for word, value in _selectors(entry).items():
             if word in known and value not in known[word]:
                 found.append(f"limit {entry.name}: there is no {word.replace('_', ' ')} {value} yet")
+        if entry.owner is not None and len(groups_of.get(entry.owner, ())) > 1:
+            found.append(f"limit {entry.name}: several people are called {entry.owner}; it is about the first of them")
+    return found
+
+
+def _doubtful_shares(
+    wanted: Policy, known_groups: Container[str], groups_of: Mapping[str, Sequence[str]]
+) -> Iterator[str]:
+    for name, group in wanted.shares.groups.items():
+        if name not in known_groups:
+            yield f"shares: there is no group {name} yet"
+        for owner in group.owners:
+            if owner not in groups_of:
+                yield f"shares: there is no owner {owner} in group {name} yet"
+            elif name not in groups_of[owner]:
+                yield f"shares: {owner} is in group {groups_of[owner][0]}, not in {name}"
+
+
+def _groups_of(tx: Transaction, vo_id: int) -> Mapping[str, Sequence[str]]:
+    """By subject, the group of each person who is called so: issuers vouch for them apart."""
+    query = (
+        select(identities.c.subject, groups.c.name)
+        .join(groups, groups.c.id == identities.c.group_id)
+        .where(identities.c.vo_id == vo_id)
+        .order_by(identities.c.id)
+    )
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for row in tx.rows(query):
+        found[row.subject].append(row.name)
     return found
 
 
