@@ -35,8 +35,8 @@ def apply(tx: Transaction, caller: Caller, wanted: Policy, *, dry_run: bool = Fa
     work = _Work(tx, caller.vo_id, dry_run=dry_run)
     _compare_shares(work, show(tx, caller.vo_id).policy, wanted)
     _apply_limits(work, wanted.limits)
-    if work.is_count_due:
-        recount.recount(tx)
+    if work.to_count:
+        recount.recount(tx, work.to_count)
     if not dry_run:
         values = {"body": wanted.model_dump_json(), "applied_by": caller.subject[:200], "applied_at": tx.now}
         tx.run(update(policies).where(policies.c.vo_id == caller.vo_id).values(values))
@@ -53,7 +53,8 @@ class _Work:
     added: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
-    is_count_due: bool = False
+    to_count: list[int] = field(default_factory=list)
+    """Rules that are about other jobs than before."""
 
     def diff(self, warnings: Iterable[str]) -> PolicyDiff:
         """What was found."""
@@ -127,7 +128,7 @@ def _apply_limit(work: _Work, entry: LimitEntry, row: Row[Any] | None) -> None:
     work.tx.lock(select(limits.c.id).where(*mine))
     work.tx.run(update(limits).where(*mine).values(maximum=entry.max_running))
     if before is None or _selectors(before) != _selectors(entry):
-        work.is_count_due = True
+        work.to_count.append(rule_id)
 
 
 def _label(entry: LimitEntry, before: LimitEntry | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +32,16 @@ class Drift:
     true: int
 
 
-def recount(tx: Transaction) -> list[Drift]:
-    """Put all limits right in one pass, their rows locked; those that were off.
+def recount(tx: Transaction, rule_ids: Iterable[int] | None = None) -> list[Drift]:
+    """Put all limits right in one pass, or those of some rules, their rows locked; those that were off.
 
     What a limit counts are attempts that occupy a pilot, and those that have ended but are not booked yet: one
     statement reads both, since an attempt goes from the one to the other in a moment.
     """
-    locked = {row.id: row for row in tx.lock(select(limits_table).order_by(limits_table.c.id))}
+    query = select(limits_table).order_by(limits_table.c.id)
+    if rule_ids is not None:
+        query = query.where(limits_table.c.kind == limits.RULE, limits_table.c.subject_id.in_(sorted(rule_ids)))
+    locked = {row.id: row for row in tx.lock(query)}
     if not locked:
         return []
     every_vo = [row.id for row in tx.rows(select(vos.c.id))]
