@@ -62,6 +62,8 @@ class Allowance:
 
     def _concerning(self, level: Level, site_id: int) -> tuple[int, ...]:
         """Indexes of limits. An autocluster stands for everything that selectors ask for but the site."""
+        if not self._by_clue:
+            return ()
         key = level.autocluster_id, site_id
         found = self._of.get(key)
         if found is None:

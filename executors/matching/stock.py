@@ -1,8 +1,8 @@
 """The waiting jobs as a round takes them: few statements, whatever the number of levels.
 
 Jobs of one level are alike, so a round may plan with jobs that it has not seen; all that were planned are then locked
-by one statement. What turns out not to be there is planned anew, and then jobs are only believed to be there in levels
-that had plenty when they were looked at last: otherwise many small levels would take a planning each.
+by one statement. What turns out not to be there is planned anew; after some plannings, jobs are only believed to be
+there in levels that had plenty when they were looked at last: otherwise many small levels would take a planning each.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from pipeline.store.waiting import Portion
 
 PLENTY = 16
 """A level of which so many jobs could be had is believed to have more."""
+
+CREDULOUS = 4
+"""Plannings that believe in jobs of every level."""
 
 
 class Stock:
@@ -51,7 +54,7 @@ class Stock:
         """As `Backlog.take` promises. Jobs that are not locked yet have no more than an id, the least they can have."""
         key = (level.autocluster_id, level.priority)
         given, locked = self._given[key], self._locked[key]
-        is_believed = self._plans == 1 or key in self._memory.deep
+        is_believed = self._plans <= CREDULOUS or key in self._memory.deep
         if len(locked) - given < most and key not in self._exhausted and not is_believed:
             self._lock([(level, max(most - (len(locked) - given), PLENTY))])
         found = locked[given : given + most]
