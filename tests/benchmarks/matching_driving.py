@@ -23,7 +23,7 @@ from tests.benchmarks.matching_measuring import Answer, Record
 
 OUTSTANDING = 200
 """Offers that are out at a time: two batches of 50 for each of two consumers."""
-_LOOK = 0.01
+_LOOK = 0.02
 _LOOK_AT_PARKED = 0.5
 _PATIENCE = 60.0
 """Seconds without any match after which a run has failed."""

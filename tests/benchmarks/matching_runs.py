@@ -52,6 +52,16 @@ class Result:
     submitted: int
     killed: int
 
+    def words(self) -> str:
+        """The main figures, in one line."""
+        record, cores = self.record, self.cores
+        return (
+            f"{self.name}: {record.rate():,.0f} matches/s, slowest 10 s {record.slowest():,.0f}/s; "
+            f"offers p50 {1_000 * record.per_offer(0.5):.0f} ms, p99 {1_000 * record.per_offer(0.99):.0f} ms; "
+            + ", ".join(f"{party} {100 * busy:.0f} %" for party, busy in cores.items())
+            + f" of a core; history list {self.history:,}"
+        )
+
 
 @dataclass(slots=True)
 class _Watch:
@@ -89,7 +99,7 @@ def perform(server: MatchingServer, run: Run) -> Result:
     end_pilots(database, pilot_ids)
     database.close()
     assert matched >= result.matched, f"{result.matched:,} jobs were seen matched, {matched:,} are"
-    print(f"{run.name}: {matched:,} jobs matched, {time.perf_counter() - begun:.0f} s with all checks", flush=True)
+    print(f"{result.words()}; {matched:,} jobs checked, {time.perf_counter() - begun:.0f} s in all", flush=True)
     return result
 
 
