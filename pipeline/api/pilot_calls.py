@@ -89,6 +89,16 @@ def pilot_calls(app: FastAPI) -> PilotCalls:
     return found
 
 
+async def offer(calls: PilotCalls, token_digest: str, body: OfferRequest) -> OfferReply | None:
+    """The reply to an offer, waited for if the pilot wishes; None when it must be made by itself."""
+    noted = await calls.ask(OFFER, token_digest, body)
+    if noted is None or noted.reply is not None:
+        return None if noted is None else noted.reply
+    if body.wait and not await calls.served.wait(noted.pilot_id, body.wait):
+        return OfferReply()
+    return await calls.ask(FETCH, token_digest, body)
+
+
 def answer_one(services: Services, kind: Kind[Q, A], pilot_id: int, body: Q) -> A:
     """The answer to one pilot, however long another transaction holds it. Raises Unauthorized for one that ended."""
     rules = Rules.of(services.settings)

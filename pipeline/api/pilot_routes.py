@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from threading import Event, Thread
 from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, FastAPI, HTTPException, Path, Request, Response
-from fastapi.routing import APIRoute
 from structlog import get_logger
 
 from pipeline.api.archive_check import check_archive
-from pipeline.api.pilot_calls import FETCH, HEARTBEAT, OFFER, REPORT, START, PilotCalls, answer_one, pilot_calls
+from pipeline.api.pilot_calls import FETCH, HEARTBEAT, OFFER, REPORT, START, answer_one, pilot_calls
 from pipeline.api.policy import FOR_ALL, PilotCaller
 from pipeline.api.services import Services, ServicesOf
-from pipeline.api.together import together
 from pipeline.api.uploads import AS_BODY, Upload
 from pipeline.errors import NotFound, Unauthorized
 from pipeline.store import heartbeats, pilots
@@ -97,6 +95,7 @@ def enrol(services: ServicesOf, body: EnrolRequest) -> EnrolReply:
     )
 
 
+@router.post("/self/offer")
 async def offer(request: Request, caller: PilotCaller, services: ServicesOf, body: OfferRequest) -> OfferReply:
     """Offer the pilot's totals; assignments that it does not know yet, waited for if it wishes."""
     pilot_id, served = _id(caller), pilot_calls(request.app).served
@@ -108,39 +107,22 @@ async def offer(request: Request, caller: PilotCaller, services: ServicesOf, bod
     return await to_thread.run_sync(lambda: answer_one(services, FETCH, pilot_id, body))
 
 
-async def _offer(calls: PilotCalls, token_digest: str, body: OfferRequest) -> OfferReply | None:
-    """The same, together with others."""
-    noted = await calls.ask(OFFER, token_digest, body)
-    if noted is None or noted.reply is not None:
-        return None if noted is None else noted.reply
-    if body.wait and not await calls.served.wait(noted.pilot_id, body.wait):
-        return OfferReply()
-    return await calls.ask(FETCH, token_digest, body)
-
-
+@router.post("/self/start")
 def start(caller: PilotCaller, services: ServicesOf, body: StartRequest) -> Verdict:
     """Confirm attempts that are about to run; a refused one must not."""
     return answer_one(services, START, _id(caller), body)
 
 
+@router.post("/self/heartbeat")
 def heartbeat(caller: PilotCaller, services: ServicesOf, body: HeartbeatRequest) -> HeartbeatReply:
     """List every attempt at hand; the reply says which of them to stop."""
     return answer_one(services, HEARTBEAT, _id(caller), body)
 
 
+@router.post("/self/report")
 def report(caller: PilotCaller, services: ServicesOf, body: ReportRequest) -> Verdict:
     """Tell how attempts ended; a repeated report is accepted again."""
     return answer_one(services, REPORT, _id(caller), body)
-
-
-def _add(path: str, endpoint: Callable[..., Any], way: type[APIRoute]) -> None:
-    router.add_api_route(path, endpoint, methods=["POST"], route_class_override=way)
-
-
-_add("/self/offer", offer, together(OfferRequest, _offer))
-_add("/self/start", start, together(StartRequest, lambda calls, *said: calls.ask(START, *said)))
-_add("/self/heartbeat", heartbeat, together(HeartbeatRequest, lambda calls, *said: calls.ask(HEARTBEAT, *said)))
-_add("/self/report", report, together(ReportRequest, lambda calls, *said: calls.ask(REPORT, *said)))
 
 
 @router.post("/self/end", status_code=HTTPStatus.NO_CONTENT)

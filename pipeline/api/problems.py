@@ -68,9 +68,14 @@ def install(app: FastAPI) -> None:
 
 def _on_penstock_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, PenstockError)
+    return answer_to(error, request.url.path)
+
+
+def answer_to(error: PenstockError, path: str) -> Response:
+    """The problem that a request to `path` is answered with."""
     status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), HTTPStatus.INTERNAL_SERVER_ERROR)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        _log.warning("request_failed", path=request.url.path, error=str(error))
+        _log.warning("request_failed", path=path, error=str(error))
     field = error.field if isinstance(error, BadInput) else None
     fields = (FieldProblem(field=field, reason=str(error)),) if field else ()
     return _answer(status, str(error), fields, _HEADERS.get(status))

@@ -34,8 +34,13 @@ class Telemetry:
             await self._app(scope, receive, observed)
         finally:
             route = _template(scope)
-            HTTP_REQUESTS.labels(scope["method"], route, str(status)).inc()
-            HTTP_SECONDS.labels(scope["method"], route).observe(time.monotonic() - begun)
+            note_request(scope["method"], route, status, time.monotonic() - begun)
+
+
+def note_request(method: str, route: str, status: int, seconds: float) -> None:
+    """Count one request."""
+    HTTP_REQUESTS.labels(method, route, str(int(status))).inc()
+    HTTP_SECONDS.labels(method, route).observe(seconds)
 
 
 def install(app: FastAPI) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from pipeline.client import Client
 from pipeline.store import access, schema
 from pipeline.store.access import NewToken
 from pipeline.store.database import Database, Transaction
+from pipeline.store.instances import list_instances
 from pipeline.store.pilots import new_secret
 from pipeline.store.tables import campaigns, files, pilots, site_queues, slots
 from pipeline.store.tables import jobs as jobs_table
@@ -35,7 +35,7 @@ from schemas.states import CampaignState, JobState, PilotState
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.lifecycle_pilots import Plan, written
 from tests.benchmarks.lifecycle_processes import Command, Program, cpu_of, running
-from tests.servers import MariaDbServer, RedisServer, free_port, running_mariadb, running_redis
+from tests.servers import MariaDbServer, RedisServer, free_port, running_mariadb, running_redis, server_folder
 from tests.waiting import eventually
 
 JOBS = int(os.environ.get("LIFECYCLE_JOBS", "100000"))
@@ -79,19 +79,18 @@ class System:
 
 def measure() -> list[Figure]:
     """One run. The start of the processes and the pilots' enrolment are not counted."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with _running(folder) as system:
-            token = _prepare(system, folder / "storage")
-            plan = written(_submitted_pilots(system), folder)
-            with running([Command("pilots", ("tests.benchmarks.lifecycle_pilots", str(plan)))], folder) as (simulator,):
-                assert simulator.line() == "ready\n"
-                eventually(lambda: _parked(system.database) == PILOTS, within=120.0)
-                # The clock starts now, lest provisioning remove pilots that nobody needs yet.
-                with running([system.penstock("triggers")], folder) as clock:
-                    figures = _live(system, [*system.programs, *clock, simulator], token)
-                simulator.process.terminate()
-                figures += _calls(json.loads(simulator.line()))
+    with server_folder("lifecycle") as folder, _running(folder) as system:
+        token = _prepare(system, folder / "storage")
+        plan = written(_submitted_pilots(system), folder)
+        with running([Command("pilots", ("tests.benchmarks.lifecycle_pilots", str(plan)))], folder) as (simulator,):
+            assert simulator.line() == "ready\n"
+            eventually(lambda: _parked(system.database) == PILOTS, within=120.0)
+            # The clock starts now, lest provisioning remove pilots that nobody needs yet.
+            with running([system.penstock("triggers")], folder) as clock:
+                eventually(lambda: _kinds(system.database) >= {"api", "consumer", "triggers"}, within=60.0)
+                figures = _live(system, [*system.programs, *clock, simulator], token)
+            simulator.process.terminate()
+            figures += _calls(json.loads(simulator.line()))
     return figures
 
 
@@ -217,6 +216,11 @@ def _submit(system: System, token: str) -> int:
     }
     with system.client(token) as client:
         return client.submit(Campaign.model_validate({"campaign": "lifecycle", "steps": [step]})).campaign_id
+
+
+def _kinds(database: Database) -> set[str]:
+    """Of processes that say that they run."""
+    return {row.kind for row in database.read(list_instances)}
 
 
 def _parked(database: Database) -> int:

@@ -107,11 +107,20 @@ def _written(job_id: int, output: dict[str, Any]) -> dict[str, Any]:
     path = Path(unquote(urlsplit(output["url"]).path))
     content = f"the output of job {job_id}\n".encode()
     adler32 = f"{zlib.adler32(content):08x}"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make(path.parent)
     path.write_bytes(content)
     note = {"adler32": adler32, "size": len(content), "mtime_ns": path.stat().st_mtime_ns}
     path.with_name(f"{path.name}.adler32").write_text(json.dumps(note))
     return {"name": output["name"], "url": output["url"], "size": len(content), "adler32": adler32}
+
+
+def _make(folder: Path) -> None:
+    """From below: most of the way is there."""
+    try:
+        folder.mkdir()
+    except FileNotFoundError:
+        _make(folder.parent)
+        folder.mkdir()
 
 
 async def serve(plan: Plan) -> None:
