@@ -99,6 +99,13 @@ class Memory:
             self.board.put(level)
         self.is_sure = True
 
+    def read_others(self, tx: Transaction) -> None:
+        """Know what else waits: autoclusters that are not on the board. For the question whether a slot has nothing
+        to do that is all, since jobs of one autocluster want the same, and it costs little."""
+        on_board = {level.autocluster_id for level in self.board.levels()}
+        for level in waiting.heads(tx, self.requirements, but=on_board):
+            self.board.put(level)
+
     def _read(self, tx: Transaction, autocluster_ids: set[int]) -> None:
         for key in [key for key in self.hints if key[0] in autocluster_ids]:
             del self.hints[key]

@@ -117,7 +117,7 @@ def _transaction(tx: Transaction, memory: Memory, batch: _Batch, settings: Setti
     plan = _Plan(tx, memory, ground, Stock(tx, memory), _rules(settings))
     plan.fill(slots)
     if plan.idle(slots) and memory.read_at < began:
-        memory.read_all(tx)
+        memory.read_others(tx)
         plan.fill(plan.idle(slots))
     kept = _carry_out(tx, plan, settings)
     served = {found.place.pilot_id for found in kept}
@@ -129,13 +129,13 @@ def _transaction(tx: Transaction, memory: Memory, batch: _Batch, settings: Setti
     matching.reserve(tx, plan.reservations)
     doomed = plan.stock.doomed
     idle = tuple(slot for slot in slots if slot.place.pilot_id not in served | left_over)
-    on_board = (level.autocluster_id for level in memory.board.levels()) if idle else ()
+    on_board = {level.autocluster_id for level in memory.board.levels()} if idle else set()
     return _Result(
         left_over=tuple(sorted(left_over)),
         again=batch.autocluster_ids if kept and (plan.is_cut_short or len(parked) == MOST_PARKED) else (),
         ended_steps=tuple(ended_steps(tx, {job.step_id for job in doomed}) if doomed else ()),
         idle=idle,
-        settled=frozenset(on_board) - plan.drained,
+        settled=frozenset(on_board - plan.drained),
         hints=plan.stock.hints(),
         spared=_levels_spared(plan.matches, kept),
     )
@@ -277,9 +277,10 @@ def _missed(context: Context, memory: Memory, results: Sequence[_Result]) -> lis
     settled = frozenset.intersection(*(result.settled for result in parking))
 
     def look(tx: Transaction) -> list[Message]:
+        memory.read_others(tx)
         missed = {
             level.autocluster_id
-            for level in memory.read_all(tx)
+            for level in memory.board.levels()
             if level.autocluster_id not in settled and wanted_by(idle, level, memory.board)
         }
         return about_ids(JobsWaiting, sorted(missed), now=tx.now)

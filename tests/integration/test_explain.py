@@ -179,6 +179,10 @@ SORTS_FEW = {"jobs of a pilot"}
 HOT: dict[str, tuple[Callable[[Transaction], object], dict[str, set[str | None]]]] = {
     "heads of all autoclusters": (lambda tx: waiting.heads(tx, {}), {"waiting_jobs": {"PRIMARY"}, "jobs": {"PRIMARY"}}),
     "heads of some": (_head, {"waiting_jobs": {"PRIMARY"}, "jobs": {"PRIMARY"}}),
+    "heads of all others": (
+        lambda tx: waiting.heads(tx, {}, but=range(1, 190)),
+        {"waiting_jobs": {"PRIMARY"}, "jobs": {"PRIMARY"}},
+    ),
     "the next level": (_next, {"waiting_jobs": {"PRIMARY"}, "jobs": {"PRIMARY"}}),
     "waiting jobs are taken": (_take, {"waiting_jobs": {"PRIMARY"}, "jobs": {"PRIMARY"}}),
     "jobs are assigned": (_assign, {"waiting_jobs": {"PRIMARY"}, "jobs": {"PRIMARY"}}),
