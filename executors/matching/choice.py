@@ -110,10 +110,13 @@ class Choice:
 
     def pick(self) -> Pick | None:
         """The best that is left for the slot; None when there is nothing."""
-        pick = self._widest() if self._debts.get(Lane.WIDE.name, 0.0) <= 0 else None
+        owes = self._debts.get(Lane.WIDE.name, 0.0) > 0
+        pick = None if owes else self._widest()
         if pick is None and self._debts.get(Lane.OLD.name, 0.0) <= 0:
             pick = self._oldest()
-        return pick or self._best()
+        pick = pick or self._best()
+        # Nobody is overtaken where nothing else of the owner's fits: it would owe for good, and starve.
+        return self._widest() if pick is None and owes else pick
 
     def decline(self, pick: Pick) -> None:
         """What would have to wait for the slot shall not."""

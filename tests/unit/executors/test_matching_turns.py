@@ -191,6 +191,31 @@ def test_a_wide_job_among_endless_narrow_ones_gets_a_node_in_bounded_rounds() ->
     assert set(kept.values()) == {None}
 
 
+def test_an_owner_of_wide_jobs_alone_gets_node_after_node_among_endless_narrow_ones_of_another() -> None:
+    """Each round, one narrow job of each of three nodes ends, or the wide one that fills it."""
+    queue = Queue(
+        {
+            level_of(1, Requirement(cores=1, wall_time=HOUR), owner=1): PLENTY,
+            level_of(2, Requirement(cores=8, wall_time=HOUR), owner=2, waited=2_000.0): 4,
+        }
+    )
+    farm = Farm(queue)
+    busy = {1: [1] * 8, 2: [1] * 8, 3: [1] * 8}
+    kept: dict[int, int | None] = {}
+    for _ in range(40):
+        farm.nodes = Nodes(3, sum(autocluster_id is not None for autocluster_id in kept.values()))
+        busy = {pilot_id: widths[1:] for pilot_id, widths in busy.items()}
+        slots = [
+            slot_of(pilot_id, free=Room(8 - sum(widths), 16_000, 80_000), reserved_for=kept.get(pilot_id))
+            for pilot_id, widths in busy.items()
+        ]
+        outcome = farm.round(slots)
+        kept |= outcome.reservations
+        for found in outcome.matches:
+            busy[found.place.pilot_id].append(found.grant.cores)
+    assert not queue.jobs[2, 0]
+
+
 def test_a_reserved_place_takes_nothing_narrower_until_its_job_came() -> None:
     queue = _narrow_and_wide(2_000.0)
     farm = Farm(queue, nodes=Nodes(10, 1))
