@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from schemas.bounds import Count
+from schemas.bounds import Count, NoTruth
 from schemas.campaign import Model
 from schemas.names import Name
 
@@ -17,7 +17,7 @@ MOST_LIMITS = 1_000
 LEAST_SHARE = 1e-6
 MOST_SHARE = 1e6
 
-Share = Annotated[float, Field(ge=LEAST_SHARE, le=MOST_SHARE, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=LEAST_SHARE, le=MOST_SHARE, allow_inf_nan=False), NoTruth]
 Subject = Annotated[str, Field(min_length=1, max_length=200)]
 """Who an owner is, as its token says."""
 

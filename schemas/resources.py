@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from schemas.bounds import MAX_SECONDS, Count, Number
+from schemas.bounds import MAX_SECONDS, Count, NoTruth, Number
 from schemas.names import Machine, Name, Names, Word
 from schemas.versions import Version
 from schemas.wishes import Level, Part, Power, Rate, level_alone
@@ -58,7 +58,7 @@ class Resource(Part):
     cores: Number = Field(description="processor cores")
     memory: Number = Field(description="MiB")
     disk: Count = Field(description="scratch space, MiB")
-    wall_time: Annotated[int, Field(ge=0, le=MAX_SECONDS)] = Field(description="time left, seconds")
+    wall_time: Annotated[int, Field(ge=0, le=MAX_SECONDS), NoTruth] = Field(description="time left, seconds")
     gpu: Gpus | None = Field(default=None, description="its GPUs; none: it has none")
     system: System = Field(default=System(), description="operating system")
     power: Power | None = Field(default=None, description="of one core, HS23")

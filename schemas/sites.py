@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from schemas.bounds import MAX_SECONDS, Count, Number
+from schemas.bounds import MAX_SECONDS, Count, NoTruth, Number
 from schemas.campaign import Model
 from schemas.names import Name, Names
 from schemas.resources import Architecture, Gpus, Rates, System
@@ -31,7 +31,7 @@ class SiteQueueEntry(Model):
     cores: Number = Field(default=1, description="cores of one pilot; its jobs share them")
     memory: Number = Field(default=2048, description="of one pilot, MiB")
     disk: Number = Field(default=10240, description="scratch space of one pilot, MiB")
-    wall_time: Annotated[int, Field(ge=1, le=MAX_SECONDS)] = Field(
+    wall_time: Annotated[int, Field(ge=1, le=MAX_SECONDS), NoTruth] = Field(
         default=86_400, description="the batch system's limit, seconds; pilots live a margin less"
     )
     tags: Names = Field(default=(), description="what else jobs may ask for, such as `cvmfs:lhcb`")
@@ -52,7 +52,9 @@ class StartRateEntry(Model):
     """At most `jobs` start in any `seconds`."""
 
     jobs: Number = Field(description="that may start")
-    seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)] = Field(description="within this time")
+    seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False), NoTruth] = Field(
+        description="within this time"
+    )
 
 
 class SiteEntry(Model):
@@ -69,7 +71,7 @@ class SiteEntry(Model):
     queues: Annotated[tuple[SiteQueueEntry, ...], Field(min_length=1)] = Field(description="of its batch systems")
 
 
-VoShare = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+VoShare = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), NoTruth]
 
 
 class SitesFile(Model):

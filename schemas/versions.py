@@ -23,6 +23,9 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def _written_out(version: Any) -> Any:
+    is_truth = isinstance(version, bool)
+    if is_truth:
+        raise ValueError(f"it must be a version in quotes, such as '2.28', not {str(version).lower()}")
     is_number = isinstance(version, int | float)
     if is_number:
         raise ValueError(f"write the version {version} in quotes: as a number, 2.10 would be 2.1")

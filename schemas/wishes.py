@@ -7,14 +7,14 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from schemas import tags
-from schemas.bounds import MAX_COUNT, Count, Number
+from schemas.bounds import MAX_COUNT, Count, NoTruth, Number
 from schemas.names import Machine, Name, Word
 from schemas.versions import Version, numbers
 
-Level = Annotated[int, Field(ge=1, le=99)]
-Rate = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
-Power = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
-Work = Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False)]
+Level = Annotated[int, Field(ge=1, le=99), NoTruth]
+Rate = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False), NoTruth]
+Power = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), NoTruth]
+Work = Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False), NoTruth]
 
 
 class Part(BaseModel):
@@ -43,11 +43,23 @@ NumberOrRange = Annotated[
 """Discriminated, so that an error speaks of the way of writing that was meant; in parentheses, as no field is."""
 
 
+def _as_range(said: Any, such_as: str) -> Any:
+    is_one = isinstance(said, str | int | float)
+    if is_one:
+        raise ValueError(f"say min, max or both of it, such as {{min: {such_as}}}")
+    return said
+
+
 class LevelRange(Part):
     """A microarchitecture level from `min` to `max`, one of them or both."""
 
     min: Level | None = Field(default=None, description="at least; 3 is x86-64-v3")
     max: Level | None = Field(default=None, description="at most")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _written_as_one(cls, said: Any) -> Any:
+        return _as_range(said, "3")
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
@@ -63,6 +75,11 @@ class VersionRange(Part):
 
     min: Version | None = Field(default=None, description="at least")
     max: Version | None = Field(default=None, description="at most")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _written_as_one(cls, said: Any) -> Any:
+        return _as_range(said, "'7.5'")
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:

@@ -11,10 +11,19 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from pipeline.cli.words import counted
 from pipeline.errors import BadInput
 
 M = TypeVar("M", bound=BaseModel)
 _UNKNOWN = "unknown field"
+_SHORT = 80
+_WANTED = {
+    "model_type": "a mapping of fields",
+    "dict_type": "a mapping",
+    "tuple_type": "a list",
+    "string_type": "a text",
+}
+_LENGTHS = {"too_long": ("at most", "max_length"), "too_short": ("at least", "min_length")}
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # the C one is there or not
@@ -79,8 +88,22 @@ def _complaint(details: ErrorDetails, raw: Any) -> _Complaint:
         elif raw is not None and part != details["loc"][-1]:
             continue
         path.append(part)
-    reason = _UNKNOWN if details["type"] == "extra_forbidden" else details["msg"].removeprefix("Value error, ")
-    return _Complaint(tuple(path), " ".join(reason.split()), branch and details["type"].endswith("_type"))
+    return _Complaint(tuple(path), " ".join(_reason(details).split()), branch and details["type"].endswith("_type"))
+
+
+def _reason(details: ErrorDetails) -> str:
+    """In words of files: who writes one knows of no tuples and no classes."""
+    kind, said = details["type"], details["input"]
+    if kind == "string_type" and isinstance(said, bool | int | float):
+        return f"write it in quotes: without, YAML takes it for {_kind(said)}"
+    if kind in _WANTED:
+        return f"it must be {_WANTED[kind]}, not {_kind(said)}"
+    if kind in _LENGTHS:
+        word, bound = _LENGTHS[kind]
+        return f"it must have {word} {counted(details['ctx'][bound], 'entry', 'entries')}"
+    if kind == "string_pattern_mismatch" and len(said) <= _SHORT and said.isprintable():
+        return f"{said!r} should match pattern '{details['ctx']['pattern']}'"
+    return _UNKNOWN if kind == "extra_forbidden" else details["msg"].removeprefix("Value error, ")
 
 
 def _leads_on(place: Any, part: str | int) -> bool:
@@ -118,5 +141,13 @@ def _parse(path: Path) -> Any:
 def _kind(raw: Any) -> str:
     if raw is None:
         return "empty"
-    names: dict[str, str] = {"list": "a list", "str": "a text", "int": "a number", "float": "a number"}
+    names = {
+        "list": "a list",
+        "tuple": "a list",
+        "dict": "a mapping",
+        "str": "a text",
+        "int": "a number",
+        "float": "a number",
+        "bool": "true or false",
+    }
     return names.get(type(raw).__name__, f"a {type(raw).__name__}")

@@ -193,6 +193,16 @@ def _refused() -> dict[str, tuple[dict[str, Any], str]]:
     return {
         "no cores": ({"cores": 0}, "cores: Input should be greater than or equal to 1"),
         "too many cores": ({"cores": 2**31}, "cores: Input should be less than or equal to"),
+        "yes for a number": ({"cores": True}, "cores: it must be a number, not true"),
+        "yes for a rate": ({"io": {"lan": True}}, "io.lan: it must be a number, not true"),
+        "yes for a version": ({"system": {"glibc": True}}, "system.glibc: it must be a version in quotes"),
+        "no for a site": ({"sites": [False]}, "sites.0: write it in quotes: without, YAML takes it for true or false"),
+        "one site": ({"sites": "A"}, "sites: it must be a list, not a text"),
+        "system in a word": ({"system": "linux"}, "system: it must be a mapping of fields, not a text"),
+        "level in a word": ({"architecture": {"level": "v3"}}, "architecture.level: say min, max or both of it"),
+        "one capability": ({"gpu": {"compute_capability": 8.0}}, "gpu.compute_capability: say min, max or both of it"),
+        "GPUs in a number": ({"gpu": 2}, "gpu: it must be a mapping of fields, not a number"),
+        "no alternatives": ({"any_of": [None]}, "any_of.0: it must be a mapping of fields, not empty"),
         "min above max": ({"cores": {"min": 3, "max": 2}}, "cores: min 3 is more than max 2"),
         "empty range": ({"cores": {}}, "cores: give min, max or both"),
         "half a core": ({"cores": 1.5}, "cores: Input should be a valid integer"),
@@ -209,9 +219,9 @@ def _refused() -> dict[str, tuple[dict[str, Any], str]]:
         "deep expression": ({"tags": deep}, "tags: it is nested 1000 times or more; less is allowed"),
         "empty parentheses": ({"tags": "a & ()"}, "tags: a tag is missing before ')' at character 6"),
         "dangling": ({"tags": "a |"}, "tags: it ends where a tag is missing"),
-        "tags of numbers": ({"tags": [1]}, "tags.0: Input should be a valid string"),
-        "tag that is none": ({"tags": ["a b"]}, "tags.0: String should match pattern"),
-        "too many tags": ({"tags": [f"t{n}" for n in range(1001)]}, "tags: Tuple should have at most 1000 items"),
+        "tags of numbers": ({"tags": [1]}, "tags.0: write it in quotes: without, YAML takes it for a number"),
+        "tag that is none": ({"tags": ["a b"]}, "tags.0: 'a b' should match pattern"),
+        "too many tags": ({"tags": [f"t{n}" for n in range(1001)]}, "tags: it must have at most 1000 entries"),
         "version as a number": ({"system": {"glibc": 2.28}}, "system.glibc: write the version 2.28 in quotes"),
         "no version": ({"system": {"glibc": "new"}}, "system.glibc: 'new' is no version"),
         "endless version": ({"gpu": {"driver": "1." * 60}}, "gpu.driver: '1.1.1."),
@@ -233,11 +243,11 @@ def _refused() -> dict[str, tuple[dict[str, Any], str]]:
         ),
         "too many alternatives": (
             {"any_of": [{"cores": n + 1} for n in range(MOST_ALTERNATIVES + 1)]},
-            "any_of: Tuple should have at most 16 items",
+            "any_of: it must have at most 16 entries",
         ),
         "too many labels": (
             {"labels": [f"l{n}" for n in range(MOST_LABELS + 1)]},
-            "labels: Tuple should have at most 32 items",
+            "labels: it must have at most 32 entries",
         ),
     }
 
@@ -268,10 +278,11 @@ def test_nonsense_is_refused_with_the_field_and_the_reason(case: str) -> None:
         ({"system": {"glibc": "2.x"}}, "system.glibc: '2.x' is no version"),
         ({"architecture": {"level": 0}}, "architecture.level: Input should be greater than or equal to 1"),
         ({"gpu": {"count": 0}}, "gpu.count: Input should be greater than or equal to 1"),
-        ({"tags": "a & b"}, "tags: Input should be a valid tuple"),
+        ({"tags": "a & b"}, "tags: it must be a list, not a text"),
+        ({"power": True}, "power: it must be a number, not true"),
         ({"colour": "red"}, "colour: unknown field"),
     ],
-    ids=["cores", "time", "NaN", "power", "version", "level", "gpus", "expression", "unknown"],
+    ids=["cores", "time", "NaN", "power", "version", "level", "gpus", "expression", "truth", "unknown"],
 )
 def test_a_node_that_is_nonsense_is_refused_with_the_field_and_the_reason(
     words: dict[str, Any], complaint: str
