@@ -12,13 +12,17 @@ from __future__ import annotations
 
 from datetime import datetime
 
+_LONGEST, _BACK = 500.0, 50.0
+"""Half-lives that are told apart, forwards and backwards: with many more, weights would be no numbers any more."""
+
 
 def inflation(at: datetime, landmark: datetime, half_life: float) -> float:
     """How much a core-second of `at` weighs in an account of this landmark; less than 1 where `at` came before it.
 
-    Stays finite for a thousand half-lives after the landmark, which the duty `shares` moves long before.
+    Finite whatever lies between them: after a thousand half-lives nothing of before is left anyway.
     """
-    return float(2.0 ** ((at - landmark).total_seconds() / half_life))
+    passed = (at - landmark).total_seconds() / half_life
+    return float(2.0 ** max(min(passed, _LONGEST), -_BACK))
 
 
 def weight_of(charge: float, at: datetime, landmark: datetime, half_life: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from math import isfinite
 from typing import Any
 
 import pytest
@@ -43,6 +44,15 @@ def test_after_the_settlement_it_is_as_if_the_used_had_been_charged(charge: int,
     weight = weight_of(charge, _at(seconds), LANDMARK, WEEK)
     weight += settlement(charge, used, _at(seconds), LANDMARK, WEEK)
     assert weight == pytest.approx(weight_of(used, _at(seconds), LANDMARK, WEEK), rel=1e-6, abs=1e-3)
+
+
+@pytest.mark.parametrize("gap", [-1e9, 1e9], ids=["landmark-ahead", "long-ago"])
+def test_usage_is_a_number_however_many_half_lives_have_passed(gap: float) -> None:
+    later = present(moved(1e12, LANDMARK, _at(gap), 1.0), _at(gap), _at(2 * gap), 1.0)
+    assert isfinite(later)
+    assert later >= 0
+    assert isfinite(weight_of(10**12, _at(gap), LANDMARK, 1.0))
+    assert present(1e12, LANDMARK, _at(1e9), 1.0) == pytest.approx(0.0)
 
 
 def test_an_attempt_that_never_started_used_nothing() -> None:
