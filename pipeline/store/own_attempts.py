@@ -16,10 +16,14 @@ OfPilot = tuple[int, int, int]
 
 
 def of_pilots(tx: Transaction, pilot_ids: Iterable[int]) -> list[JobRow]:
-    """The jobs that take room on these pilots, locked, ordered by id."""
+    """The jobs that take room on these pilots, locked, ordered by id.
+
+    The index is forced: measured, for a hundred pilots MariaDB would rather read, and lock, the whole table.
+    """
     found: list[JobRow] = []
+    query = columns().with_hint(jobs, "FORCE INDEX (ix_jobs_pilot_id_state)", "mysql")
     for chunk in in_chunks(sorted(set(pilot_ids))):
-        found += lock_where(tx, columns().where(jobs.c.pilot_id.in_(chunk), jobs.c.state.in_(JOB_OCCUPYING)))
+        found += lock_where(tx, query.where(jobs.c.pilot_id.in_(chunk), jobs.c.state.in_(JOB_OCCUPYING)))
     return found
 
 

@@ -142,10 +142,11 @@ def lock(tx: Transaction, pilot_id: int) -> PilotRow:
 def lock_callers(tx: Transaction, token_digests: Iterable[str]) -> dict[str, PilotRow]:
     """The pilots whose tokens have these digests, locked; without those that have ended, or that another holds.
 
-    Ordered by id, and by SKIP LOCKED: whoever locks many pilots must not wait for one.
+    By SKIP LOCKED: whoever locks many pilots must not wait for one. The index is forced, lest a scan lock others.
     """
-    wanted = _own_columns().where(pilots.c.token_digest.in_(set(token_digests)), pilots.c.state.not_in(PILOT_FINAL))
-    rows = tx.lock(wanted.order_by(pilots.c.id), skip_locked=True)
+    query = _own_columns().with_hint(pilots, "FORCE INDEX (uq_pilots_token_digest)", "mysql")
+    alive = pilots.c.state.not_in(PILOT_FINAL)
+    rows = tx.lock(query.where(pilots.c.token_digest.in_(set(token_digests)), alive), skip_locked=True)
     around = _surroundings(tx, [row.id for row in rows])
     return {row.token_digest: _row(row, around[row.id]) for row in rows}
 
@@ -257,6 +258,7 @@ def _surroundings(tx: Transaction, pilot_ids: Sequence[int]) -> Mapping[int, Row
         .join(vos, vos.c.id == pilots.c.vo_id)
         .join(site_queues, site_queues.c.id == pilots.c.site_queue_id)
         .where(pilots.c.id.in_(pilot_ids))
+        .prefix_with("STRAIGHT_JOIN", dialect="mysql")  # else MariaDB begins with all pilots of a VO
     )
     return {row.id: row for row in tx.rows(query)}
 
