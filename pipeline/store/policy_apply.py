@@ -99,6 +99,9 @@ def _shares(policy: Policy) -> Mapping[str, float]:
 def _apply_limits(work: _Work, wanted: Iterable[LimitEntry]) -> None:
     query = select(limit_rules).where(limit_rules.c.vo_id == work.vo_id).order_by(limit_rules.c.id)
     known = {row.name: row for row in (work.tx.rows(query) if work.dry_run else work.tx.lock(query))}
+    if known and not work.dry_run:  # all at once and in the order that matching keeps, whatever the file's
+        counts = (limits.c.kind == "rule", limits.c.subject_id.in_([row.id for row in known.values()]))
+        work.tx.lock(select(limits.c.id).where(*counts).order_by(limits.c.id))
     for entry in wanted:
         _apply_limit(work, entry, known.get(entry.name))
     named = {entry.name for entry in wanted}

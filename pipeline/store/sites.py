@@ -14,10 +14,21 @@ from pipeline.store.bans import Scope, Terms, allow, ban, end_bans
 from pipeline.store.database import Transaction
 from pipeline.store.held import wake_held
 from pipeline.store.site_queries import list_sites
-from pipeline.store.tables import jobs, limits, site_queues, site_storages, sites, start_rates, storages, vos
+from pipeline.store.tables import (
+    jobs,
+    limits,
+    pilots,
+    releases,
+    site_queues,
+    site_storages,
+    sites,
+    start_rates,
+    storages,
+    vos,
+)
 from schemas.site_views import SitesDiff
 from schemas.sites import SiteEntry, SiteQueueEntry, SitesFile, StorageEntry
-from schemas.states import JOB_OCCUPYING
+from schemas.states import JOB_OCCUPYING, PILOT_FINAL
 
 __all__ = ["Scope", "Terms", "allow", "apply", "ban", "end_bans", "list_sites", "wake_held"]
 
@@ -136,11 +147,23 @@ def _apply_limit(work: _Work, site: SiteEntry, site_id: int | None) -> bool:
     elif row is not None:
         work.run(update(limits).where(*mine).values(maximum=site.max_running_jobs))
     else:
-        occupying = (jobs.c.site_id == site_id, jobs.c.state.in_(JOB_OCCUPYING))
-        running = work.tx.scalar(select(func.count()).select_from(jobs).where(*occupying))
+        running = _counted(work.tx, site_id)
         values = {"kind": "site", "subject_id": site_id, "maximum": site.max_running_jobs, "running": running}
         work.run(insert(limits).values(values))
     return True
+
+
+def _counted(tx: Transaction, site_id: int | None) -> int:
+    """Attempts that occupy a pilot there, sought by pilots since there is no index of jobs by site, and those that
+    have ended but are not booked yet: their booking takes them away again. One statement, as in `recount`."""
+    occupying = (
+        select(func.count())
+        .select_from(jobs)
+        .join(pilots, pilots.c.id == jobs.c.pilot_id)
+        .where(pilots.c.site_id == site_id, pilots.c.state.not_in(PILOT_FINAL), jobs.c.state.in_(JOB_OCCUPYING))
+    )
+    ended = select(func.count()).select_from(releases).where(releases.c.site_id == site_id)
+    return int(tx.scalar(select(occupying.scalar_subquery() + ended.scalar_subquery())))
 
 
 def _apply_start_rate(work: _Work, site: SiteEntry, site_id: int | None) -> bool:

@@ -16,6 +16,7 @@ from pipeline.store.sites import Scope, Terms
 from pipeline.store.tables import bans, limits, site_queues, start_rates, storages, vos
 from pipeline.store.tables import sites as sites_table
 from schemas.messages import JobsReceived
+from schemas.pilots import Report
 from schemas.site_views import SitesDiff
 from schemas.sites import SitesFile
 from schemas.states import JobState
@@ -85,6 +86,19 @@ def test_a_limit_starts_with_what_runs_and_goes_with_its_declaration(database: D
     without = SitesFile.model_validate({"storages": [storage], "sites": [{"name": "LOCAL", **file}]})
     assert apply(database, without).changed == ("site LOCAL",)
     assert database.transact(lambda tx: tx.rows(select(limits))) == []
+
+
+def test_a_limit_starts_with_ends_that_are_not_booked_yet_since_their_booking_will_take_them_away(
+    database: Database,
+) -> None:
+    at = scene(database, 3)
+    database.transact(lambda tx: tx.run(limits.delete()))
+    at.start()
+    at.report(Report(**at.refs()[0].model_dump(), outcome="payload_failed", exit_code=1))
+    storage = {"name": "LOCAL-disk", "url": "file:///LOCAL-disk"}
+    site = {"name": "LOCAL", "max_running_jobs": 5, "storages": ["LOCAL-disk"], "queues": [{"name": "local"}]}
+    apply(database, SitesFile.model_validate({"storages": [storage], "sites": [site]}))
+    assert at.counted() == 2
 
 
 def test_a_start_rate_begins_with_a_full_bucket_and_keeps_what_is_left_when_it_changes(database: Database) -> None:
