@@ -90,7 +90,7 @@ def test_the_queue_of_a_stopped_consumer_does_not_grow(context: Context) -> None
 
 
 def test_what_a_broker_lost_is_published_again(context: Context, redis_server: RedisServer) -> None:
-    submitted = submit(context.database, {"name": "a", **array(900)})
+    submitted = submit(context.database, {"name": "a", **array(90)})
     _publish(context, submitted.messages)
     redis_server.flush()
     _make_overdue(context.database)
