@@ -37,7 +37,8 @@ class Offered:
 
 
 def offer(tx: Transaction, pilot: PilotRow, request: OfferRequest, rules: Rules) -> Offered:
-    """`offer_all` for one pilot."""
+    """`offer_all` for one pilot, however long another transaction holds its slot."""
+    lock_slot(tx, pilot.id)
     (offered,), messages = offer_all(tx, [(pilot, request)], rules)
     return replace(offered, messages=tuple(messages))
 
@@ -47,9 +48,8 @@ def offer_all(
 ) -> tuple[list[Offered], list[Message]]:
     """Note what locked pilots, each named once, offer; what they get, in their order, and messages about the others.
 
-    An assignment that a pilot has not confirmed is given again, before any other.
+    Their slots are locked. An assignment that a pilot has not confirmed is given again, before any other.
     """
-    tx.lock(select(slots.c.pilot_id).where(slots.c.pilot_id.in_([pilot.id for pilot, _ in said])))
     draining = [pilot.id for pilot, _ in said if pilot.drains(rules)]
     if draining:
         tx.run(delete(slots).where(slots.c.pilot_id.in_(draining)))
@@ -69,17 +69,41 @@ def offer_all(
 
 
 def fetch(tx: Transaction, pilot_id: int, known: Sequence[AttemptRef]) -> list[JobRow]:
-    """`fetch_all` for one pilot."""
+    """`fetch_all` for one pilot, however long another transaction holds its slot."""
+    lock_slot(tx, pilot_id)
     return fetch_all(tx, {pilot_id: known})[pilot_id]
 
 
 def fetch_all(tx: Transaction, known: Mapping[int, Sequence[AttemptRef]]) -> Mapping[int, list[JobRow]]:
     """The assignments that waiting pilots do not know yet; room that is left stays on offer."""
-    tx.lock(select(slots.c.pilot_id).where(slots.c.pilot_id.in_(known)))
-    served = (slots.c.pilot_id.in_(known), slots.c.state == "served")
-    tx.run(update(slots).where(*served).values(state="parked", wake_at=None))
-    taken = {pilot_id: _attempts(pilot_id, refs) for pilot_id, refs in known.items()}
-    return _unconfirmed(of_pilots(tx, known), taken)
+    cores = {
+        row.pilot_id: row.cores
+        for row in tx.lock(select(slots.c.pilot_id, slots.c.cores).where(slots.c.pilot_id.in_(known)))
+    }
+    mine = of_pilots(tx, known)
+    for job in mine:
+        cores[owned(job)[0]] -= job.cores or 0
+    full = [pilot_id for pilot_id, left in cores.items() if left <= 0]
+    of_state = {"full": slots.c.pilot_id.in_(full), "parked": slots.c.pilot_id.in_(cores.keys() - set(full))}
+    for state, those in of_state.items():
+        tx.run(update(slots).where(those, slots.c.state == "served").values(state=state, wake_at=None))
+    return _unconfirmed(mine, {pilot_id: _attempts(pilot_id, refs) for pilot_id, refs in known.items()})
+
+
+def lock_slot(tx: Transaction, pilot_id: int) -> None:
+    """Lock a pilot's slot, if it has one, however long another transaction holds it."""
+    tx.lock(select(slots.c.pilot_id).where(slots.c.pilot_id == pilot_id))
+
+
+def lock_free_slots(tx: Transaction, pilot_ids: Sequence[int]) -> set[int]:
+    """Those of the locked pilots whose slot, if they have one, no other transaction holds: it is locked now.
+
+    Matching holds hundreds of slots for the whole of its transaction; nobody shall wait for it with other pilots.
+    """
+    mine = select(slots.c.pilot_id).where(slots.c.pilot_id.in_(pilot_ids))
+    there = {row.pilot_id for row in tx.rows(mine)}
+    locked = {row.pilot_id for row in tx.lock(mine, skip_locked=True)}
+    return set(pilot_ids) - (there - locked)
 
 
 def served(tx: Transaction) -> frozenset[int]:

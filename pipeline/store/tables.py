@@ -414,9 +414,11 @@ slots = Table(
     Index("ix_slots_state", "state"),
     Index("ix_slots_wake_at", "wake_at"),
 )
-"""One row per pilot that asked for jobs: offered (matching shall look), parked (nothing fitted yet, or room is
-left), served (jobs wait for the pilot to fetch them). Its lock is the pilot's lock. `reserved_for` is an autocluster
-whose jobs need more than is free there and have waited so long that narrower ones shall not take what becomes free."""
+"""One row per pilot that asked for jobs: offered (matching shall look), parked (nothing fitted yet, or room is left),
+full (no core is left; its next offer says what is free then), served (jobs wait for the pilot to fetch them).
+
+Its lock is the pilot's lock. `reserved_for` is an autocluster whose jobs need more than is free there and have waited
+so long that narrower ones shall not take what becomes free."""
 
 resources = Table(
     "resources",

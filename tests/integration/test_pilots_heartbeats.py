@@ -125,6 +125,20 @@ def test_served_jobs_are_fetched_and_the_rest_of_the_room_stays_parked(database:
     assert database.transact(offers.served) == frozenset()
 
 
+def test_a_slot_without_a_free_core_is_not_looked_at_by_what_becomes_waiting(database: Database) -> None:
+    at = scene(database, many=4)
+    offer(at, *at.refs())
+    for job in at.jobs():
+        set_job(database, job.id, cores=1)
+    database.transact(lambda tx: tx.run(update(slots).values(state="served")))
+    assert len(database.transact(lambda tx: offers.fetch(tx, at.pilot_id, ()))) == 4
+    assert slot(at) == ("full", 4)
+    offer(at, *at.refs()[1:])
+    assert slot(at)[0] == "parked", "what it did not know yet is given at once"
+    offer(at, *at.refs())
+    assert slot(at)[0] == "offered"
+
+
 def test_a_draining_pilot_is_told_so_and_offers_nothing(database: Database) -> None:
     at = scene(database)
     offer(at)
