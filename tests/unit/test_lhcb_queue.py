@@ -39,6 +39,22 @@ def test_each_listed_queue_has_its_jobs(world: World) -> None:
     assert sum(queue.jobs for queue in task_queues()) == world.jobs
 
 
+def test_cpu_times_and_groups_have_their_queues(world: World) -> None:
+    """The three queues that are not listed come on top: of LHCb's data, and a day."""
+    times = {int(time): count.queues for time, count in counts("cputime_distribution", "cpu_segment_seconds").items()}
+    times[86_400] += 3
+    assert Counter(cluster.wish["cpu_work"] for cluster in world.clusters) == times
+    owners = Counter({(row["Owner"], row["OwnerGroup"]): int(row["n_tqs"]) for row in rows("owner_distribution")})
+    owners["lbprods", "lhcb_data"] += 3
+    assert Counter((cluster.owner, cluster.group) for cluster in world.clusters) == owners
+
+
+def test_large_queues_are_as_many_as_the_histogram_says(world: World) -> None:
+    table = counts("tq_size_histogram", "size_bucket")
+    assert sum(cluster.jobs > 1_000 for cluster in world.clusters) == table["1001-5000"].queues
+    assert sum(100 < cluster.jobs <= 1_000 for cluster in world.clusters) == table["101-1000"].queues
+
+
 def test_it_is_the_same_each_time(world: World) -> None:
     assert lhcb_queue.build() == world
 
