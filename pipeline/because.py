@@ -103,7 +103,7 @@ def _without_pilots(queues: Sequence[QueueWhy]) -> Iterator[str]:
     if asked:
         yield f"no pilot is at {_names(asked)} yet; what waits makes Penstock ask for some, within a minute"
     elif failing:
-        yield f"no pilot is at {_names(failing)}, where the batch system failed: {failing[0].backoff_reason}"
+        yield f"no pilot is at {_names(failing)}, and none is asked for now: {failing[0].backoff_reason}"
     else:
         yield f"no pilot is at {_names(queues)}, and none will come: the sites file has max_pilots 0 there"
 

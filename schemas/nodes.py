@@ -61,8 +61,8 @@ def slot_resource(site: str, entry: SiteQueueEntry, node: NodeKind | None, total
         memory=max(totals.memory, 1),
         disk=max(totals.disk, 0),
         wall_time=entry.wall_time,
-        system=_overruled(entry.system, measured.system),
-        architecture=_overruled(entry.architecture, measured.architecture),
+        system=_overruled(entry.system, measured.system, "name"),
+        architecture=_overruled(entry.architecture, measured.architecture, "name"),
         gpu=_gpus(entry.gpu, measured.gpu, totals.gpus),
         power=entry.power,
         io=entry.io,
@@ -73,11 +73,14 @@ def slot_resource(site: str, entry: SiteQueueEntry, node: NodeKind | None, total
 def _gpus(declared: Gpus | None, measured: Gpus | None, count: int) -> Gpus | None:
     if count < 1:
         return None
-    gpu = _overruled(declared or Gpus(), measured or Gpus())
+    gpu = _overruled(declared or Gpus(), measured or Gpus(), "vendor")
     return gpu.model_copy(update={"count": count})
 
 
-def _overruled(declared: Said, measured: Said) -> Said:
+def _overruled(declared: Said, measured: Said, make: str) -> Said:
+    """What was measured; the rest as it is declared, unless that is said of something of another `make`."""
+    if getattr(measured, make) is not None and getattr(declared, make) not in {None, getattr(measured, make)}:
+        return measured
     known = {name: value for name in type(measured).model_fields if (value := getattr(measured, name)) is not None}
     return declared.model_copy(update=known)
 

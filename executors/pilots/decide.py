@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from executors.pilots.allowance import Allowance
+from pipeline.store.match_rows import LimitRow
 from pipeline.store.provisioning import Demand, LivePilot, Room, Situation
 from schemas import rooms as grants
 from schemas.placement import fresh_pilot
@@ -38,20 +40,21 @@ class Plan:
 def plan(now: Situation, margin: float) -> Plan:
     """What to request and what to remove. `margin`: seconds by which a pilot's life is shorter than its wall time.
 
-    Waiting jobs that fit free slots or pending pilots want nothing; the rest is shared over the fitting queues in
-    proportion to their free room in cores. Removal is slow on purpose: only pending pilots of a place that
-    had no demand at all in two cycles running, or that is declared no more.
+    Waiting jobs that fit free slots or pending pilots want nothing, nor do those that a limit keeps back; the rest is
+    shared over the fitting queues in proportion to their free room in cores. Removal is slow on purpose: only pending
+    pilots of a place that had no demand at all in two cycles running, or that is declared no more.
     """
     by_place = {(room.site_queue_id, room.vo_id): _Queue(room, _fresh(room, margin)) for room in now.rooms}
-    left = [_Left(demand, demand.jobs) for demand in now.demand if demand.jobs]
+    allowance = Allowance(now.limits)
+    left = [_Left(demand, demand.jobs, allowance.rules_of(demand.owner)) for demand in now.demand if demand.jobs]
     left.sort(key=lambda demand: -max(one.min_cores for one in demand.alternatives))
     _pair(left, by_place.values())
     idle = frozenset(by_place) - {_place_of(queue.room) for demand in left for queue, _ in demand.queues}
-    _serve(now.pilots, by_place)
+    _serve(now.pilots, by_place, allowance)
     ledger = _Ledger.of(now)
     for split in (True, False):  # first no VO takes more than its part of a queue, then what is left goes to anybody
         for demand in left:
-            demand.jobs = _share(demand, ledger, split=split)
+            demand.jobs = _share(demand, ledger, allowance, split=split)
     requests = tuple(
         Request(by_place[place].room, count) for place, count in sorted(ledger.requested.items()) if count > 0
     )
@@ -67,10 +70,12 @@ def plan(now: Situation, margin: float) -> Plan:
 
 @dataclass(slots=True, eq=False)
 class _Left:
-    """Waiting jobs for which there is no slot yet, the queues that could run them, how many a pilot there at once."""
+    """Waiting jobs for which there is no slot yet, the rules that count them, the queues that could run them and how
+    many a pilot there at once."""
 
     demand: Demand
     jobs: int
+    rules: tuple[LimitRow, ...] = ()
     queues: list[tuple[_Queue, int]] = field(default_factory=list)
 
     @property
@@ -147,7 +152,7 @@ class _Ledger:
         self.added[place.site_queue_id] += count
 
 
-def _share(left: _Left, ledger: _Ledger, *, split: bool) -> int:
+def _share(left: _Left, ledger: _Ledger, allowance: Allowance, *, split: bool) -> int:
     """Request pilots for the demand, in proportion to free cores; the jobs that are left without one."""
     if left.jobs <= 0:
         return 0
@@ -159,14 +164,18 @@ def _share(left: _Left, ledger: _Ledger, *, split: bool) -> int:
         if jobs <= 0 or free <= 0:
             break
         part = -(-jobs * free * queue.fresh.cores // cores)
-        count = min(free, -(-part // each))
-        ledger.request(queue.room, count)
         cores -= free * queue.fresh.cores
-        jobs -= count * each
+        most = int(min(jobs, allowance.room(left.rules, queue.room.site_id)))
+        count = min(free, -(-min(part, most) // each))
+        if count > 0:
+            provided = min(count * each, most)
+            ledger.request(queue.room, count)
+            allowance.take(left.rules, queue.room.site_id, provided)
+            jobs -= provided
     return max(jobs, 0)
 
 
-def _serve(pilots: Iterable[LivePilot], queues: Mapping[Place, _Queue]) -> None:
+def _serve(pilots: Iterable[LivePilot], queues: Mapping[Place, _Queue], allowance: Allowance) -> None:
     """Take off the demand what fits free slots and pilots to come, the largest jobs first."""
     for pilot in pilots:
         queue = queues.get(_place(pilot))
@@ -180,7 +189,9 @@ def _serve(pilots: Iterable[LivePilot], queues: Mapping[Place, _Queue]) -> None:
             if free.cores <= 0:
                 break
             for wanted in usable if demand.jobs else ():
-                count, free = _packed(wanted, free, lasts, queue.fresh.power, demand.jobs)
+                most = int(min(demand.jobs, allowance.room(demand.rules, queue.room.site_id)))
+                count, free = _packed(wanted, free, lasts, queue.fresh.power, most)
+                allowance.take(demand.rules, queue.room.site_id, count)
                 demand.jobs -= count
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 
 from sqlalchemy import delete, select, update
 
 from pipeline.store.database import Transaction
 from pipeline.store.tables import nodes, pilots
-from schemas.states import PILOT_ACTIVE, PilotState
+from schemas.states import PILOT_ACTIVE, PILOT_FINAL, PilotState
 
 MAX_HOST = 200
 SAMPLE = 200
@@ -17,6 +19,8 @@ COMMON = 0.2
 """Share of pilots elsewhere that have failures in a row above which it is the jobs' fault, or that of all sites."""
 LEAST = 10
 """Pilots elsewhere with failures in a row below which that rule does not apply."""
+TRY_AGAIN = 600.0
+"""Seconds after a pilot was sent away, since its node rests, until one is tried where no other node gave any."""
 _NO_NAMES = frozenset({"", "localhost", "localhost.localdomain"})
 """Hosts that say nothing of who they are: two nodes of one such name need not be one."""
 
@@ -32,6 +36,28 @@ def resting(tx: Transaction, site_id: int, host: str) -> str | None:
     bad = (nodes.c.site_id == site_id, nodes.c.host == host[:MAX_HOST], nodes.c.bad_until > tx.now)
     reason: str | None = tx.scalar(select(nodes.c.reason).where(*bad))
     return reason
+
+
+def resting_queues(tx: Transaction) -> Mapping[int, tuple[datetime, str]]:
+    """Site queues that have had only resting nodes to give: until when no pilot is asked for there, and why.
+
+    A node that sends pilots away at once takes all that its batch system has, cycle after cycle.
+    """
+    now_bad = select(nodes).where(nodes.c.bad_until > tx.now)
+    bad = {(row.site_id, row.host): row for row in tx.rows(now_bad)}
+    if not bad:
+        return {}
+    gone = (pilots.c.state.in_(PILOT_FINAL), pilots.c.last_seen > tx.after(-TRY_AGAIN), pilots.c.drain_requested)
+    columns = (pilots.c.site_queue_id, pilots.c.site_id, pilots.c.node, pilots.c.last_seen)
+    found: dict[int, tuple[datetime, str]] = {}
+    for row in tx.rows(select(*columns).where(*gone, pilots.c.site_id.in_({site for site, _ in bad}))):
+        node = bad.get((row.site_id, host_of(row.node) or ""))
+        if node is not None:
+            until = min(row.last_seen + timedelta(seconds=TRY_AGAIN), node.bad_until)
+            found[row.site_queue_id] = max((until, node.reason), found.get(row.site_queue_id, (until, node.reason)))
+    well = (pilots.c.site_queue_id.in_(found), pilots.c.state.in_(PILOT_ACTIVE), ~pilots.c.drain_requested)
+    others = {row.site_queue_id for row in tx.rows(select(pilots.c.site_queue_id).where(*well).distinct())}
+    return {queue: why for queue, why in found.items() if queue not in others}
 
 
 def fail_everywhere(tx: Transaction, vo_id: int, pilot_id: int) -> bool:

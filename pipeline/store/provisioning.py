@@ -9,8 +9,12 @@ from typing import Any
 import uuid_utils.compat
 from sqlalchemy import func, select, union_all, update
 
+from pipeline.store import limits
+from pipeline.store.autoclusters import Owner, requirement_of
 from pipeline.store.bans import banned_queues, tested_queues
 from pipeline.store.database import Transaction, in_chunks
+from pipeline.store.match_rows import LimitRow
+from pipeline.store.nodes import resting_queues
 from pipeline.store.tables import (
     autoclusters,
     controls,
@@ -45,11 +49,14 @@ class Demand:
     requirement: Requirement
     jobs: int
     job_type: str = "user"
+    owner: Owner | None = None
+    """Whom limits see; None: nobody in particular."""
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """One declared site queue for one of its VOs. `open` is False for a banned or backed-off one."""
+    """One declared site queue for one of its VOs. `open` is False for one that is banned, backed off, or has
+    but resting nodes to give."""
 
     site_queue_id: int
     site_id: int
@@ -89,6 +96,8 @@ class Situation:
     pilots: tuple[LivePilot, ...]
     idle: frozenset[tuple[int, int]]
     """(site queue, VO) that had no demand in the cycle before."""
+    limits: tuple[LimitRow, ...] = ()
+    """Of running jobs: those of the sites, and of the VOs that want something."""
 
 
 def begin_cycle(tx: Transaction, cycle: int) -> bool:
@@ -105,7 +114,9 @@ def present_cycle(tx: Transaction) -> int:
 
 def situation(tx: Transaction) -> Situation:
     """Read it; raises what the database raises, so that a failed query of the demand is never an empty one."""
-    return Situation(tuple(_demand(tx)), tuple(_rooms(tx)), tuple(_live(tx)), _idle(tx))
+    demand, rooms = tuple(_demand(tx)), tuple(_rooms(tx))
+    known = limits.of(tx, {one.vo_id for one in demand}, {room.site_id for room in rooms})
+    return Situation(demand, rooms, tuple(_live(tx)), _idle(tx), tuple(known))
 
 
 def keep_idle(tx: Transaction, idle: Iterable[tuple[int, int]]) -> None:
@@ -155,13 +166,15 @@ def _demand(tx: Transaction) -> Iterable[Demand]:
     counts = _counts(tx, waiting)
     for chunk in in_chunks(sorted(counts)):
         query = (
-            select(autoclusters.c.id, autoclusters.c.vo_id, autoclusters.c.job_type, requirements.c.body)
+            select(autoclusters, requirements.c.body)
             .join(requirements, requirements.c.id == autoclusters.c.requirement_id)
             .where(autoclusters.c.id.in_(chunk))
             .order_by(autoclusters.c.id)
         )
         for row in tx.rows(query):
-            yield Demand(row.vo_id, Requirement.model_validate_json(row.body), counts[row.id], row.job_type)
+            requirement = requirement_of(row.body)
+            owner = Owner(row.vo_id, row.group_id, row.owner_id, row.job_type, requirement.labels)
+            yield Demand(row.vo_id, requirement, counts[row.id], row.job_type, owner)
 
 
 def _counts(tx: Transaction, autocluster_ids: Sequence[int]) -> Mapping[int, int]:
@@ -184,7 +197,7 @@ def _constant(value: int) -> Any:
 
 def _rooms(tx: Transaction) -> Iterable[Room]:
     known = {row.name: row for row in tx.rows(select(vos.c.name, vos.c.id, vos.c.share))}
-    banned, tested = banned_queues(tx), tested_queues(tx)
+    banned, tested, resting = banned_queues(tx), tested_queues(tx), resting_queues(tx)
     query = (
         select(site_queues, sites.c.name.label("site"))
         .join(sites, sites.c.id == site_queues.c.site_id)
@@ -196,7 +209,7 @@ def _rooms(tx: Transaction) -> Iterable[Room]:
         usable = row.dead_letter_id is None and (row.backoff_until is None or row.backoff_until <= tx.now)
         for vo in [known[name] for name in entry.vos if name in known]:
             everybody, own = (row.id, None), (row.id, vo.id)
-            free = usable and not {everybody, own} & banned
+            free = usable and row.id not in resting and not {everybody, own} & banned
             only = tested.get(everybody, tested.get(own))
             yield Room(row.id, row.site_id, row.site, vo.id, entry, free, only, vo.share)
 
@@ -267,7 +280,7 @@ def _taken(tx: Transaction) -> Mapping[int, grants.Room]:
 
 def _requirements(tx: Transaction, ids: Iterable[int]) -> Mapping[int, Requirement]:
     query = select(requirements.c.id, requirements.c.body).where(requirements.c.id.in_(set(ids)))
-    return {row.id: Requirement.model_validate_json(row.body) for row in tx.rows(query)}
+    return {row.id: requirement_of(row.body) for row in tx.rows(query)}
 
 
 def _idle(tx: Transaction) -> frozenset[tuple[int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipeline.store import matching
 from pipeline.store.bans import in_force
 from pipeline.store.database import Transaction
 from pipeline.store.matching import Alive
+from pipeline.store.nodes import resting_queues
 from pipeline.store.tables import bans, pilots, site_queues, sites, vos
 from schemas.placement import fresh_pilot
 from schemas.requirements import Requirement, fits, grant
@@ -57,9 +59,11 @@ def queue_whys(tx: Transaction, asked: Asked) -> list[QueueWhy]:
     bans_of = _bans(tx, asked.vo_id)
     counts = _pilots(tx, asked.vo_id)
     free = _free(tx, asked)
+    resting = resting_queues(tx)
     found = []
     for row, entry in rows:
         fit = fits(asked.requirement, fresh_pilot(row.site, entry, asked.margin))
+        backoff_until, backoff_reason = _left_alone(tx, row) or resting.get(row.id) or (None, None)
         concerned = [ban for ban in bans_of.get(row.site_id, ()) if ban.site_queue_id in (None, row.id)]
         found.append(
             QueueWhy(
@@ -69,8 +73,8 @@ def queue_whys(tx: Transaction, asked: Asked) -> list[QueueWhy]:
                 missing=fit.reasons,
                 banned=next((f"by {ban.banned_by}: {ban.why}" for ban in concerned if not ban.only_job_type), None),
                 test_mode=_other_type(concerned, asked.job_type),
-                backoff_until=row.backoff_until if row.backoff_until and row.backoff_until > tx.now else None,
-                backoff_reason=row.reason if row.backoff_until and row.backoff_until > tx.now else None,
+                backoff_until=backoff_until,
+                backoff_reason=backoff_reason,
                 full=tuple(limit.name for limit in asked.limits if limit.site in (None, row.site) and not limit.free),
                 max_pilots=entry.max_pilots,
                 pilots=counts.get(row.id, {}),
@@ -79,6 +83,13 @@ def queue_whys(tx: Transaction, asked: Asked) -> list[QueueWhy]:
             )
         )
     return sorted(found, key=lambda one: not one.fits)
+
+
+def _left_alone(tx: Transaction, row: Row[Any]) -> tuple[datetime, str] | None:
+    """Until when, and why, since its batch system failed."""
+    if row.backoff_until is None or row.backoff_until <= tx.now:
+        return None
+    return row.backoff_until, row.reason or "its batch system failed"
 
 
 def _queues(tx: Transaction, vo_id: int) -> list[tuple[Row[Any], SiteQueueEntry]]:

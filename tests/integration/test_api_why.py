@@ -9,8 +9,9 @@ import pytest
 from sqlalchemy import update
 
 from pipeline.errors import NotFound
+from pipeline.store import nodes
 from pipeline.store.database import Transaction
-from pipeline.store.tables import campaigns, jobs, limits, site_queues
+from pipeline.store.tables import campaigns, jobs, limits, pilots, site_queues
 from schemas.api import Role
 from schemas.policy import Policy
 from schemas.requirements import Requirement
@@ -241,3 +242,14 @@ def test_a_requirement_with_alternatives_says_which_of_them_lacks_what(api: Runn
     view = why(api, job)
     assert view.requirement == Requirement.model_validate(wants)
     assert all(reason.startswith("any_of[") for reason in queue_of(view, at).missing)
+
+
+def test_a_queue_whose_nodes_rest_says_so(api: RunningApi) -> None:
+    """No pilot is asked for there, as `jobs why` tells."""
+    at = site(api, "bad")
+    sent_away = building.pilot(api.database, at, vo=api.vo, node='{"host": "node1"}')
+    api.database.transact(lambda tx: nodes.rest(tx, sent_away, 5, 3600))
+    ended = update(pilots).where(pilots.c.id == sent_away).values(state=PilotState.DONE)
+    api.database.transact(lambda tx: tx.run(ended))
+    view = why(api, waiting(api.database, person(api.database, api.vo))[0])
+    assert "node node1 failed 5 jobs in a row" in str(queue_of(view, at).backoff_reason)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 from sqlalchemy import update
 
 from pipeline.store.bans import banned_queues
 from pipeline.store.database import Database, Transaction
+from pipeline.store.nodes import TRY_AGAIN, rest
 from pipeline.store.optimisation import read_offers
 from pipeline.store.provisioning import situation
-from pipeline.store.tables import bans, vos
+from pipeline.store.tables import bans, nodes, pilots, vos, waiting_jobs
 from schemas.placement import unplaceable
 from schemas.requirements import Requirement
+from schemas.states import PilotState
 from tests import building
 from tests.pilot_rows import autocluster, scene, set_job
 
@@ -75,3 +79,55 @@ def test_a_room_has_the_share_of_its_vo(database: Database) -> None:
     building.pilot(database, at, vo="other")
     database.transact(lambda tx: tx.run(update(vos).where(vos.c.name == "other").values(share=2.5)))
     assert [room.share for room in database.read(situation).rooms] == [1.0, 2.5]
+
+
+def test_where_only_resting_nodes_took_pilots_none_are_asked_for_until_it_is_tried_again(database: Database) -> None:
+    at, beside = building.site(database), building.site(database, "BESIDE")
+    sent_away = _ended_on_a_resting_node(database, at)
+    building.pilot(database, beside, node=json.dumps({"host": "node1"}), state=PilotState.DONE, drain_requested=True)
+    assert _open(database) == {"LOCAL": False, "BESIDE": True}
+    good = building.pilot(database, at, node=json.dumps({"host": "node2"}))
+    assert _open(database)["LOCAL"]
+    _set(database, good, drain_requested=True)
+    assert not _open(database)["LOCAL"]
+    database.transact(lambda tx: _age(tx, sent_away, TRY_AGAIN + 1))
+    assert _open(database)["LOCAL"]
+
+
+def test_where_no_node_rests_any_more_pilots_are_asked_for_at_once(database: Database) -> None:
+    at = building.site(database)
+    _ended_on_a_resting_node(database, at)
+    assert _open(database) == {"LOCAL": False}
+    database.transact(lambda tx: tx.run(update(nodes).values(bad_until=tx.now)))
+    assert _open(database) == {"LOCAL": True}
+
+
+def _ended_on_a_resting_node(database: Database, at: building.Site) -> int:
+    pilot_id = building.pilot(database, at, node=json.dumps({"host": "node1"}))
+    database.transact(lambda tx: rest(tx, pilot_id, 5, 3600))
+    _set(database, pilot_id, state=PilotState.DONE)
+    return pilot_id
+
+
+def _set(database: Database, pilot_id: int, **columns: object) -> None:
+    database.transact(lambda tx: tx.run(update(pilots).where(pilots.c.id == pilot_id).values(**columns)))
+
+
+def _age(tx: Transaction, pilot_id: int, seconds: float) -> None:
+    tx.run(update(pilots).where(pilots.c.id == pilot_id).values(last_seen=tx.after(-seconds)))
+
+
+def _open(database: Database) -> dict[str, bool]:
+    return {room.site: room.open for room in database.read(situation).rooms}
+
+
+def test_limits_and_whom_waiting_jobs_are_charged_to_are_read(database: Database) -> None:
+    where = scene(database, 1, job_type="merge", requirements={"labels": ["disk"]})
+    job = where.jobs()[0]
+    cluster = autocluster(database, job, labels=["disk"])
+    database.transact(lambda tx: tx.add(waiting_jobs, autocluster_id=cluster, descent=0, job_id=job.id))
+    now = database.read(situation)
+    (demand,) = now.demand
+    assert demand.owner is not None
+    assert (demand.owner.vo_id, demand.owner.labels) == (demand.vo_id, ("disk",))
+    assert [(limit.selector.site_id, limit.maximum) for limit in now.limits] == [(where.site.id, 10)]

@@ -48,7 +48,7 @@ PILOTS = {PilotState.RUNNING: 1}
         ([queue()], "no pilot is at A/q yet; what waits makes Penstock ask for some, within a minute"),
         (
             [queue(backoff_until=NOON, backoff_reason="sbatch: no"), queue("B", max_pilots=0)],
-            "no pilot is at A/q, where the batch system failed: sbatch: no",
+            "no pilot is at A/q, and none is asked for now: sbatch: no",
         ),
         ([queue(max_pilots=0)], "no pilot is at A/q, and none will come: the sites file has max_pilots 0 there"),
         (

@@ -49,6 +49,17 @@ def test_a_slot_has_the_gpus_that_its_pilot_offers() -> None:
     assert slot_resource("CERN", DECLARED, None, TOTALS).gpu is None
 
 
+def test_what_is_declared_of_another_make_is_not_said_of_what_was_measured() -> None:
+    """Else a job for NVIDIA's capability 8.0 would be given AMD's GPUs, and one for a level an ARM processor."""
+    entry = DECLARED.model_copy(update={"gpu": Gpus(vendor="nvidia", compute_capability="8.0", memory=16_000)})
+    measured = node(system_name="FreeBSD", machine="aarch64", gpu={"count": 1, "vendor": "amd", "memory": 65_000})
+    measured = measured.model_copy(update={"system": System(name="freebsd")})
+    resource = slot_resource("CERN", entry, measured, Room(cores=8, memory=1, disk=1, gpus=1))
+    assert resource.gpu == Gpus(count=1, vendor="amd", memory=65_000)
+    assert resource.architecture == Architecture(name="aarch64")
+    assert resource.system == System(name="freebsd")
+
+
 def test_of_a_pilot_that_says_nothing_the_declaration_holds() -> None:
     resource = slot_resource("CERN", DECLARED, None, TOTALS)
     assert (resource.system, resource.architecture) == (DECLARED.system, DECLARED.architecture)
@@ -67,7 +78,7 @@ def test_equal_slots_have_equal_signatures() -> None:
     assert first.signature() != slot_resource("CERN", DECLARED, node(machine="arm64"), TOTALS).signature()
 
 
-words = st.one_of(st.text(max_size=100), st.from_regex(r"\d{1,12}(\.\d{1,12}){0,9}", fullmatch=True))
+words = st.one_of(st.text(max_size=100), st.from_regex(r"\d{1,12}(\.\d{1,8}){0,9}", fullmatch=True))
 nonsense = st.fixed_dictionaries(
     {},
     optional={

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from executors.pilots.decide import plan
 from executors.pilots.follow import Hearing, Next, follow, next_state
 from executors.pilots.port import BatchAnswer, BatchState
+from pipeline.store.autoclusters import Owner
+from pipeline.store.match_rows import LimitRow, Selector
 from pipeline.store.provisioning import Demand, LivePilot, Room, Situation
 from pipeline.store.queue_pilots import BatchPilot
 from schemas.requirements import Requirement
@@ -40,9 +42,9 @@ def pilot(
 
 
 def requested(
-    *, rooms: list[Room], wants: list[Demand], live: tuple[LivePilot, ...] = ()
+    *, rooms: list[Room], wants: list[Demand], live: tuple[LivePilot, ...] = (), limits: tuple[LimitRow, ...] = ()
 ) -> dict[tuple[int, int], int]:
-    made = plan(Situation(tuple(wants), tuple(rooms), live, frozenset()), MARGIN)
+    made = plan(Situation(tuple(wants), tuple(rooms), live, frozenset(), limits), MARGIN)
     return {(request.room.site_queue_id, request.room.vo_id): request.count for request in made.requests}
 
 
@@ -83,6 +85,43 @@ def test_free_slots_and_pilots_to_come_are_counted_on_but_not_draining_ones() ->
 )
 def test_a_job_that_no_fresh_pilot_could_run_wants_none(entry: dict[str, Any], wants: dict[str, Any]) -> None:
     assert requested(rooms=[room(1, **entry)], wants=[demand(5, **wants)]) == {}
+
+
+def limit(number: int, maximum: int, running: int = 0, **selector: Any) -> LimitRow:
+    return LimitRow(number, "l", Selector(**selector), maximum, running)
+
+
+def charged(jobs: int, job_type: str = "user", owner: int = 1) -> Demand:
+    return replace(demand(jobs), job_type=job_type, owner=Owner(1, 1, owner, job_type, ()))
+
+
+def test_no_pilots_are_requested_for_jobs_that_a_limit_would_not_let_start() -> None:
+    merges = limit(1, 10, running=7, vo_id=1, job_type="merge")
+    wide = [room(1, max_pilots=50, max_pending_pilots=50)]
+    assert requested(rooms=wide, wants=[charged(40, "merge")], limits=(merges,)) == {(1, 1): 3}
+    assert requested(rooms=wide, wants=[charged(2, "merge", 1), charged(2, "merge", 2)], limits=(merges,)) == {
+        (1, 1): 3
+    }
+    assert requested(rooms=wide, wants=[charged(40)], limits=(merges,)) == {(1, 1): 40}
+    assert requested(rooms=wide, wants=[charged(40, "merge")], limits=(limit(1, 3, 5, vo_id=1),)) == {}
+    other_vos = limit(1, 0, vo_id=2)
+    assert requested(rooms=wide, wants=[charged(4)], limits=(other_vos,)) == {(1, 1): 4}
+
+
+def test_what_a_sites_limit_leaves_out_goes_to_other_sites() -> None:
+    full, free = room(1), replace(room(2), site_id=2, site="T")
+    at_one = limit(1, 8, running=6, site_id=1)
+    assert requested(rooms=[full, free], wants=[demand(10)], limits=(at_one,)) == {(1, 1): 2, (2, 1): 8}
+    mine = limit(2, 1, vo_id=1, site_id=1, owner_id=1)
+    assert requested(rooms=[full, free], wants=[charged(10)], limits=(at_one, mine)) == {(1, 1): 1, (2, 1): 9}
+
+
+def test_a_free_slot_counts_for_no_more_jobs_than_a_limit_lets_start_there() -> None:
+    idle = pilot(1, 1, state=PilotState.RUNNING, cores=4)
+    beside = replace(room(2), site_id=2, site="T")
+    at_one = limit(1, 3, running=2, site_id=1)
+    wanted = requested(rooms=[room(1), beside], wants=[demand(4)], live=(idle,), limits=(at_one,))
+    assert wanted == {(2, 1): 3}
 
 
 def test_a_banned_or_backed_off_queue_gets_none() -> None:
