@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.words import one_line, printable
+from pipeline.cli.words import folded, one_line, printable
 
 Cells = Mapping[str, Any]
 
@@ -72,11 +72,12 @@ def show_one(item: Any, *, as_json: bool) -> None:
 
 
 def show_fields(fields: Cells) -> None:
-    """A line per field that has a value."""
+    """A line per field that has a value; on a terminal a long one takes several."""
     plain = {name.replace("_", " "): value for name, value in fields.items() if value not in (None, [], (), {}, "")}
     width = max(map(len, plain), default=0)
+    room = Console().width if sys.stdout.isatty() else None
     for name, value in plain.items():
-        text = _text(value)
+        text = _text(value) if room is None else folded(_text(value), room, width + _GAP)
         colour = _COLOURS.get(text) if name in _COLOURED else None
         click.echo(f"{name:<{width}}  {click.style(text, fg=colour) if colour else text}")
 

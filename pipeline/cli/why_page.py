@@ -61,7 +61,7 @@ def _word(value: Any) -> str:
         return "{" + ", ".join(f"{name}: {_word(inner)}" for name, inner in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_word(inner) for inner in value) + "]"
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _turn(turn: Turn) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -20,3 +21,11 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """`text` on one line, printable."""
     return printable(" ".join(text.split()))
+
+
+def folded(text: str, width: int, indent: int) -> str:
+    """`text` on lines of `width` at the most, apart from words that are longer; all but the first begin so far in."""
+    if len(text) <= width - indent:
+        return text
+    lines = textwrap.wrap(text, max(width - indent, 1), break_long_words=False, break_on_hyphens=False)
+    return f"\n{' ' * indent}".join(lines)

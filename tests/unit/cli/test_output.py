@@ -10,6 +10,7 @@ import click
 import pytest
 
 from pipeline.cli.output import show_list, show_one
+from pipeline.cli.words import folded
 from pipeline.up.output import readable
 from schemas.site_views import BanView
 
@@ -99,3 +100,9 @@ def test_a_log_line_is_made_readable_and_another_line_left_alone() -> None:
     assert readable(line) == "12:00:00 info    job_matched job=7"
     assert readable('{"a": 1}') == '{"a": 1}'
     assert readable("plain words") == "plain words"
+
+
+def test_a_long_field_is_folded_between_words_and_stands_under_its_beginning() -> None:
+    assert folded("cores=8 memory=4000", 80, 13) == "cores=8 memory=4000"
+    assert folded("cores=8 memory=4000 site-of-a-name", 20, 2) == "cores=8\n  memory=4000\n  site-of-a-name"
+    assert folded("a" * 30, 20, 2) == "a" * 30
