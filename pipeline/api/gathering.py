@@ -18,6 +18,9 @@ A = TypeVar("A")
 MOST = 1_000
 """Rows that the calls of one round may name together: a transaction must not live for seconds."""
 
+TRIES = 10
+"""Rounds that a call whose rows another transaction holds is in, before it is made by itself, waiting for them."""
+
 _log = get_logger("api")
 
 
@@ -30,6 +33,20 @@ class Call(Generic[Q]):
     rows: int
 
 
+class Held:
+    """Instead of an answer: another transaction holds the rows of this call."""
+
+
+HELD = Held()
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[Q, A]):
+    call: Call[Q]
+    future: asyncio.Future[A | None]
+    tries: int = 0
+
+
 class Gathering(Generic[Q, A]):
     """Belongs to one event loop. `answer` is called in a thread; None for a call that must be made by itself.
 
@@ -38,17 +55,19 @@ class Gathering(Generic[Q, A]):
     the round after that of the first.
     """
 
-    def __init__(self, name: str, answer: Callable[[Sequence[Call[Q]]], Sequence[A | None]], period: float) -> None:
+    def __init__(
+        self, name: str, answer: Callable[[Sequence[Call[Q]]], Sequence[A | Held | None]], period: float
+    ) -> None:
         self._name = name
         self._answer = answer
         self._period = period
-        self._waiting: list[tuple[Call[Q], asyncio.Future[A | None]]] = []
+        self._waiting: list[_Waiting[Q, A]] = []
         self._rounds: asyncio.Task[None] | None = None
 
     async def ask(self, call: Call[Q]) -> A | None:
         """The answer, or None when the call must be made by itself. Raises DatabaseUnavailable."""
         future: asyncio.Future[A | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((call, future))
+        self._waiting.append(_Waiting(call, future))
         if self._rounds is None or self._rounds.done():
             self._rounds = asyncio.create_task(self._run())
         return await future
@@ -59,34 +78,43 @@ class Gathering(Generic[Q, A]):
             await self._round(self._next())
             await pause
 
-    def _next(self) -> list[tuple[Call[Q], asyncio.Future[A | None]]]:
+    def _next(self) -> list[_Waiting[Q, A]]:
         """The calls that have waited longest, at most one of each caller."""
-        chosen: list[tuple[Call[Q], asyncio.Future[A | None]]] = []
-        left: list[tuple[Call[Q], asyncio.Future[A | None]]] = []
+        chosen: list[_Waiting[Q, A]] = []
+        left: list[_Waiting[Q, A]] = []
         callers, rows = set[str](), 0
-        for pair in self._waiting:
-            call = pair[0]
-            if call.caller in callers or (chosen and rows + call.rows > MOST):
-                left.append(pair)
+        for one in self._waiting:
+            if one.call.caller in callers or (chosen and rows + one.call.rows > MOST):
+                left.append(one)
             else:
-                chosen.append(pair)
-                callers.add(call.caller)
-                rows += call.rows
+                chosen.append(one)
+                callers.add(one.call.caller)
+                rows += one.call.rows
         self._waiting = left
         return chosen
 
-    async def _round(self, chosen: Sequence[tuple[Call[Q], asyncio.Future[A | None]]]) -> None:
-        calls = [call for call, _ in chosen]
+    async def _round(self, chosen: Sequence[_Waiting[Q, A]]) -> None:
+        calls = [one.call for one in chosen]
         try:
             answers = await to_thread.run_sync(lambda: self._answer(calls))
         except DatabaseUnavailable as error:
-            for _, future in chosen:
-                if not future.done():
-                    future.set_exception(error)
+            for one in chosen:
+                if not one.future.done():
+                    one.future.set_exception(error)
             return
         except Exception:  # noqa: BLE001 - one of them has a fault: each is made by itself, where it shows
             _log.exception("calls_failed_together", call=self._name, calls=len(calls))
             answers = [None for _ in calls]
-        for (_, future), answer in zip(chosen, answers, strict=True):
-            if not future.done():  # its client may have gone away
-                future.set_result(answer)
+        for one, answer in zip(chosen, answers, strict=True):
+            self._settle(one, answer)
+
+    def _settle(self, one: _Waiting[Q, A], answer: A | Held | None) -> None:
+        if one.future.done():  # its client has gone away
+            return
+        one.tries += 1
+        if not isinstance(answer, Held):
+            one.future.set_result(answer)
+        elif one.tries < TRIES:
+            self._waiting.append(one)
+        else:
+            one.future.set_result(None)

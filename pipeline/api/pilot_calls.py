@@ -1,13 +1,12 @@
 """What pilots say all the time: offers, confirmations, heartbeats, reports; of one pilot, or of many at once.
 
-A round of many knows its callers by their tokens' digests, in the transaction that does the work. Whoever is not among
-the pilots that it could lock (no pilot's token, a pilot that has ended, one that another transaction holds) makes the
-call by itself, which waits for the lock or says what is wrong.
+A round of many knows its callers by their tokens' digests, in the transaction that does the work. Whom another
+transaction holds waits for a later round; who is no live pilot makes the call by itself, which says what is wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -16,7 +15,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from pipeline.api.assignments import assignments
-from pipeline.api.gathering import Call, Gathering
+from pipeline.api.gathering import HELD, Call, Gathering, Held
 from pipeline.api.served_slots import ServedSlots
 from pipeline.api.services import Services
 from pipeline.store import attempts, heartbeats, offers, pilots
@@ -52,6 +51,8 @@ class Kind(Generic[Q, A]):
     rows: Callable[[Q], int]
     """About how many rows a call names."""
     period: float = PERIOD
+    with_slots: bool = False
+    """Whether `work` wants the pilots' slots locked, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,25 +103,43 @@ async def offer(calls: PilotCalls, token_digest: str, body: OfferRequest) -> Off
 def answer_one(services: Services, kind: Kind[Q, A], pilot_id: int, body: Q) -> A:
     """The answer to one pilot, however long another transaction holds it. Raises Unauthorized for one that ended."""
     rules = Rules.of(services.settings)
-    answers, aftermath = services.database.transact(
-        lambda tx: kind.work(tx, [(pilots.lock(tx, pilot_id), body)], rules)
-    )
+
+    def work(tx: Transaction) -> tuple[Sequence[A], Aftermath]:
+        pilot = pilots.lock(tx, pilot_id)
+        if kind.with_slots:
+            offers.lock_slot(tx, pilot_id)
+        return kind.work(tx, [(pilot, body)], rules)
+
+    answers, aftermath = services.database.transact(work)
     _publish(services, aftermath)
     return answers[0]
 
 
-def _answer_all(services: Services, kind: Kind[Q, A], calls: Sequence[Call[Q]]) -> list[A | None]:
+def _answer_all(services: Services, kind: Kind[Q, A], calls: Sequence[Call[Q]]) -> list[A | Held | None]:
     rules = Rules.of(services.settings)
 
-    def work(tx: Transaction) -> tuple[dict[str, A], Aftermath]:
-        found = pilots.lock_callers(tx, [call.caller for call in calls])
+    def work(tx: Transaction) -> tuple[Mapping[str, A | Held], Aftermath]:
+        found, held = _callers(tx, kind, [call.caller for call in calls])
         known = [call for call in calls if call.caller in found]
         answers, aftermath = kind.work(tx, [(found[call.caller], call.said) for call in known], rules)
-        return {call.caller: answer for call, answer in zip(known, answers, strict=True)}, aftermath
+        given = {call.caller: answer for call, answer in zip(known, answers, strict=True)}
+        return {**given, **dict.fromkeys(held, HELD)}, aftermath
 
     answers, aftermath = services.database.transact(work)
     _publish(services, aftermath)
     return [answers.get(call.caller) for call in calls]
+
+
+def _callers(tx: Transaction, kind: Kind[Q, A], digests: Sequence[str]) -> tuple[Mapping[str, PilotRow], set[str]]:
+    """The pilots that could be locked, by their tokens' digests, and the digests of those that others hold."""
+    found = pilots.lock_callers(tx, digests)
+    missing = [digest for digest in digests if digest not in found]
+    held = pilots.live_callers(tx, missing) if missing else set()
+    if kind.with_slots and found:
+        free = offers.lock_free_slots(tx, [pilot.id for pilot in found.values()])
+        held |= {digest for digest, pilot in found.items() if pilot.id not in free}
+        found = {digest: pilot for digest, pilot in found.items() if pilot.id in free}
+    return found, held
 
 
 def _publish(services: Services, aftermath: Aftermath) -> None:
@@ -157,8 +176,8 @@ def _report(tx: Transaction, said: Said[ReportRequest], rules: Rules) -> tuple[S
     return rulings.verdicts, rulings.aftermath
 
 
-OFFER = Kind("offer", _offer, lambda body: len(body.jobs) + 1)
-FETCH = Kind("fetch", _fetch, lambda body: body.cores)
+OFFER = Kind("offer", _offer, lambda body: len(body.jobs) + 1, with_slots=True)
+FETCH = Kind("fetch", _fetch, lambda body: body.cores, with_slots=True)
 START = Kind("start", _start, lambda body: len(body.jobs))
 REPORT = Kind("report", _report, lambda body: len(body.reports))
 HEARTBEAT: Kind[HeartbeatRequest, HeartbeatReply] = Kind(

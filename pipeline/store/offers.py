@@ -82,11 +82,13 @@ def fetch_all(tx: Transaction, known: Mapping[int, Sequence[AttemptRef]]) -> Map
     }
     mine = of_pilots(tx, known)
     for job in mine:
-        cores[owned(job)[0]] -= job.cores or 0
+        if (pilot_id := owned(job)[0]) in cores:  # one that drains has no slot any more
+            cores[pilot_id] -= job.cores or 0
     full = [pilot_id for pilot_id, left in cores.items() if left <= 0]
-    of_state = {"full": slots.c.pilot_id.in_(full), "parked": slots.c.pilot_id.in_(cores.keys() - set(full))}
-    for state, those in of_state.items():
-        tx.run(update(slots).where(those, slots.c.state == "served").values(state=state, wake_at=None))
+    for state, ids in (("full", set(full)), ("parked", cores.keys() - set(full))):
+        if ids:
+            served = (slots.c.pilot_id.in_(ids), slots.c.state == "served")
+            tx.run(update(slots).where(*served).values(state=state, wake_at=None))
     return _unconfirmed(mine, {pilot_id: _attempts(pilot_id, refs) for pilot_id, refs in known.items()})
 
 

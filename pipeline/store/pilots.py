@@ -151,6 +151,12 @@ def lock_callers(tx: Transaction, token_digests: Iterable[str]) -> dict[str, Pil
     return {row.token_digest: _row(row, around[row.id]) for row in rows}
 
 
+def live_callers(tx: Transaction, token_digests: Iterable[str]) -> set[str]:
+    """Those of the tokens' digests that belong to pilots which have not ended; nothing is locked."""
+    mine = (pilots.c.token_digest.in_(set(token_digests)), pilots.c.state.not_in(PILOT_FINAL))
+    return {row.token_digest for row in tx.rows(select(pilots.c.token_digest).where(*mine))}
+
+
 def still_silent(tx: Transaction, pilot_id: int, seconds: float) -> bool:
     """Whether an active pilot has said nothing for so long. It can't until the transaction ends: it is locked."""
     silent = (pilots.c.state.in_(PILOT_ACTIVE), pilots.c.last_seen < tx.after(-seconds))

@@ -8,7 +8,7 @@ from threading import Event
 
 import pytest
 
-from pipeline.api.gathering import MOST, Call, Gathering
+from pipeline.api.gathering import HELD, MOST, TRIES, Call, Gathering, Held
 from pipeline.errors import DatabaseUnavailable
 
 Rounds = list[list[str]]
@@ -98,3 +98,22 @@ def test_a_client_that_went_away_takes_no_other_along(gone: int) -> None:
         return await tasks[1 - gone]
 
     assert asyncio.run(run()) == "X"
+
+
+@pytest.mark.parametrize(("held_for", "answer"), [(2, "X"), (TRIES - 1, "X"), (TRIES, None)])
+def test_a_call_whose_rows_are_held_is_in_later_rounds_and_then_left_to_a_call_by_itself(
+    held_for: int, answer: str | None
+) -> None:
+    rounds = 0
+
+    def answered(calls: Sequence[Call[str]]) -> list[str | Held | None]:
+        nonlocal rounds
+        rounds += 1
+        return [HELD if rounds <= held_for and call.caller == "a" else call.said.upper() for call in calls]
+
+    async def run() -> list[str | None]:
+        tasks = await asked(Gathering("test", answered, 0.0), Call("a", "x", 1), Call("b", "y", 1))
+        return await asyncio.gather(*tasks)
+
+    assert asyncio.run(run()) == [answer, "Y"]
+    assert rounds == min(held_for + 1, TRIES)
