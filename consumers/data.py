@@ -8,7 +8,7 @@ SPEC = ConsumerSpec(
     queue="data",
     bodies=(OutputsReported, StepsDue, FilesDue),
     execute=execute,
-    batch=4,
+    batch=20,
     deadline=120.0,
     preload=("executors.data.shell",),
 )

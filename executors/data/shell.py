@@ -8,6 +8,7 @@ from executors.data.files_due import compare
 from executors.data.outputs import verify
 from executors.data.steps_due import settle
 from pipeline.runtime.spec import Context
+from pipeline.store.database import in_chunks
 from schemas.messages import Body, FilesDue, Message, OutputsReported, StepsDue
 from schemas.outcomes import Done, Outcome
 
@@ -15,7 +16,7 @@ from schemas.outcomes import Done, Outcome
 def execute(context: Context, messages: Sequence[Message]) -> list[Outcome]:
     """One outcome per message; the follow-ups of the whole batch go with its last one."""
     follow_ups: list[Message] = []
-    if job_ids := _ids(messages, OutputsReported):
+    for job_ids in in_chunks(_ids(messages, OutputsReported)):  # a transaction each: none shall live for seconds
         follow_ups += verify(context, job_ids)
     if step_ids := _ids(messages, StepsDue):
         follow_ups += settle(context, step_ids)
