@@ -8,7 +8,8 @@ there in levels that had plenty when they were looked at last: otherwise many sm
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 
 from executors.matching.memory import Key, Memory
 from executors.matching.rounds import Match
@@ -35,6 +36,8 @@ class Stock:
         """Not matched yet."""
         self._last: dict[Key, int] = {}
         """Where locking goes on."""
+        self._behind: dict[Key, tuple[int, int]] = {}
+        """Where jobs may have come back that are not locked yet: after the one id, up to the other."""
         self._exhausted: set[Key] = set()
         self._came_back: set[Key] = set()
         """Levels whose jobs are not taken in order of their ids any more."""
@@ -104,17 +107,31 @@ class Stock:
         ]
         lacking = self._receive(portions)
         # Jobs may have come back behind the hint: no level is short before that is known.
-        again = [
-            Portion(portion.level, lacking[key], until=hint)
-            for portion in portions
-            if (key := _key(portion)) in lacking and (hint := self._memory.hints.pop(key, 0))
-        ]
-        self._came_back |= {_key(portion) for portion in again}
-        lacking |= {_key(portion): 0 for portion in again} | self._receive(again)
+        again = [self._portion_behind(_key(portion), portion.level, lacking) for portion in portions]
+        behind = [portion for portion in again if portion is not None]
+        self._came_back |= {_key(portion) for portion in behind}
+        lacking |= {_key(portion): 0 for portion in behind} | self._receive(behind)
+        for portion in behind:
+            key = _key(portion)
+            if lacking[key]:
+                del self._behind[key]
         for key, most in lacking.items():
             self._memory.deep.discard(key)
             if most:
                 self._exhausted.add(key)
+
+    def _portion_behind(self, key: Key, level: Level, lacking: Mapping[Key, int]) -> Portion | None:
+        """What is lacking, of those behind the hint; None where nothing is, or where there was no hint."""
+        if key not in lacking:
+            return None
+        hint = self._memory.hints.pop(key, 0)
+        if hint:
+            self._behind[key] = 0, hint
+            self._last[key] = max(self._last.get(key, 0), hint)
+        if key not in self._behind:
+            return None
+        after, until = self._behind[key]
+        return Portion(level, lacking[key], after=after, until=until)
 
     def _receive(self, portions: Sequence[Portion]) -> dict[Key, int]:
         """How many are lacking, by level."""
@@ -123,16 +140,21 @@ class Stock:
         lacking: dict[Key, int] = {}
         for portion, found in zip(portions, waiting.take(self._tx, portions), strict=True):
             key = _key(portion)
-            living = [job for job in found if not job.kill_requested]
             self.doomed += [job for job in found if job.kill_requested]
-            self._locked[key] += living
+            self._locked[key] += sorted((job for job in found if not job.kill_requested), key=attrgetter("id"))
             if found:
-                self._last[key] = max(self._last.get(key, 0), found[-1].id)
+                self._go_on(key, max(job.id for job in found))
             if len(found) < portion.most:
                 lacking[key] = portion.most - len(found)
             elif portion.most >= PLENTY:
                 self._memory.deep.add(key)
         return lacking
+
+    def _go_on(self, key: Key, last_id: int) -> None:
+        behind = self._behind.get(key)
+        if behind is not None and last_id <= behind[1]:
+            self._behind[key] = last_id, behind[1]
+        self._last[key] = max(self._last.get(key, 0), last_id)
 
     def _after(self, level: Level) -> int:
         key = (level.autocluster_id, level.priority)
