@@ -145,7 +145,7 @@ def places(tx: Transaction, found: Mapping[int, Totals], kinds: Kinds, alive: Al
             queue_id=row.site_queue_id,
             resource=resource,
             resource_key=key,
-            only_job_type=tested.get(for_vo, tested.get(for_all)),
+            only_job_type=tested.get(for_all, tested.get(for_vo)),
             reserved_for=totals.reserved_for,
         )
     return usable

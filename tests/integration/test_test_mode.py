@@ -94,6 +94,17 @@ def test_of_waiting_jobs_only_the_test_is_matched(database: Database) -> None:
     }
 
 
+def test_the_test_mode_for_all_wins_over_that_of_a_vo(database: Database) -> None:
+    at = building.site(database)
+    ids = _optimise(database, "theirs", "ours")
+    building.ban(database, at, only_job_type="theirs")
+    building.ban(database, at, vo="default", only_job_type="ours")
+    pilot_id = building.offering(database, at)
+    message = Message.about(SlotsOffered(pilot_ids=(pilot_id,)), now=database.now())
+    match(Context(Settings(), database, "test"), [message])
+    assert _states(database) == {ids["theirs"]: JobState.MATCHED, ids["ours"]: JobState.WAITING}
+
+
 def test_held_jobs_are_received_again_when_test_mode_comes_and_when_it_ends(api: RunningApi) -> None:
     database = api.database
     at = building.site(database)
