@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from executors.matching.board import Board
@@ -17,16 +17,27 @@ from pipeline.store.match_rows import Level
 from pipeline.store.matching import Kinds
 from schemas.requirements import Requirement
 
-FRESH = 2.0
+_FRESH = 2.0
 """Seconds for which the heads of all autoclusters are believed, at the least."""
 _COST = 20.0
-"""And as many times as long as reading them took, so that it never takes more than a small part of the time."""
+"""And as many times as long as reading them took, so that it takes a small part of the time."""
+_STALE = 30.0
+"""Seconds after which they are read anew, unless reading them takes longer."""
+_LOWER = 60.0
+"""Seconds between two looks at levels below the heads: whatever waits too long there must be seen."""
+_DEEP = 4
+"""Levels of one autocluster that one such look finds at the most; the next look goes on below them."""
 _HINTS = 10.0
 """Seconds after which jobs are taken from the front again: some may have come back behind the last one taken."""
 _MOST = 4
 
 Key = tuple[int, int]
 """Autocluster and priority: a level."""
+
+
+def fresh_for(cost: float) -> float:
+    """Seconds for which heads are believed that took `cost` seconds to read."""
+    return max(_FRESH, min(_STALE, _COST * cost), cost)
 
 
 @dataclass(slots=True)
@@ -49,6 +60,11 @@ class Memory:
     nodes: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     """Slots of each VO, and how many of them are kept for wide jobs, as of the last look."""
     _cost: float = 0.0
+    _heads: dict[int, Level] = field(default_factory=dict)
+    """By autocluster, as they were read: on the board, they move without a look at the next job."""
+    _deepest: dict[int, Level] = field(default_factory=dict)
+    """By autocluster, the last level that was looked at where there are more below it."""
+    _lower_at: float = float("-inf")
     _hints_at: float = float("-inf")
 
     def __post_init__(self) -> None:
@@ -63,20 +79,33 @@ class Memory:
             self.released_up_to = 0
             self.nodes = matching.nodes(tx)
             self._hints_at = now
-        if not was_sure or now - self.read_at > max(FRESH, _COST * self._cost):
+        if not was_sure or now - self.read_at > fresh_for(self._cost):
             self.read_all(tx)
+            if now - self._lower_at > _LOWER:
+                self.read_lower(tx)
         elif autocluster_ids:
             self._read(tx, set(autocluster_ids))
 
-    def read_all(self, tx: Transaction) -> list[Level]:
-        """Know what waits, as it is now."""
+    def read_all(self, tx: Transaction) -> None:
+        """Know what waits, as it is now; levels below the heads are believed to be as they were."""
         began = time.monotonic()
-        known = {level.autocluster_id: level for level in self.board.levels()}
-        found = waiting.heads(tx, self.requirements, known=known)
-        self.board.replace_all(found)
+        found = waiting.heads(tx, self.requirements, known=self._heads)
+        self._heads = {level.autocluster_id: level for level in found}
+        lower = [level for level in self.board.levels() if _is_below(level, self._heads.get(level.autocluster_id))]
+        self.board.replace_all([*lower, *found])
         self.read_at = began
         self._cost = time.monotonic() - began
-        return found
+
+    def read_lower(self, tx: Transaction) -> None:
+        """Know what waits below the heads: for rounds, it may have waited for too long."""
+        found = list(self._heads.values())
+        above = [self._deepest.get(level.autocluster_id, level) for level in found]
+        for _ in range(_DEEP):
+            above = waiting.lower_levels(tx, above)
+            found += above
+        self._deepest = {level.autocluster_id: level for level in above}
+        self.board.replace_all(found)
+        self._lower_at = time.monotonic()
 
     def settle(self, outcome: Outcome, stock: Backlog, drained: Iterable[Key]) -> frozenset[int]:
         """Take in what was planned, before it is committed; the autoclusters that less could be had of than wanted."""
@@ -85,11 +114,15 @@ class Memory:
         for key in set(drained) - gone:
             level = self.board.get(key)
             self.board.drop(*key)
-            lower = None if level is None or self.board.of(key[0]) else stock.after(level)
-            if lower is not None:
-                self.board.put(lower)
             gone.add(key)
+            lower = None if level is None else stock.after(level)
+            if lower is not None and self._is_new(lower, gone):
+                self.board.put(lower)
         return frozenset(autocluster_id for autocluster_id, _ in gone)
+
+    def _is_new(self, level: Level, gone: Collection[Key]) -> bool:
+        key = level.autocluster_id, level.priority
+        return key not in gone and self.board.get(key) is None
 
     def learn(self, hints: Mapping[Key, int], spared: Iterable[Level]) -> None:
         """What was planned is committed, but for jobs of the levels `spared`: they are still where they were."""
@@ -104,16 +137,25 @@ class Memory:
         to do that is all, since jobs of one autocluster want the same, and it costs little."""
         on_board = {level.autocluster_id for level in self.board.levels()}
         for level in waiting.heads(tx, self.requirements, but=on_board):
+            self._heads[level.autocluster_id] = level
             self.board.put(level)
 
     def _read(self, tx: Transaction, autocluster_ids: set[int]) -> None:
         for key in [key for key in self.hints if key[0] in autocluster_ids]:
             del self.hints[key]
         found = {level.autocluster_id: level for level in waiting.heads(tx, self.requirements, autocluster_ids)}
+        self._heads |= found
         for autocluster_id in autocluster_ids:
-            self.board.drop(autocluster_id)
-            if autocluster_id in found:
-                self.board.put(found[autocluster_id])
+            head = found.get(autocluster_id)
+            for level in self.board.of(autocluster_id):
+                if not _is_below(level, head):
+                    self.board.drop(autocluster_id, level.priority)
+            if head is not None:
+                self.board.put(head)
+
+
+def _is_below(level: Level, head: Level | None) -> bool:
+    return head is not None and level.priority < head.priority
 
 
 class _Memories(threading.local):

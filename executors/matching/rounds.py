@@ -208,10 +208,11 @@ class _Round:
             return
         self._board.drop(*key)
         self._drained.add(key)
-        if any(other.priority < level.priority for other in self._board.of(level.autocluster_id)):
+        lower = self._backlog.after(level)  # the board may have another, below this one
+        lower_key = None if lower is None else (lower.autocluster_id, lower.priority)
+        if lower is None or lower_key is None or lower_key in self._drained:
             return
-        lower = self._backlog.after(level)
-        if lower is not None and (lower_key := (lower.autocluster_id, lower.priority)) not in self._drained:
+        if self._board.get(lower_key) is None:
             self._before.setdefault(lower_key, None)
             self._board.put(lower)
 

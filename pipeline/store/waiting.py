@@ -57,7 +57,7 @@ def heads(
 
     By one look into the index for each: `GROUP BY` would ask less, if MariaDB chose the loose index scan; measured, it
     reads the whole index unless its statistics happen to be fresh. Requirements that are not known are read and added;
-    `known` are levels by autocluster, which are given again where nothing has changed.
+    `known` are levels by autocluster as they were read before, which are given again where nothing has changed.
     """
     known = known or {}
     rows = _head_rows(tx, autocluster_ids, but)
@@ -77,16 +77,25 @@ def heads(
 
 def next_level(tx: Transaction, level: Level) -> Level | None:
     """The level of the same autocluster that comes after this one; None when there is none."""
-    query = (
-        select(waiting_jobs.c.descent, waiting_jobs.c.job_id)
-        .where(waiting_jobs.c.autocluster_id == level.autocluster_id, waiting_jobs.c.descent > -level.priority)
-        .order_by(waiting_jobs.c.descent, waiting_jobs.c.job_id)
-    )
-    row = tx.first(query)
-    if row is None:
-        return None
-    since = _waiting_since(tx, [row.job_id]).get(row.job_id)
-    return replace(level, priority=-row.descent, head_job_id=row.job_id, waiting_since=since)
+    return next(iter(lower_levels(tx, [level])), None)
+
+
+def lower_levels(tx: Transaction, levels: Iterable[Level]) -> list[Level]:
+    """The `next_level` of each of these; those that have none are left out."""
+    above = list(levels)
+    rows: list[tuple[int, int, int]] = []
+    if tx.connection.dialect.name == "sqlite":
+        found = [tx.first(_below(level)) for level in above]
+        rows = [(place, row.descent, row.job_id) for place, row in enumerate(found) if row is not None]
+    else:
+        for start in range(0, len(above), _AT_ONCE):
+            statement = _all_below(above[start : start + _AT_ONCE], start)
+            rows += [(row.place, row.descent, row.job_id) for row in tx.connection.exec_driver_sql(statement).all()]
+    since = _waiting_since(tx, [job_id for _, _, job_id in rows])
+    return [
+        replace(above[place], priority=-descent, head_job_id=job_id, waiting_since=since.get(job_id))
+        for place, descent, job_id in rows
+    ]
 
 
 def take(tx: Transaction, portions: Sequence[Portion]) -> list[list[JobRow]]:
@@ -164,6 +173,33 @@ def _waiting_since(tx: Transaction, job_ids: Sequence[int]) -> dict[int, datetim
         query = select(jobs_table.c.id, jobs_table.c.changed_at).where(jobs_table.c.id.in_(part))
         found |= {row.id: row.changed_at for row in tx.rows(query)}
     return found
+
+
+def _below(level: Level) -> Select[Any]:
+    return (
+        select(waiting_jobs.c.descent, waiting_jobs.c.job_id)
+        .where(waiting_jobs.c.autocluster_id == level.autocluster_id, waiting_jobs.c.descent > -level.priority)
+        .order_by(waiting_jobs.c.descent, waiting_jobs.c.job_id)
+    )
+
+
+def _all_below(levels: Sequence[Level], first: int) -> str:
+    """As `_below`, for all of them in one statement. Nothing but numbers is put in."""
+    parts = (
+        " ".join(
+            (
+                "(SELECT",
+                str(first + place),
+                "AS place, descent, job_id FROM waiting_jobs WHERE autocluster_id =",
+                str(level.autocluster_id),
+                "AND descent >",
+                str(-level.priority),
+                "ORDER BY descent, job_id LIMIT 1)",
+            )
+        )
+        for place, level in enumerate(levels)
+    )
+    return " UNION ALL ".join(parts)
 
 
 def _pop(portion: Portion) -> Select[Any]:

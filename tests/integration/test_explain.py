@@ -174,6 +174,10 @@ def _next(tx: Transaction) -> None:
     waiting.next_level(tx, head)
 
 
+def _lower(tx: Transaction) -> None:
+    waiting.lower_levels(tx, waiting.heads(tx, {}))
+
+
 SORTS_FEW = {"jobs of a pilot"}
 """A pilot's jobs are as many as it has cores; they are locked in order of their ids."""
 HOT: dict[str, tuple[Callable[[Transaction], object], dict[str, set[str | None]]]] = {
@@ -184,6 +188,7 @@ HOT: dict[str, tuple[Callable[[Transaction], object], dict[str, set[str | None]]
         {"waiting_jobs": {"PRIMARY"}, "jobs": {"PRIMARY"}},
     ),
     "the next level": (_next, {"waiting_jobs": {"PRIMARY"}, "jobs": {"PRIMARY"}}),
+    "lower levels of all": (_lower, {"waiting_jobs": {"PRIMARY"}, "jobs": {"PRIMARY"}}),
     "waiting jobs are taken": (_take, {"waiting_jobs": {"PRIMARY"}, "jobs": {"PRIMARY"}}),
     "jobs are assigned": (_assign, {"waiting_jobs": {"PRIMARY"}, "jobs": {"PRIMARY"}}),
     "assignments go back": (_return, {"jobs": {"PRIMARY"}, "job_events": {None}}),
