@@ -8,7 +8,6 @@ shares this machine's cores, so the CPU per job says more than the rate where so
 from __future__ import annotations
 
 import json
-import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +37,7 @@ from tests.benchmarks.lifecycle_processes import Command, Program, cpu_of, runni
 from tests.servers import MariaDbServer, RedisServer, free_port, running_mariadb, running_redis, server_folder
 from tests.waiting import eventually
 
-JOBS = int(os.environ.get("LIFECYCLE_JOBS", "100000"))
+JOBS = 100_000
 PILOTS = 1_000
 SITES = 20
 CORES = 8
