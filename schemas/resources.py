@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from schemas.bounds import MAX_SECONDS, Count, NoTruth, Number
 from schemas.names import Machine, Name, Names, Word
+from schemas.rooms import Room
 from schemas.versions import Version
 from schemas.wishes import Level, Part, Power, Rate, level_alone
 
@@ -75,6 +76,10 @@ class Resource(Part):
     def gpus(self) -> int:
         """How many GPUs it has."""
         return 0 if self.gpu is None else self.gpu.count
+
+    def with_room(self, room: Room) -> Self:
+        """The same with so much memory and disk; cores and GPUs stay."""
+        return self.model_copy(update={"memory": max(room.memory, 1), "disk": max(room.disk, 0)})
 
     def signature(self) -> str:
         """A hash of all but the time left: kinds of nodes that it does not tell apart may run the same jobs."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_DIGITS = 3
+"""Binary digits that a coarse room keeps: it has a quarter more at the most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Room:
@@ -23,6 +26,10 @@ class Room:
             self.gpus - count * grant.gpus,
         )
 
+    def coarse(self) -> Room:
+        """At least as much, the same for rooms of about one size: memory and disk by their first binary digits."""
+        return Room(self.cores, _rounded_up(self.memory), _rounded_up(self.disk), self.gpus)
+
 
 @dataclass(frozen=True, slots=True)
 class Grant:
@@ -38,3 +45,8 @@ class Grant:
     def charge(self) -> int:
         """Core-seconds that its share is charged when it is matched."""
         return round(self.cores * self.seconds)
+
+
+def _rounded_up(amount: int) -> int:
+    dropped = max(amount.bit_length() - _DIGITS, 0)
+    return -(-amount >> dropped) << dropped

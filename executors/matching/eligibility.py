@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from executors.matching.rooms import Shape, shape_of
-from schemas.requirements import Requirement, Resource, Specification, static_misfits
+from schemas.requirements import Requirement, Resource, Specification, room_of, static_misfits
 from schemas.specifications import Needs
 
 UNKNOWN, NO, YES = 0, 1, 2
@@ -25,7 +25,8 @@ class Wish:
 
 
 class Verdicts:
-    """What is known of one kind of node: a byte per wish."""
+    """What is known of one kind of node: a byte per wish. Of nodes of about one size the verdict is that on the
+    largest: whoever grants is exact about room."""
 
     __slots__ = ("known", "resource")
 
@@ -84,7 +85,7 @@ class Eligibility:
         if found is None:
             if len(self._verdicts) >= self._most_resources:
                 del self._verdicts[next(iter(self._verdicts))]
-            found = self._verdicts[resource_key] = Verdicts(resource)
+            found = self._verdicts[resource_key] = Verdicts(resource.with_room(room_of(resource).coarse()))
         missing = self._count - len(found.known)
         if missing > 0:
             found.known.extend(bytes(missing))

@@ -27,7 +27,7 @@ from schemas.states import JOB_OCCUPYING, PilotState
 
 FRESH = 2.0
 """Seconds for which the entry of a site queue is believed: it may be long, and pilots of one queue offer often."""
-_MOST_KINDS = 1_000
+_MOST_SIZES = 1_000
 """Of one queue: every pilot may say another size of its disk."""
 
 
@@ -57,10 +57,14 @@ class _Queue:
     entry: str
     at: datetime
     found: dict[tuple[int | None, Room], tuple[Resource, int]] = field(default_factory=dict)
+    """By kind of node and exact totals."""
+    kinds: dict[tuple[int | None, Room], tuple[Resource, int]] = field(default_factory=dict)
+    """By kind of node and coarse totals."""
 
 
 class Kinds:
-    """The kinds of slots that a process has met: each kind's resource, and a number that equal ones share."""
+    """The kinds of slots that a process has met: each one's resource, and a number that those share which only differ
+    in how much memory and disk they have, and only little: see `Room.coarse`."""
 
     def __init__(self) -> None:
         self._queues: dict[int, _Queue] = {}
@@ -92,12 +96,19 @@ class Kinds:
         queue = self._queues[queue_id]
         known = queue.found.get((resource_id, total))
         if known is None:
-            if len(queue.found) >= _MOST_KINDS:
+            if len(queue.found) >= _MOST_SIZES:
                 queue.found.clear()  # numbers stay: whoever keeps something by them is not misled
+            kind, number = self._kind(queue, resource_id, total.coarse())
+            known = queue.found[resource_id, total] = (kind.with_room(total), number)
+        return known
+
+    def _kind(self, queue: _Queue, resource_id: int | None, coarse: Room) -> tuple[Resource, int]:
+        known = queue.kinds.get((resource_id, coarse))
+        if known is None:
             node = None if resource_id is None else self._nodes.get(resource_id)
-            resource = slot_resource(queue.site, SiteQueueEntry.model_validate_json(queue.entry), node, total)
+            resource = slot_resource(queue.site, SiteQueueEntry.model_validate_json(queue.entry), node, coarse)
             number = self._numbers.setdefault(resource.signature(), len(self._numbers) + 1)
-            known = queue.found[resource_id, total] = (resource, number)
+            known = queue.kinds[resource_id, coarse] = (resource, number)
         return known
 
 
