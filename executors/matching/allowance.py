@@ -39,6 +39,10 @@ class Allowance:
             most = min(most, self._left[index])
         return most
 
+    def is_below_limits(self, level: Level, place: Place) -> bool:
+        """Whether limits, start rates aside, leave the level a job there."""
+        return all(self._left[index] > 0 for index in self._concerning(level, place.site_id))
+
     def limits_of(self, level: Level, place: Place) -> tuple[int, ...]:
         """Ids of the limits that a job of the level counts against there."""
         return tuple(self._ids[index] for index in self._concerning(level, place.site_id))

@@ -69,15 +69,17 @@ class Opening:
         return grant(entry.wish.specification, self.free if room is None else room, self.time_left, power)
 
     def suits(self, entry: Entry) -> bool:
-        """Whether nothing but room and time is against it."""
-        return not entry.is_gone and self.verdicts.allow(entry.wish) and self.is_allowed(entry)
+        """Whether nothing is against it but room and time, and that no more may start at this moment."""
+        return not entry.is_gone and self.verdicts.allow(entry.wish) and self.is_allowed(entry, but_starts=True)
 
-    def is_allowed(self, entry: Entry) -> bool:
-        """Whether test mode, limits and start rates leave it a place."""
+    def is_allowed(self, entry: Entry, *, but_starts: bool = False) -> bool:
+        """Whether test mode, limits and, unless it does not matter, start rates leave it a place."""
         if self.is_open:
             return True
         if self.place.only_job_type not in (None, entry.level.job_type):
             return False
+        if but_starts:
+            return self.allowance.is_below_limits(entry.level, self.place)
         return self.allowance.left(entry.level, self.place) > 0
 
 

@@ -29,7 +29,7 @@ class Ground:
 
     @classmethod
     def read(
-        cls, tx: Transaction, places: Iterable[Place], nodes: Mapping[int, tuple[int, int]], settings: Settings
+        cls, tx: Transaction, places: Iterable[Place], nodes: Mapping[int, Nodes], settings: Settings
     ) -> Ground:
         """As it is now."""
         found = list(places)
@@ -40,7 +40,7 @@ class Ground:
             rates=limits.rates(tx, site_ids),
             accounts=usage.accounts(tx, vo_ids, settings.share_half_life),
             entitlements={vo_id: Entitlements(own.groups, own.owners) for vo_id, own in shares.items()},
-            nodes={vo_id: Nodes(*counts) for vo_id, counts in nodes.items()},
+            nodes=nodes,
             now=tx.now,
         )
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from executors.matching.board import Board
 from executors.matching.eligibility import Eligibility
-from executors.matching.terms import Backlog, Outcome
-from pipeline.store import matching, waiting
+from executors.matching.keeping import counted
+from executors.matching.terms import Backlog, Nodes, Outcome
+from pipeline.store import waiting
 from pipeline.store.database import Database, Transaction
 from pipeline.store.match_rows import Level
 from pipeline.store.matching import Kinds
@@ -57,8 +58,8 @@ class Memory:
     """Whether what is remembered comes from committed transactions alone."""
     read_at: float = float("-inf")
     """When all heads were read last."""
-    nodes: Mapping[int, tuple[int, int]] = field(default_factory=dict)
-    """Slots of each VO, and how many of them are kept for wide jobs, as of the last look."""
+    nodes: Mapping[int, Nodes] = field(default_factory=dict)
+    """Of each VO, as of the last look."""
     _cost: float = 0.0
     _heads: dict[int, Level] = field(default_factory=dict)
     """By autocluster, as they were read: on the board, they move without a look at the next job."""
@@ -77,7 +78,7 @@ class Memory:
         if not was_sure or now - self._hints_at > _HINTS:
             self.hints.clear()
             self.released_up_to = 0
-            self.nodes = matching.nodes(tx)
+            self.nodes = counted(tx)
             self._hints_at = now
         if not was_sure or now - self.read_at > fresh_for(self._cost):
             self.read_all(tx)
@@ -131,6 +132,12 @@ class Memory:
             self.hints.pop((level.autocluster_id, level.priority), None)
             self.board.put(level)
         self.is_sure = True
+
+    def know(self, tx: Transaction, autocluster_ids: Iterable[int]) -> None:
+        """Have these on the board, if they wait: what is missing there may only be news that others had."""
+        missing = {autocluster_id for autocluster_id in autocluster_ids if not self.board.of(autocluster_id)}
+        if missing:
+            self._read(tx, missing)
 
     def read_others(self, tx: Transaction) -> None:
         """Know what else waits: autoclusters that are not on the board. For the question whether a slot has nothing

@@ -83,7 +83,7 @@ class _Round:
         self._before: dict[Key, Level | None] = {}
         self._drained: set[Key] = set()
         self._reservations: dict[int, int | None] = {}
-        self._reserved = {vo_id: nodes.reserved for vo_id, nodes in terms.nodes.items()}
+        self._nodes = dict(terms.nodes)
 
     def run(self) -> None:
         """Fill every slot."""
@@ -164,7 +164,7 @@ class _Round:
         """As many jobs as fit and as its owner may have before it is somebody else's turn; how many it got."""
         level, place, charge = pick.entry.level, opening.place, max(granted.charge, 1)
         most = min(
-            _times(opening.free, granted) if pick.lane is Lane.RANK else 1,
+            opening.free.times(granted) if pick.lane is Lane.RANK else 1,
             self._terms.allowance.left(level, place),
             self._left,
             1 if margin < charge else ceil(min(margin / charge, self._left)),
@@ -218,10 +218,11 @@ class _Round:
 
     def _serve_reserved(self, opening: Opening, autocluster_id: int) -> None:
         """One job of the autocluster that the place is kept for, if there is room; else nothing that is narrower."""
+        may_start = self._terms.allowance.starts_left(opening.place.site_id) > 0
         while possible := self._possible(opening, autocluster_id):
             entry = next((entry for entry in possible if opening.granted(entry) is not None), None)
             granted = None if entry is None else opening.granted(entry)
-            if entry is None or granted is None:
+            if entry is None or granted is None or not may_start:
                 opening.narrowest = min(entry.width for entry in possible)
                 return
             if self._give(opening, Pick(Lane.WIDE, entry, granted), granted, 0.0):
@@ -241,32 +242,24 @@ class _Round:
 
     def _release(self, place: Place) -> None:
         self._reservations[place.pilot_id] = None
-        self._reserved[place.vo_id] = self._reserved.get(place.vo_id, 0) - 1
+        self._shift(place.vo_id, place.reserved_for, None)
+
+    def _shift(self, vo_id: int, before: int | None, now: int | None) -> None:
+        if vo_id in self._nodes:
+            self._nodes[vo_id] = self._nodes[vo_id].moved(before, now)
 
     def _reserve(self, opening: Opening, entry: Entry, others: Sequence[Slot]) -> None:
         """Keep the place for a wide level that is due, unless there is room for it elsewhere."""
         place, level = opening.place, entry.level
-        if place.reserved_for is not None or place.pilot_id in self._reservations or not self._may_reserve(place.vo_id):
+        if place.reserved_for is not None or place.pilot_id in self._reservations:
+            return
+        nodes, part = self._nodes.get(place.vo_id), self._terms.rules.wide_reserve
+        if nodes is None or not nodes.may_keep(level.autocluster_id, part):
             return
         possible = self._possible(opening, level.autocluster_id)
         fits_now = any(opening.granted(one) is not None for one in possible)
         if entry not in possible or fits_now or wanted_by(others, level, self._board):
             return
         self._reservations[place.pilot_id] = level.autocluster_id
-        self._reserved[place.vo_id] += 1
+        self._shift(place.vo_id, None, level.autocluster_id)
         opening.narrowest = entry.width
-
-    def _may_reserve(self, vo_id: int) -> bool:
-        nodes, part = self._terms.nodes.get(vo_id), self._terms.rules.wide_reserve
-        return nodes is not None and part > 0 and self._reserved[vo_id] < max(1, int(nodes.total * part))
-
-
-def _times(free: Room, granted: Grant) -> int:
-    """How often a grant fits; at least once."""
-    amounts = (
-        (free.cores, granted.cores),
-        (free.memory, granted.memory),
-        (free.disk, granted.disk),
-        (free.gpus, granted.gpus),
-    )
-    return min(has // takes for has, takes in amounts if takes > 0)

@@ -6,16 +6,17 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 
 from executors.matching.allowance import Allowance
 from executors.matching.ground import Ground, charges
+from executors.matching.keeping import Keeping
 from executors.matching.memory import Key, Memory, memory_of
-from executors.matching.rounds import Match, Rules, Slot, match, suits, trimmed, wanted_by
+from executors.matching.parked import Search
+from executors.matching.rounds import Match, Rules, Slot, match, trimmed, wanted_by
 from executors.matching.stock import Stock
 from pipeline.runtime.spec import Context
 from pipeline.settings import Settings
-from pipeline.store import jobs, limits, matching, releases, usage
+from pipeline.store import jobs, limits, matching, releases, reservations, usage
 from pipeline.store.assignments import Assignment, assign
 from pipeline.store.database import Transaction
 from pipeline.store.jobs import Change
@@ -32,8 +33,12 @@ MOST_MATCHES = 1_000
 """Jobs that one transaction matches at the most: it must not live for seconds."""
 MOST_OFFERS = 250
 """Slots that one transaction locks at the most."""
+MOST_NEWS = 1_000
+"""Autoclusters for which one transaction looks at parked slots."""
+FIRST_PARKED = 64
+"""Parked slots that are looked at before more of them are read."""
 MOST_PARKED = 1_000
-"""Parked slots that one transaction looks at."""
+"""Parked slots that are read at once, and about as many as one transaction locks."""
 MOST_PLANS = 8
 """Times that a transaction plans anew because jobs that it planned with were not to be had."""
 PATIENCE = 20.0
@@ -46,6 +51,22 @@ class _Batch:
 
     pilot_ids: tuple[int, ...] = ()
     autocluster_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Parked:
+    """Parked slots for the jobs that woke us."""
+
+    slots: Mapping[int, Totals] = field(default_factory=dict)
+    wanted: Mapping[int, int] = field(default_factory=dict)
+    """Jobs that waited, by autocluster."""
+    is_cut_short: bool = False
+    """Whether there are parked slots that nobody looked at, since these should do."""
+
+    def is_too_few(self, kept: Iterable[Match]) -> bool:
+        """Whether others took the slots that should have done."""
+        served = sum(1 for found in kept if found.level.autocluster_id in self.wanted)
+        return self.is_cut_short and served < min(sum(self.wanted.values()), MOST_MATCHES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +95,11 @@ def execute(context: Context, messages: Sequence[Message]) -> list[Outcome]:
     until = time.monotonic() + PATIENCE
     results: list[_Result] = []
     while (pilot_ids or news) and time.monotonic() < until:
-        batch = _Batch(tuple(pilot_ids[:MOST_OFFERS]), news)
+        batch = _Batch(tuple(pilot_ids[:MOST_OFFERS]), news[:MOST_NEWS])
         result = _match(context, memory, batch)
         results.append(result)
         pilot_ids = pilot_ids[MOST_OFFERS:] + list(result.left_over)
-        news = result.again
+        news = news[MOST_NEWS:] + result.again
     now = context.database.clock()
     follow_ups = (
         *about_ids(SlotsOffered, sorted(pilot_ids), now=now),
@@ -111,7 +132,8 @@ def _transaction(tx: Transaction, memory: Memory, batch: _Batch, settings: Setti
     alive = Alive(settings.heartbeat_timeout, settings.pilot_max_failures)
     offered = matching.lock_slots(tx, batch.pilot_ids, "offered")
     parked = _parked(tx, memory, batch.autocluster_ids, alive)
-    locked = {**offered, **matching.lock_slots(tx, parked, "parked", skip_locked=True)}
+    locked = {**offered, **parked.slots}
+    memory.know(tx, {totals.reserved_for for totals in locked.values() if totals.reserved_for is not None})
     slots = _slots(tx, locked, matching.places(tx, locked, memory.kinds, alive))
     ground = Ground.read(tx, [slot.place for slot in slots], memory.nodes, settings)
     plan = _Plan(tx, memory, ground, Stock(tx, memory), _rules(settings))
@@ -120,19 +142,20 @@ def _transaction(tx: Transaction, memory: Memory, batch: _Batch, settings: Setti
         memory.read_others(tx)
         plan.fill(plan.idle(slots))
     kept = _carry_out(tx, plan, settings)
-    served = {found.place.pilot_id for found in kept}
+    served, taken = {found.place.pilot_id for found in kept}, {found.job.id for found in kept}
     spared = [found for found in plan.matches if found.place.pilot_id not in served]
     left_over = {found.place.pilot_id for found in spared} | (set(offered) if plan.is_cut_short else set())
     left_over = (left_over & offered.keys()) - served
     matching.set_slots(tx, served, "served")
     matching.set_slots(tx, offered.keys() - served - left_over, "parked")
-    matching.reserve(tx, plan.reservations)
+    reservations.reserve(tx, plan.keeping.changes(lost=[found for found in plan.matches if found.job.id not in taken]))
+    memory.nodes = plan.keeping.nodes
     doomed = plan.stock.doomed
     idle = tuple(slot for slot in slots if slot.place.pilot_id not in served | left_over)
     on_board = {level.autocluster_id for level in memory.board.levels()} if idle else set()
     return _Result(
         left_over=tuple(sorted(left_over)),
-        again=batch.autocluster_ids if kept and (plan.is_cut_short or len(parked) == MOST_PARKED) else (),
+        again=batch.autocluster_ids if kept and (plan.is_cut_short or parked.is_too_few(kept)) else (),
         ended_steps=tuple(ended_steps(tx, {job.step_id for job in doomed}) if doomed else ()),
         idle=idle,
         settled=frozenset(on_board - plan.drained),
@@ -145,19 +168,28 @@ def _rules(settings: Settings) -> Rules:
     return Rules(settings.wide_patience, settings.wide_reserve, settings.longest_wait, MOST_MATCHES)
 
 
-def _parked(tx: Transaction, memory: Memory, autocluster_ids: Sequence[int], alive: Alive) -> Mapping[int, Totals]:
-    """Those parked slots that jobs which woke us could go to."""
-    news = [level for autocluster_id in autocluster_ids for level in memory.board.of(autocluster_id)]
-    if not news:
-        return {}
-    found = matching.parked_slots(tx, {level.vo_id for level in news})
-    places = matching.places(tx, found, memory.kinds, alive)
-    suitable = (
-        pilot_id
-        for pilot_id, place in sorted(places.items())
-        if any(suits(place, level, memory.board) for level in news)
-    )
-    return {pilot_id: found[pilot_id] for pilot_id in islice(suitable, MOST_PARKED)}
+def _parked(tx: Transaction, memory: Memory, autocluster_ids: Sequence[int], alive: Alive) -> _Parked:
+    """Those parked slots that jobs which woke us can go to, locked: as many as it takes, so that news of one job cost
+    little however many slots are parked."""
+    vo_ids = {level.vo_id for autocluster_id in autocluster_ids for level in memory.board.of(autocluster_id)}
+    if not vo_ids:
+        return _Parked()
+    wanted = matching.count_waiting(tx, autocluster_ids, MOST_MATCHES)
+    allowance = Allowance(limits.of(tx, vo_ids, None), limits.rates(tx, None), tx.now)
+    search = Search(memory.board, allowance, wanted)
+    locked: dict[int, Totals] = {}
+    after, size = 0, FIRST_PARKED
+    while not search.is_over() and len(locked) < MOST_PARKED:
+        found = matching.parked_slots(tx, vo_ids, after=after, most=size)
+        if not found:
+            return _Parked(locked, wanted)
+        slots = _slots(tx, found, matching.places(tx, found, memory.kinds, alive))
+        takers = {slot.place.pilot_id: taker for slot in slots if (taker := search.taker(slot)) is not None}
+        mine = matching.lock_slots(tx, takers, "parked", skip_locked=True)
+        search.give_back(taker for pilot_id, taker in takers.items() if pilot_id not in mine)
+        locked |= mine
+        after, size = max(found), min(2 * size, MOST_PARKED)
+    return _Parked(locked, wanted, is_cut_short=True)
 
 
 def _slots(tx: Transaction, locked: Mapping[int, Totals], places: Mapping[int, Place]) -> list[Slot]:
@@ -186,7 +218,7 @@ class _Plan:
         self._tx, self._memory, self._rules = tx, memory, rules
         self.ground, self.stock = ground, stock
         self.matches: list[Match] = []
-        self.reservations: dict[int, int | None] = {}
+        self.keeping = Keeping(tx, ground.nodes, rules)
         self.drained: frozenset[int] = frozenset()
         """Autoclusters of which less could be had than was wanted."""
         self.is_cut_short = False
@@ -200,13 +232,14 @@ class _Plan:
                 self.is_cut_short = self.is_cut_short or bool(left)
                 return
             self.stock.begin()
-            terms = self.ground.terms(self.matches, replace(self._rules, most=most))
+            ground = replace(self.ground, nodes=self.keeping.nodes)
+            terms = ground.terms(self.matches, replace(self._rules, most=most))
             outcome = match(left, self._memory.board, terms, self.stock)
             had = self.stock.fill(outcome.matches)
             self.matches += had
-            self.reservations |= outcome.reservations
+            may_keep_all = self.keeping.take(outcome, had, left, self.matches)
             self.drained |= self._memory.settle(outcome, self.stock, self.stock.drained())
-            if len(had) == len(outcome.matches):
+            if len(had) == len(outcome.matches) and may_keep_all:
                 self.is_cut_short = outcome.is_cut_short
                 return
         self.is_cut_short = True
@@ -217,13 +250,11 @@ class _Plan:
         return [slot for slot in slots if slot.place.pilot_id not in used]
 
     def _left_of(self, slots: Sequence[Slot]) -> list[Slot]:
-        if not self.matches:
-            return list(slots)
         free = {slot.place.pilot_id: slot.free for slot in slots}
         for found in self.matches:
             if found.place.pilot_id in free:
                 free[found.place.pilot_id] = free[found.place.pilot_id].less(found.grant)
-        return [replace(slot, free=free[slot.place.pilot_id]) for slot in slots]
+        return [Slot(self.keeping.place(slot.place), free[slot.place.pilot_id], slot.time_left) for slot in slots]
 
 
 def _carry_out(tx: Transaction, plan: _Plan, settings: Settings) -> list[Match]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from math import ceil
 from typing import Protocol
 
 from executors.matching.allowance import Allowance
@@ -52,10 +53,30 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """How many nodes (running pilots) a VO has, and how many of them are reserved for wide jobs."""
+    """How many nodes (running pilots) a VO has, and how many of them are kept for wide jobs."""
 
     total: int
-    reserved: int
+    kept: Mapping[int, int] = field(default_factory=dict)
+    """By autocluster."""
+    sated: frozenset[int] = frozenset()
+    """Autoclusters that have a node kept for each of their jobs, as far as that was asked."""
+
+    def may_keep(self, autocluster_id: int, part: float) -> bool:
+        """Whether one more may be kept for it, of so great a part of the nodes; no autocluster has most of them."""
+        most = max(1, int(self.total * part)) if part > 0 else 0
+        return (
+            sum(self.kept.values()) < most
+            and self.kept.get(autocluster_id, 0) < ceil(most / 2)
+            and autocluster_id not in self.sated
+        )
+
+    def moved(self, before: int | None, now: int | None) -> Nodes:
+        """As they are when a node is kept for another autocluster than before, or for none."""
+        kept = dict(self.kept)
+        for autocluster_id, change in ((before, -1), (now, 1)):
+            if autocluster_id is not None:
+                kept[autocluster_id] = max(kept.get(autocluster_id, 0) + change, 0)
+        return replace(self, kept=kept)
 
 
 @dataclass(frozen=True, slots=True)

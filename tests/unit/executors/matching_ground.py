@@ -136,7 +136,7 @@ class Farm:
     limits: Sequence[LimitRow] = ()
     rates: Sequence[StartRate] = ()
     rules: Rules = field(default_factory=Rules)
-    nodes: Nodes = field(default_factory=lambda: Nodes(10, 0))
+    nodes: Nodes = field(default_factory=lambda: Nodes(10))
     used: dict[tuple[int, int], float] = field(default_factory=dict)
     """Core-seconds by group and owner."""
 

@@ -9,9 +9,10 @@ import pytest
 
 from executors.matching.fair_share import Entitlements
 from executors.matching.rounds import Nodes, Rules
+from pipeline.store.match_rows import LimitRow, Selector, StartRate
 from schemas.requirements import Requirement
 from schemas.rooms import Room
-from tests.unit.executors.matching_ground import Farm, Queue, level_of, slot_of
+from tests.unit.executors.matching_ground import NOW, Farm, Queue, level_of, slot_of
 
 HOUR = 3_600
 PLENTY = 30_000
@@ -170,11 +171,11 @@ def test_narrow_jobs_of_higher_priority_go_on_while_no_wide_one_waits_too_long()
 
 def test_a_wide_job_among_endless_narrow_ones_gets_a_node_in_bounded_rounds() -> None:
     """Each round, one job of each of three nodes has ended."""
-    farm = Farm(_narrow_and_wide(2_000.0), nodes=Nodes(3, 0))
+    farm = Farm(_narrow_and_wide(2_000.0), nodes=Nodes(3))
     busy = dict.fromkeys((1, 2, 3), 7)
     kept: dict[int, int | None] = {}
     for _ in range(8):
-        farm.nodes = Nodes(3, sum(autocluster_id is not None for autocluster_id in kept.values()))
+        farm.nodes = Nodes(3, Counter(number for number in kept.values() if number is not None))
         slots = [
             slot_of(pilot_id, free=Room(8 - taken, 16_000, 80_000), reserved_for=kept.get(pilot_id))
             for pilot_id, taken in busy.items()
@@ -203,7 +204,7 @@ def test_an_owner_of_wide_jobs_alone_gets_node_after_node_among_endless_narrow_o
     busy = {1: [1] * 8, 2: [1] * 8, 3: [1] * 8}
     kept: dict[int, int | None] = {}
     for _ in range(40):
-        farm.nodes = Nodes(3, sum(autocluster_id is not None for autocluster_id in kept.values()))
+        farm.nodes = Nodes(3, Counter(number for number in kept.values() if number is not None))
         busy = {pilot_id: widths[1:] for pilot_id, widths in busy.items()}
         slots = [
             slot_of(pilot_id, free=Room(8 - sum(widths), 16_000, 80_000), reserved_for=kept.get(pilot_id))
@@ -218,7 +219,7 @@ def test_an_owner_of_wide_jobs_alone_gets_node_after_node_among_endless_narrow_o
 
 def test_a_reserved_place_takes_nothing_narrower_until_its_job_came() -> None:
     queue = _narrow_and_wide(2_000.0)
-    farm = Farm(queue, nodes=Nodes(10, 1))
+    farm = Farm(queue, nodes=Nodes(10, {2: 1}))
     assert farm.round([slot_of(1, free=Room(7, 16_000, 80_000), reserved_for=2)]).matches == ()
     outcome = farm.round([slot_of(1, 9, reserved_for=2)])
     assert [found.grant.cores for found in outcome.matches] == [8, 1]
@@ -233,13 +234,28 @@ def test_a_reservation_is_given_back_when_its_level_is_gone() -> None:
     assert len(outcome.matches) == 7
 
 
-def test_no_more_nodes_are_reserved_than_the_rules_allow() -> None:
-    queue = Queue({level_of(2, Requirement(cores=8), waited=2_000.0): 50, level_of(1, Requirement()): 99})
+def test_a_reservation_outlasts_a_moment_in_which_no_job_may_start() -> None:
+    queue = _narrow_and_wide(2_000.0)
+    farm = Farm(queue, rates=[StartRate(1, 10, 60.0, 0.0, NOW)])
+    outcome = farm.round([slot_of(1, 8, reserved_for=2), slot_of(2, 8, free=Room(1, 16_000, 80_000), reserved_for=2)])
+    assert outcome.matches == ()
+    assert not outcome.reservations
+
+
+def test_a_reservation_is_given_back_when_a_limit_is_full() -> None:
+    queue = _narrow_and_wide(2_000.0)
+    farm = Farm(queue, limits=[LimitRow(1, "wide", Selector(owner_id=1), 0, 0)])
+    assert farm.round([slot_of(1, 8, reserved_for=2)]).reservations == {1: None}
+
+
+def test_no_more_nodes_are_reserved_than_the_rules_allow_and_no_level_has_more_than_half_of_them() -> None:
+    wide = {level_of(n, Requirement(cores=8), owner=n, waited=2_000.0): 50 for n in (2, 3)}
+    queue = Queue({**wide, level_of(1, Requirement()): 99})
     slots = [slot_of(n, free=Room(7, 16_000, 80_000)) for n in range(1, 11)]
-    farm = Farm(queue, nodes=Nodes(40, 1), rules=Rules(wide_reserve=0.1))
+    farm = Farm(queue, nodes=Nodes(40, {9: 1}), rules=Rules(wide_reserve=0.1))
     outcome = farm.round(slots)
-    assert Counter(outcome.reservations.values()) == {2: 3}
-    none = Farm(queue, nodes=Nodes(40, 0), rules=Rules(wide_reserve=0.0)).round(slots)
+    assert Counter(outcome.reservations.values()) == {2: 2, 3: 1}
+    none = Farm(queue, nodes=Nodes(40), rules=Rules(wide_reserve=0.0)).round(slots)
     assert not none.reservations
 
 
