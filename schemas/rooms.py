@@ -26,9 +26,19 @@ class Room:
             self.gpus - count * grant.gpus,
         )
 
+    def times(self, grant: Grant) -> int:
+        """How often such a grant can be taken."""
+        pairs = (
+            (self.cores, grant.cores),
+            (self.memory, grant.memory),
+            (self.disk, grant.disk),
+            (self.gpus, grant.gpus),
+        )
+        return min(has // takes for has, takes in pairs if takes > 0)
+
     def coarse(self) -> Room:
         """At least as much, the same for rooms of about one size: memory and disk by their first binary digits."""
-        return Room(self.cores, _rounded_up(self.memory), _rounded_up(self.disk), self.gpus)
+        return Room(self.cores, rounded_up(self.memory), rounded_up(self.disk), self.gpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,7 @@ class Grant:
         return round(self.cores * self.seconds)
 
 
-def _rounded_up(amount: int) -> int:
+def rounded_up(amount: int) -> int:
+    """An amount by its first binary digits, and not less."""
     dropped = max(amount.bit_length() - _DIGITS, 0)
     return -(-amount >> dropped) << dropped

@@ -19,9 +19,9 @@ from executors.matching.supply import Supply, older_than
 from executors.matching.terms import Backlog, Match, Nodes, Outcome, Rules, Slot, Terms
 from pipeline.store.match_rows import Level, Place
 from schemas.requirements import Specification, grant, room_of
-from schemas.rooms import Grant, Room
+from schemas.rooms import Grant
 
-__all__ = ["Backlog", "Match", "Nodes", "Outcome", "Rules", "Slot", "Terms", "match", "suits", "trimmed", "wanted_by"]
+__all__ = ["Backlog", "Match", "Nodes", "Outcome", "Rules", "Slot", "Terms", "match", "trimmed", "wanted_by"]
 
 
 def match(slots: Sequence[Slot], board: Board, terms: Terms, backlog: Backlog) -> Outcome:
@@ -55,11 +55,6 @@ def wanted_by(slots: Sequence[Slot], level: Level, board: Board) -> bool:
         for slot in slots
         for specification in _usable(slot.place, level, board)
     )
-
-
-def suits(place: Place, level: Level, board: Board) -> bool:
-    """Whether the place may run jobs of the level, free room and time aside; in test mode its type of jobs only."""
-    return any(True for _ in _usable(place, level, board))
 
 
 def _usable(place: Place, level: Level, board: Board) -> Iterator[Specification]:

@@ -183,13 +183,24 @@ def _parked(tx: Transaction, memory: Memory, autocluster_ids: Sequence[int], ali
         found = matching.parked_slots(tx, vo_ids, after=after, most=size)
         if not found:
             return _Parked(locked, wanted)
-        slots = _slots(tx, found, matching.places(tx, found, memory.kinds, alive))
-        takers = {slot.place.pilot_id: taker for slot in slots if (taker := search.taker(slot)) is not None}
+        locked |= _lock_some(tx, search, _slots(tx, found, matching.places(tx, found, memory.kinds, alive)))
+        after, size = max(found), min(2 * size, MOST_PARKED)
+    return _Parked(locked, wanted, is_cut_short=True)
+
+
+def _lock_some(tx: Transaction, search: Search, slots: Sequence[Slot]) -> dict[int, Totals]:
+    """Those that are searched for, locked; where others hold one, another will do."""
+    locked: dict[int, Totals] = {}
+    left = slots
+    while left and not search.is_over():
+        takers = {slot.place.pilot_id: taker for slot in left if (taker := search.taker(slot)) is not None}
+        if not takers:
+            break
         mine = matching.lock_slots(tx, takers, "parked", skip_locked=True)
         search.give_back(taker for pilot_id, taker in takers.items() if pilot_id not in mine)
         locked |= mine
-        after, size = max(found), min(2 * size, MOST_PARKED)
-    return _Parked(locked, wanted, is_cut_short=True)
+        left = [slot for slot in left if slot.place.pilot_id not in takers]
+    return locked
 
 
 def _slots(tx: Transaction, locked: Mapping[int, Totals], places: Mapping[int, Place]) -> list[Slot]:

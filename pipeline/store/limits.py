@@ -46,10 +46,13 @@ def counts(limit: LimitRow, owner: Owner | None, site_id: int | None, *, is_gran
     )
 
 
-def of(tx: Transaction, vo_ids: Iterable[int], site_ids: Iterable[int]) -> list[LimitRow]:
-    """The limits of these sites, and those that the policies of these VOs declare; unlocked."""
+def of(tx: Transaction, vo_ids: Iterable[int], site_ids: Iterable[int] | None) -> list[LimitRow]:
+    """The limits of these sites (None: of all), and those that the policies of these VOs declare; unlocked."""
     rules = _rules(tx, vo_ids)
-    wanted = [and_(limits.c.kind == SITE, limits.c.subject_id.in_(sorted(set(site_ids))))]
+    of_sites = limits.c.kind == SITE
+    if site_ids is not None:
+        of_sites = and_(of_sites, limits.c.subject_id.in_(sorted(set(site_ids))))
+    wanted = [of_sites]
     if rules:
         wanted.append(and_(limits.c.kind == RULE, limits.c.subject_id.in_(sorted(rules))))
     found = []
@@ -62,9 +65,10 @@ def of(tx: Transaction, vo_ids: Iterable[int], site_ids: Iterable[int]) -> list[
     return found
 
 
-def rates(tx: Transaction, site_ids: Iterable[int]) -> list[StartRate]:
-    """The start rates of these sites; unlocked."""
-    return [_rate(row) for row in tx.rows(_rates(site_ids))]
+def rates(tx: Transaction, site_ids: Iterable[int] | None) -> list[StartRate]:
+    """The start rates of these sites (None: of all); unlocked."""
+    query = select(start_rates) if site_ids is None else _rates(site_ids)
+    return [_rate(row) for row in tx.rows(query)]
 
 
 def lock(tx: Transaction, known: Iterable[LimitRow]) -> list[LimitRow]:

@@ -5,7 +5,6 @@ Lock order: slots, waiting_jobs, jobs, limits, start_rates, usage.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,7 +17,7 @@ from pipeline.store.bans import banned_queues, tested_queues
 from pipeline.store.database import Transaction, in_chunks
 from pipeline.store.match_rows import Place
 from pipeline.store.tables import jobs as jobs_table
-from pipeline.store.tables import pilots, resources, site_queues, sites, slots
+from pipeline.store.tables import pilots, resources, site_queues, sites, slots, waiting_jobs
 from schemas.nodes import NodeKind, slot_resource
 from schemas.requirements import Resource
 from schemas.rooms import Room
@@ -127,10 +126,25 @@ def lock_slots(
     return found
 
 
-def parked_slots(tx: Transaction, vo_ids: Iterable[int]) -> Mapping[int, Totals]:
-    """Every parked slot of these VOs, unlocked."""
-    query = select(*_TOTALS).where(slots.c.state == "parked", slots.c.vo_id.in_(sorted(set(vo_ids))))
+def parked_slots(
+    tx: Transaction, vo_ids: Iterable[int], *, after: int = 0, most: int | None = None
+) -> Mapping[int, Totals]:
+    """Parked slots of these VOs, unlocked: all, or the first `most` of pilots whose ids are above `after`."""
+    query = select(*_TOTALS).where(
+        slots.c.state == "parked", slots.c.vo_id.in_(sorted(set(vo_ids))), slots.c.pilot_id > after
+    )
+    if most is not None:
+        query = query.order_by(slots.c.pilot_id).limit(most)
     return {row.pilot_id: _totals(row) for row in tx.rows(query)}
+
+
+def count_waiting(tx: Transaction, autocluster_ids: Iterable[int], most: int) -> Mapping[int, int]:
+    """Jobs that wait, by autocluster; where there are `most` or more in all, each may have as many."""
+    wanted = sorted(set(autocluster_ids))
+    some = select(waiting_jobs.c.autocluster_id).where(waiting_jobs.c.autocluster_id.in_(wanted)).limit(most).subquery()
+    query = select(some.c.autocluster_id, func.count().label("many")).group_by(some.c.autocluster_id)
+    found = {row.autocluster_id: row.many for row in tx.rows(query)}
+    return found if sum(found.values()) < most else dict.fromkeys(wanted, most)
 
 
 def places(tx: Transaction, found: Mapping[int, Totals], kinds: Kinds, alive: Alive) -> Mapping[int, Place]:
@@ -179,26 +193,10 @@ def occupied(tx: Transaction, pilot_ids: Iterable[int]) -> Mapping[int, Room]:
     return taken
 
 
-def nodes(tx: Transaction) -> Mapping[int, tuple[int, int]]:
-    """Slots of each VO, and how many of them are kept for wide jobs."""
-    query = select(slots.c.vo_id, func.count().label("all"), func.count(slots.c.reserved_for).label("kept"))
-    return {row.vo_id: (row.all, row.kept) for row in tx.rows(query.group_by(slots.c.vo_id))}
-
-
 def set_slots(tx: Transaction, pilot_ids: Iterable[int], state: str) -> None:
     """Move locked slots; nobody need look at them again."""
     for chunk in in_chunks(sorted(pilot_ids)):
         tx.run(update(slots).where(slots.c.pilot_id.in_(chunk)).values(state=state, wake_at=None))
-
-
-def reserve(tx: Transaction, changes: Mapping[int, int | None]) -> None:
-    """Keep locked slots for the jobs of an autocluster, or for nobody any more."""
-    of_cluster: defaultdict[int | None, list[int]] = defaultdict(list)
-    for pilot_id, autocluster_id in changes.items():
-        of_cluster[autocluster_id].append(pilot_id)
-    for autocluster_id, pilot_ids in of_cluster.items():
-        for chunk in in_chunks(sorted(pilot_ids)):
-            tx.run(update(slots).where(slots.c.pilot_id.in_(chunk)).values(reserved_for=autocluster_id))
 
 
 _TOTALS = tuple(slots.c[name] for name in ("pilot_id", "cores", "memory", "disk", "gpus", "ends_at", "reserved_for"))
