@@ -28,12 +28,11 @@ class Ground:
     now: datetime
 
     @classmethod
-    def read(
-        cls, tx: Transaction, places: Iterable[Place], nodes: Mapping[int, Nodes], settings: Settings
-    ) -> Ground:
+    def read(cls, tx: Transaction, places: Iterable[Place], nodes: Mapping[int, Nodes], settings: Settings) -> Ground:
         """As it is now."""
         found = list(places)
         vo_ids, site_ids = {place.vo_id for place in found}, {place.site_id for place in found}
+        policies.hold_still(tx, vo_ids)
         shares = policies.shares(tx, vo_ids)
         return cls(
             limits=limits.of(tx, vo_ids, site_ids),

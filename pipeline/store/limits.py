@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import Select, and_, or_, select
 
 from pipeline.store import own_values
 from pipeline.store.autoclusters import Owner
@@ -67,8 +67,7 @@ def of(tx: Transaction, vo_ids: Iterable[int], site_ids: Iterable[int] | None) -
 
 def rates(tx: Transaction, site_ids: Iterable[int] | None) -> list[StartRate]:
     """The start rates of these sites (None: of all); unlocked."""
-    query = select(start_rates) if site_ids is None else _rates(site_ids)
-    return [_rate(row) for row in tx.rows(query)]
+    return [_rate(row) for row in tx.rows(_rates(site_ids))]
 
 
 def lock(tx: Transaction, known: Iterable[LimitRow]) -> list[LimitRow]:
@@ -107,8 +106,9 @@ def spend(tx: Transaction, locked: Iterable[StartRate], starts: Mapping[int, int
     own_values.change(tx, start_rates, own_values.Rows(("site_id",), ("tokens", "at"), rows, {}))
 
 
-def _rates(site_ids: Iterable[int]) -> Any:
-    return select(start_rates).where(start_rates.c.site_id.in_(sorted(set(site_ids))))
+def _rates(site_ids: Iterable[int] | None) -> Select[Any]:
+    query = select(start_rates)
+    return query if site_ids is None else query.where(start_rates.c.site_id.in_(sorted(set(site_ids))))
 
 
 def _rate(row: Any) -> StartRate:

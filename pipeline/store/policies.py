@@ -1,4 +1,8 @@
-"""Policies of VOs as matching needs them: shares with ids for names."""
+"""Policies of VOs as matching needs them: shares with ids for names.
+
+A limit that begins counting must not miss what is being matched, nor may matching miss the limit: whoever matches for
+a VO shares its row until the commit, and whoever makes a limit has it alone, before anything else is locked.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from functools import lru_cache
 from sqlalchemy import select
 
 from pipeline.store.database import Transaction
-from pipeline.store.tables import groups, identities, policies
+from pipeline.store.tables import groups, identities, policies, vos
 from schemas.policy import Policy
 
 
@@ -27,6 +31,17 @@ def read(tx: Transaction, vo_ids: Iterable[int]) -> Mapping[int, Policy]:
     """The policies of these VOs, by VO; a VO that has applied none is left out."""
     query = select(policies.c.vo_id, policies.c.body).where(policies.c.vo_id.in_(sorted(set(vo_ids))))
     return {row.vo_id: _parsed(row.body) for row in tx.rows(query)}
+
+
+def hold_still(tx: Transaction, vo_ids: Iterable[int]) -> None:
+    """No limit begins to count jobs of these VOs until the transaction ends."""
+    tx.share(select(vos.c.id).where(vos.c.id.in_(sorted(set(vo_ids)))).order_by(vos.c.id))
+
+
+def stop_matching(tx: Transaction, vo_id: int | None) -> None:
+    """Nobody matches jobs of the VO (None: of any) until the transaction ends; waits for those who do."""
+    query = select(vos.c.id).order_by(vos.c.id)
+    tx.lock(query if vo_id is None else query.where(vos.c.id == vo_id))
 
 
 def shares(tx: Transaction, vo_ids: Iterable[int]) -> Mapping[int, StoredShares]:

@@ -12,6 +12,7 @@ from sqlalchemy import Row, Select, delete, select, update
 from pipeline.store import recount
 from pipeline.store.access import Caller
 from pipeline.store.database import Transaction
+from pipeline.store.policies import stop_matching
 from pipeline.store.tables import autoclusters, groups, identities, limit_rules, limits, policies, sites
 from schemas.policy import LimitEntry, Policy
 from schemas.share_views import PolicyDiff, PolicyView
@@ -72,10 +73,10 @@ def _of(vo_id: int) -> Select[Any]:
 
 
 def _own(tx: Transaction, caller: Caller) -> None:
-    """Two who apply at once come one after the other: the row is the lock."""
+    """Two who apply at once come one after the other, and nothing is matched meanwhile: the VO's row is the lock."""
+    stop_matching(tx, caller.vo_id)
     row = {"vo_id": caller.vo_id, "body": Policy().model_dump_json(), "applied_by": "", "applied_at": tx.now}
     tx.add_missing(policies, [row])
-    tx.lock(_of(caller.vo_id))
 
 
 def _compare_shares(work: _Work, before: Policy, wanted: Policy) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import Row, Table, case, delete, func, insert, select, update
 from pipeline.store.bans import Scope, Terms, allow, ban, end_bans
 from pipeline.store.database import Transaction
 from pipeline.store.held import wake_held
+from pipeline.store.policies import stop_matching
 from pipeline.store.site_queries import list_sites
 from pipeline.store.tables import (
     jobs,
@@ -39,6 +40,8 @@ def apply(tx: Transaction, wanted: SitesFile, *, data_dir: Path, dry_run: bool =
     `${DATA_DIR}` in the URLs of storages becomes `data_dir`. A dry run only tells the difference.
     """
     work = _Work(tx, dry_run=dry_run)
+    if not dry_run and _is_first_limit(tx, wanted.sites):
+        stop_matching(tx, None)
     storage_ids = _apply_storages(work, wanted.storages, str(data_dir))
     known = {row.name: row for row in tx.lock(select(sites).order_by(sites.c.id))}
     _apply_shares(work, wanted.vo_shares)
@@ -151,6 +154,13 @@ def _apply_limit(work: _Work, site: SiteEntry, site_id: int | None) -> bool:
         values = {"kind": "site", "subject_id": site_id, "maximum": site.max_running_jobs, "running": running}
         work.run(insert(limits).values(values))
     return True
+
+
+def _is_first_limit(tx: Transaction, wanted: Iterable[SiteEntry]) -> bool:
+    """Whether the file gives a site a limit that has none: what runs there is to be counted then."""
+    limited = select(sites.c.name).join(limits, limits.c.subject_id == sites.c.id).where(limits.c.kind == "site")
+    known = {row.name for row in tx.rows(limited)}
+    return any(site.max_running_jobs is not None and site.name not in known for site in wanted)
 
 
 def _counted(tx: Transaction, site_id: int | None) -> int:
