@@ -8,7 +8,7 @@ SPEC = ConsumerSpec(
     queue="matching",
     bodies=(SlotsOffered, JobsWaiting),
     execute=execute,
-    batch=50,
+    batch=100,
     deadline=60.0,
     preload=("executors.matching.shell",),
 )

@@ -134,9 +134,9 @@ def test_a_slot_without_a_free_core_is_not_looked_at_by_what_becomes_waiting(dat
     assert len(database.transact(lambda tx: offers.fetch(tx, at.pilot_id, ()))) == 4
     assert slot(at) == ("full", 4)
     offer(at, *at.refs()[1:])
-    assert slot(at)[0] == "parked", "what it did not know yet is given at once"
+    assert slot(at) == ("parked", 4), "what it did not know yet is given at once"
     offer(at, *at.refs())
-    assert slot(at)[0] == "offered"
+    assert slot(at) == ("offered", 4)
 
 
 def test_a_draining_pilot_is_told_so_and_offers_nothing(database: Database) -> None:

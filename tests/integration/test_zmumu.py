@@ -76,5 +76,6 @@ def test_the_sites_file_offers_what_the_jobs_want() -> None:
     (site,) = sites.sites
     (queue,) = site.queues
     for step in CAMPAIGN.steps:
-        assert step.requirements.cores <= queue.cores
-        assert step.requirements.memory * queue.cores <= queue.memory
+        needs = step.requirements.needs
+        assert needs.max_cores <= queue.cores
+        assert needs.memory(needs.max_cores) * queue.cores <= queue.memory
