@@ -135,6 +135,8 @@ def _head_rows(tx: Transaction, autocluster_ids: Iterable[int] | None, but: Coll
     )
     columns = [autoclusters.c[name] for name in ("id", "vo_id", "group_id", "owner_id", "job_type", "requirement_id")]
     query = select(*columns, first.label("head"))
+    if tx.connection.dialect.name != "sqlite":  # autoclusters outlive their jobs: those that are empty stay there
+        query = query.having(text("head IS NOT NULL"))
     if autocluster_ids is None and but:
         listed = _LISTED_SQLITE if tx.connection.dialect.name == "sqlite" else _LISTED
         others = query.where(listed.bindparams(but=json.dumps(list(but))))
