@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from sqlalchemy import exists, select, update
+from sqlalchemy import exists, func, select, update
 
 from pipeline.store import jobs
 from pipeline.store.database import Transaction
 from pipeline.store.heartbeats import SERVING_GAP, serving_since
 from pipeline.store.jobs import Change
 from pipeline.store.losses import Rules
-from pipeline.store.tables import autoclusters, slots, waiting_jobs
-from schemas.states import JobState
+from pipeline.store.tables import autoclusters, slots, vos, waiting_jobs
+from pipeline.store.tables import jobs as jobs_table
+from schemas.states import JOB_OCCUPYING, JobState
 
 
 def overdue_slots(tx: Transaction, most: int, seconds: float) -> list[int]:
@@ -23,12 +24,29 @@ def overdue_slots(tx: Transaction, most: int, seconds: float) -> list[int]:
 
 
 def waiting_beside_parked(tx: Transaction, most: int) -> list[int]:
-    """Up to `most` autoclusters with waiting jobs in VOs that have parked slots."""
-    parked = exists().where(slots.c.state == "parked", slots.c.vo_id == autoclusters.c.vo_id)
+    """Up to `most` autoclusters with waiting jobs in VOs that have parked slots with a free core."""
+    vo_ids = _vos_with_room(tx)
+    if not vo_ids:
+        return []
     waiting = exists().where(waiting_jobs.c.autocluster_id == autoclusters.c.id)
     stamped = autoclusters.c.dead_letter_id.is_not(None)
-    query = select(autoclusters.c.id).where(parked, waiting, ~stamped).order_by(autoclusters.c.id).limit(most)
+    query = (
+        select(autoclusters.c.id)
+        .where(autoclusters.c.vo_id.in_(vo_ids), waiting, ~stamped)
+        .order_by(autoclusters.c.id)
+        .limit(most)
+    )
     return [row.id for row in tx.rows(query)]
+
+
+def _vos_with_room(tx: Transaction) -> list[int]:
+    taken = (
+        select(func.coalesce(func.sum(jobs_table.c.cores), 0))
+        .where(jobs_table.c.pilot_id == slots.c.pilot_id, jobs_table.c.state.in_(JOB_OCCUPYING))
+        .scalar_subquery()
+    )
+    has_room = exists().where(slots.c.state == "parked", slots.c.vo_id == vos.c.id, slots.c.cores > taken)
+    return [row.id for row in tx.rows(select(vos.c.id).where(has_room))]
 
 
 def return_unconfirmed(tx: Transaction, most: int, rules: Rules) -> int:

@@ -152,8 +152,12 @@ def test_waiting_jobs_are_reconciled_by_autocluster_against_parked_slots(context
     cluster = database.transact(lambda tx: tx.add(autoclusters, requirement_id=requirement, **bucket))
     move(database, [job.id for job in found], JobState.WAITING, autocluster_id=cluster)
     assert _ids(reconcile.run(context), JobsWaiting) == []
-    offering(database, site(database), state="parked", wake_at=None)
+    pilot_id = offering(database, site(database), state="parked", wake_at=None)
     assert _ids(reconcile.run(context), JobsWaiting) == [cluster]
+    values = {"pilot_id": pilot_id, "state": "running", "cores": 4}
+    taking = submit(database, {"name": "b"}).campaign_id
+    database.transact(lambda tx: tx.run(update(jobs_table).where(jobs_table.c.campaign_id == taking).values(values)))
+    assert _ids(reconcile.run(context), JobsWaiting) == []
 
 
 def _running_on(database: Database, pilot_id: int, size: int = 1) -> list[int]:
