@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 
 from executors.matching.allowance import Allowance
@@ -25,7 +26,7 @@ from pipeline.store.matching import Alive, Totals
 from pipeline.store.steps import ended_steps
 from pipeline.store.usage import Booking
 from schemas.messages import Body, JobsWaiting, Message, SlotsOffered, StepsDue, about_ids
-from schemas.outcomes import Done, Outcome
+from schemas.outcomes import Done, Outcome, Retry
 from schemas.rooms import Room
 from schemas.states import JobState
 
@@ -41,6 +42,10 @@ MOST_PARKED = 1_000
 """Parked slots that are read at once, and about as many as one transaction locks."""
 MOST_PLANS = 8
 """Times that a transaction plans anew because jobs that it planned with were not to be had."""
+HELD = 0.5
+"""Seconds after which news of jobs are looked at again that somebody else had locked."""
+LONG_HELD = 15.0
+"""Seconds after which that is left to reconcile."""
 PATIENCE = 20.0
 """Seconds after which what is left of a batch goes back into the queue."""
 
@@ -88,8 +93,9 @@ class _Result:
 
 
 def execute(context: Context, messages: Sequence[Message]) -> list[Outcome]:
-    """One outcome per message; the follow-ups of the whole batch go with its last one."""
+    """One outcome per message; the follow-ups of the whole batch go with one of them."""
     memory = memory_of(context.database)
+    began = context.database.clock()
     pilot_ids = list(_ids(messages, SlotsOffered))
     news = _ids(messages, JobsWaiting)
     until = time.monotonic() + PATIENCE
@@ -101,13 +107,35 @@ def execute(context: Context, messages: Sequence[Message]) -> list[Outcome]:
         pilot_ids = pilot_ids[MOST_OFFERS:] + list(result.left_over)
         news = news[MOST_NEWS:] + result.again
     now = context.database.clock()
+    missed = _missed(context, memory, results)
+    # What this batch was told of and waited already, but was not to be had, is held by somebody, maybe for long.
+    told = {i for i in _ids(messages, JobsWaiting) if i in missed}
+    held = {i for i in told if (since := missed[i]) is not None and since < began}
     follow_ups = (
         *about_ids(SlotsOffered, sorted(pilot_ids), now=now),
         *about_ids(JobsWaiting, news, now=now),
         *about_ids(StepsDue, sorted({step_id for result in results for step_id in result.ended_steps}), now=now),
-        *_missed(context, memory, results),
+        *about_ids(JobsWaiting, sorted(missed.keys() - held), now=now),
     )
-    return [*(Done() for _ in messages[1:]), Done(follow_ups)]
+    return _outcomes(messages, follow_ups, held, now)
+
+
+def _outcomes(
+    messages: Sequence[Message], follow_ups: tuple[Message, ...], held: Container[int], now: datetime
+) -> list[Outcome]:
+    """News of jobs that somebody else holds come back a little later: at once, they would go round and round."""
+    later = [isinstance(one.body, JobsWaiting) and any(i in held for i in one.body.ids()) for one in messages]
+    is_young = [(now - one.created_at).total_seconds() < LONG_HELD for one in messages]
+    again = Retry("the jobs are held by another transaction", after=HELD, outside=True)
+    outcomes: list[Outcome] = [
+        again if is_later and young else Done() for is_later, young in zip(later, is_young, strict=True)
+    ]
+    bearer = next((place for place, outcome in enumerate(outcomes) if isinstance(outcome, Done)), None)
+    if bearer is not None:
+        outcomes[bearer] = Done(follow_ups)
+    elif follow_ups:
+        outcomes[0] = Done((*follow_ups, *about_ids(JobsWaiting, messages[0].body.ids(), now=now)))
+    return outcomes
 
 
 def _ids(messages: Iterable[Message], body: type[Body]) -> tuple[int, ...]:
@@ -309,22 +337,21 @@ def _levels_spared(planned: Sequence[Match], kept: Sequence[Match]) -> tuple[Lev
     return tuple(spared.values())
 
 
-def _missed(context: Context, memory: Memory, results: Sequence[_Result]) -> list[Message]:
-    """News for slots that were parked while jobs became waiting unseen. Those jobs' own news may have come too early
-    to find the slots parked, so whoever commits last must look."""
+def _missed(context: Context, memory: Memory, results: Sequence[_Result]) -> Mapping[int, datetime | None]:
+    """Autoclusters for slots that were parked while jobs became waiting unseen, with when the oldest of those did.
+    Those jobs' own news may have come too early to find the slots parked, so whoever commits last must look."""
     parking = [result for result in results if result.idle]
     if not parking:
-        return []
+        return {}
     idle = [slot for result in parking for slot in result.idle]
     settled = frozenset.intersection(*(result.settled for result in parking))
 
-    def look(tx: Transaction) -> list[Message]:
+    def look(tx: Transaction) -> dict[int, datetime | None]:
         memory.read_others(tx)
-        missed = {
-            level.autocluster_id
+        return {
+            level.autocluster_id: level.waiting_since
             for level in memory.board.levels()
             if level.autocluster_id not in settled and wanted_by(idle, level, memory.board)
         }
-        return about_ids(JobsWaiting, sorted(missed), now=tx.now)
 
     return context.database.read(look)

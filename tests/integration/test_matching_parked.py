@@ -14,6 +14,7 @@ from pipeline.settings import Settings
 from pipeline.store.database import Database
 from pipeline.store.tables import autoclusters, jobs, slots
 from schemas.messages import JobsWaiting, Message, SlotsOffered
+from schemas.outcomes import Done, Retry
 from tests.backlog import person, waiting
 from tests.building import offering, site
 
@@ -126,3 +127,19 @@ def test_news_of_more_autoclusters_than_one_transaction_looks_at_are_all_dealt_w
     offering(database, at, state="parked", cores=4)
     _tell(database)
     assert _matched(database).total() == 5
+
+
+def test_news_of_jobs_that_somebody_holds_come_back_later_and_not_at_once(database: Database) -> None:
+    if database.dialect == "sqlite":
+        return  # its transactions come one after the other
+    free = offering(database, site(database), state="parked")
+    ids = waiting(database, person(database, "default"), 2)
+    cluster = database.read(lambda tx: tx.scalar(select(autoclusters.c.id)))
+    context = Context(Settings(), database, "test")
+    news = Message.about(JobsWaiting(autocluster_ids=(cluster,)), now=database.now())
+    with database.engine.begin() as connection:
+        connection.execute(select(jobs).where(jobs.c.id.in_(ids)).with_for_update())
+        (outcome,) = MATCHING.execute(context, [news])
+    assert isinstance(outcome, Retry)
+    assert MATCHING.execute(context, [news]) == [Done()]
+    assert _matched(database) == {free: 2}
