@@ -45,6 +45,10 @@ class Search:
         """Whether room was found for all."""
         return not self._left
 
+    def suits(self, place: Place) -> bool:
+        """Whether any of it may run there, room and time aside."""
+        return bool(self._of_kind(_kind(place), place))
+
     def taker(self, slot: Slot) -> Taker | None:
         """What could go to the slot, which is counted on from now on; None: nothing that is still to be found."""
         if slot.free.cores <= 0:
@@ -77,7 +81,7 @@ class Search:
 
     def _believed(self, slot: Slot) -> list[Entry]:
         place = slot.place
-        kind = place.resource_key, place.vo_id, place.only_job_type
+        kind = _kind(place)
         room, time_left = slot.free.coarse(), rounded_up(max(ceil(slot.time_left), 0))
         found = self._roomy.get((kind, room, time_left))
         if found is None:
@@ -102,3 +106,7 @@ class Search:
                 and verdicts.allow(entry.wish)
             ]
         return found
+
+
+def _kind(place: Place) -> _Kind:
+    return place.resource_key, place.vo_id, place.only_job_type

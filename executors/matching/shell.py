@@ -36,7 +36,7 @@ MOST_OFFERS = 250
 """Slots that one transaction locks at the most."""
 MOST_NEWS = 1_000
 """Autoclusters for which one transaction looks at parked slots."""
-FIRST_PARKED = 64
+FIRST_PARKED = 16
 """Parked slots that are looked at before more of them are read."""
 MOST_PARKED = 1_000
 """Parked slots that are read at once, and about as many as one transaction locks."""
@@ -211,8 +211,10 @@ def _parked(tx: Transaction, memory: Memory, autocluster_ids: Sequence[int], ali
         found = matching.parked_slots(tx, vo_ids, after=after, most=size)
         if not found:
             return _Parked(locked, wanted)
-        locked |= _lock_some(tx, search, _slots(tx, found, matching.places(tx, found, memory.kinds, alive)))
-        after, size = max(found), min(2 * size, MOST_PARKED)
+        places = matching.places(tx, found, memory.kinds, alive)
+        suitable = {pilot_id: place for pilot_id, place in places.items() if search.suits(place)}
+        locked |= _lock_some(tx, search, _slots(tx, found, suitable))
+        after, size = max(found), min(4 * size, MOST_PARKED)
     return _Parked(locked, wanted, is_cut_short=True)
 
 
