@@ -194,6 +194,14 @@ HOT: dict[str, tuple[Callable[[Transaction], object], dict[str, set[str | None]]
     "assignments go back": (_return, {"jobs": {"PRIMARY"}, "job_events": {None}}),
     "slots are locked": (lambda tx: matching.lock_slots(tx, range(1, 60), "offered"), {"slots": {"PRIMARY"}}),
     "parked slots": (lambda tx: matching.parked_slots(tx, [1]), {"slots": {"ix_slots_state"}}),
+    "a page of parked slots": (
+        lambda tx: matching.parked_slots(tx, [1], after=5, most=16),
+        {"slots": {"ix_slots_state", "PRIMARY"}},
+    ),
+    "how much waits": (
+        lambda tx: matching.count_waiting(tx, range(1, 100), 1_000),
+        {"waiting_jobs": {"PRIMARY"}},
+    ),
     "where pilots are": (
         lambda tx: matching.places(tx, matching.lock_slots(tx, range(1, 60), "offered"), Kinds(), ALIVE),
         {"slots": {"PRIMARY"}, "pilots": {"PRIMARY"}},
