@@ -97,7 +97,8 @@ def static_misfits(specification: Specification, resource: Resource) -> tuple[st
 
 def suits(specification: Specification, resource: Resource) -> bool:
     """Whether there are no `static_misfits`, found out sooner."""
-    if not specification.tag_expression.holds(resource.tag_set):  # what tells most jobs and nodes apart
+    sites = specification.sites  # these two tell most jobs and nodes apart
+    if (sites and resource.site not in sites) or not specification.tag_expression.holds(resource.tag_set):
         return False
     return next(_static_misfits(specification, resource), None) is None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from executors.matching.rooms import Shape, shape_of
-from schemas.requirements import Requirement, Resource, Specification, room_of, static_misfits
+from schemas.requirements import Requirement, Resource, Specification, room_of, suits
 from schemas.specifications import Needs
 
 UNKNOWN, NO, YES = 0, 1, 2
@@ -38,7 +38,7 @@ class Verdicts:
         """Whether such a node may run it, free room and time aside."""
         verdict = self.known[wish.ordinal]
         if verdict == UNKNOWN:
-            verdict = YES if _may_run(wish.specification, self.resource) else NO
+            verdict = YES if suits(wish.specification, self.resource) else NO
             self.known[wish.ordinal] = verdict
         return verdict == YES
 
@@ -106,8 +106,3 @@ class Eligibility:
     def _shape(self, needs: Needs) -> Shape:
         shape = shape_of(needs)
         return self._shapes.setdefault(shape, shape)
-
-
-def _may_run(specification: Specification, resource: Resource) -> bool:
-    """Whether there is no static misfit. Most that do not fit lack tags: that is seen first, without saying why."""
-    return specification.tag_expression.holds(resource.tag_set) and not static_misfits(specification, resource)
