@@ -30,6 +30,8 @@ class Entry:
     wish: Wish
     width: int
     """Cores that the level needs at the least, by whatever alternative."""
+    sites: tuple[str | None, ...]
+    """The sites whose pools it is in; None: the pool of any site."""
     is_gone: bool = False
 
     def rank(self) -> tuple[int, int, int, int, int]:
@@ -86,6 +88,13 @@ class Pool:
             _delete(self._ages(shape), pile, pile.by_age, entry.age())
         return pile
 
+    def move(self, old: Entry, new: Entry) -> None:
+        """Have a level's present head in place of an earlier one."""
+        pile = self.piles[old.wish.shape]
+        _replace((self.by_rank,), pile, pile.by_rank, old.rank(), (new.rank(), new))
+        if old.level.waiting_since is not None:
+            _replace(self._ages(pile.shape), pile, pile.by_age, old.age(), (new.age(), new))
+
     def _ages(self, shape: Shape) -> tuple[Ordered, ...]:
         return (self.by_age,) if shape.cores <= 1 else (self.by_age, self.wide_by_age)
 
@@ -108,6 +117,21 @@ def _delete(orders: tuple[Ordered, ...], pile: Pile, items: Ordered, key: Any) -
             del order[bisect_left(order, (key,))]
             if items:
                 insort(order, (items[0][0], pile))
+
+
+def _replace(orders: tuple[Ordered, ...], pile: Pile, items: Ordered, old: Any, item: tuple[Any, Entry]) -> None:
+    """The next job of a level mostly comes right after the last one: then nothing else need move."""
+    new, index = item[0], bisect_left(items, (old,))
+    is_before_next = index + 1 == len(items) or new < items[index + 1][0]
+    if not is_before_next or (index > 0 and new < items[index - 1][0]):
+        _delete(orders, pile, items, old)
+        _insert(orders, pile, items, *item)
+        return
+    items[index] = item
+    if index == 0:
+        for order in orders:
+            del order[bisect_left(order, (old,))]
+            insort(order, (new, pile))
 
 
 @dataclass(slots=True, eq=False)
@@ -140,15 +164,17 @@ class Board:
         """Add a level, or replace the one of the same autocluster and priority."""
         of_cluster = self._entries.setdefault(level.autocluster_id, {})
         known = of_cluster.get(level.priority)
-        if known is not None:
-            if known[0].level == level:
-                return
+        if known is None:
+            of_cluster[level.priority] = self._new(level)
+            self._pile(of_cluster[level.priority])
+        elif known[0].level == level:
+            return
+        elif (known[0].level.waiting_since is None) == (level.waiting_since is None):
+            of_cluster[level.priority] = self._moved(known, level)
+        else:
             self._unpile(known)
-        specifications = self.eligibility.wishes(level.requirement_id, level.requirement)
-        width = min(wish.needs.min_cores for wish in specifications)
-        entries = tuple(Entry(level, wish, width) for wish in specifications)
-        of_cluster[level.priority] = entries
-        self._pile(entries)
+            of_cluster[level.priority] = self._new(level)
+            self._pile(of_cluster[level.priority])
 
     def drop(self, autocluster_id: int, priority: int | None = None) -> None:
         """Take away one level of an autocluster, or all of them; no matter if there is none."""
@@ -165,13 +191,6 @@ class Board:
             if (level.autocluster_id, level.priority) not in wanted:
                 self.drop(level.autocluster_id, level.priority)
         for level in wanted.values():
-            self.put(level)
-
-    def settle(self, heads: Iterable[Level], drained: Iterable[Key], lower: Iterable[Level]) -> None:
-        """Take in what a round did, after its commit: see `terms.Outcome`."""
-        for autocluster_id, priority in drained:
-            self.drop(autocluster_id, priority)
-        for level in (*lower, *heads):
             self.put(level)
 
     def get(self, key: Key) -> Level | None:
@@ -207,6 +226,21 @@ class Board:
             for level in levels:
                 self.put(level)
 
+    def _new(self, level: Level) -> tuple[Entry, ...]:
+        wishes = self.eligibility.wishes(level.requirement_id, level.requirement)
+        width = min(wish.needs.min_cores for wish in wishes)
+        return tuple(Entry(level, wish, width, _indexed_under(wish)) for wish in wishes)
+
+    def _moved(self, known: tuple[Entry, ...], level: Level) -> tuple[Entry, ...]:
+        """An autocluster keeps its owner and its requirement: a level of it differs by its head alone."""
+        entries = tuple(Entry(level, old.wish, old.width, old.sites) for old in known)
+        pools = self.desks[level.vo_id][level.group_id][level.owner_id].pools
+        for old, new in zip(known, entries, strict=True):
+            old.is_gone = True
+            for site in old.sites:
+                pools[site].move(old, new)
+        return entries
+
     def _pile(self, entries: tuple[Entry, ...]) -> None:
         level = entries[0].level
         owners = self.desks.setdefault(level.vo_id, {}).setdefault(level.group_id, {})
@@ -216,7 +250,7 @@ class Board:
         shapes = self.shapes.setdefault(level.vo_id, {})
         for entry in entries:
             shapes[entry.wish.shape] = shapes.get(entry.wish.shape, 0) + 1
-            for site in _indexed_under(entry):
+            for site in entry.sites:
                 pool = desk.pools.get(site)
                 if pool is None:
                     pool = desk.pools[site] = Pool()
@@ -228,7 +262,7 @@ class Board:
             level, shape = entry.level, entry.wish.shape
             self.shapes[level.vo_id][shape] -= 1
             desk = self.desks[level.vo_id][level.group_id][level.owner_id]
-            for site in _indexed_under(entry):
+            for site in entry.sites:
                 if not desk.pools[site].remove(entry).by_rank:
                     self._emptied.append((level, site, shape))
 
@@ -251,6 +285,6 @@ class Board:
         self._emptied.clear()
 
 
-def _indexed_under(entry: Entry) -> Iterable[str | None]:
-    sites = set(entry.wish.specification.sites)
-    return sites if 0 < len(sites) <= FEW_SITES else (None,)
+def _indexed_under(wish: Wish) -> tuple[str | None, ...]:
+    sites = set(wish.specification.sites)
+    return tuple(sorted(sites)) if 0 < len(sites) <= FEW_SITES else (None,)

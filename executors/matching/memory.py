@@ -109,8 +109,7 @@ class Memory:
         self._lower_at = time.monotonic()
 
     def settle(self, outcome: Outcome, stock: Backlog, drained: Iterable[Key]) -> frozenset[int]:
-        """Take in what was planned, before it is committed; the autoclusters that less could be had of than wanted."""
-        self.board.settle(outcome.heads, outcome.drained, outcome.lower)
+        """Take in what was found drained, before it is committed; the autoclusters that lacked jobs."""
         gone = set(outcome.drained)
         for key in set(drained) - gone:
             level = self.board.get(key)

@@ -27,15 +27,16 @@ __all__ = ["Backlog", "Match", "Nodes", "Outcome", "Rules", "Slot", "Terms", "ma
 def match(slots: Sequence[Slot], board: Board, terms: Terms, backlog: Backlog) -> Outcome:
     """At most `rules.most` matches of the levels on the board with the slots.
 
-    The board's levels are left as they were, so that a transaction that fails needs no mending.
+    The board follows what is matched; it is left as it was if that fails.
     """
     board.refresh()
     one = _Round(slots, board, terms, backlog)
     try:
         one.run()
-        return one.outcome()
-    finally:
+    except BaseException:
         one.restore()
+        raise
+    return one.outcome()
 
 
 def trimmed(matches: Sequence[Match], allowance: Allowance) -> list[Match]:

@@ -95,7 +95,7 @@ class Outcome:
 
     `heads` are levels whose oldest jobs were matched, as they are now (their `head_job_id` may be a lower bound);
     `drained` are (autocluster, priority) of levels that nothing more can be had of; `lower` what `Backlog.after`
-    answered. `Board.settle` takes all three in after the commit.
+    answered. The board is so already.
     """
 
     matches: tuple[Match, ...] = ()

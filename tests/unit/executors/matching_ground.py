@@ -155,7 +155,6 @@ class Farm:
             NOW,
         )
         outcome = match(slots, self.board, terms, self.queue)
-        self.board.settle(outcome.heads, outcome.drained, outcome.lower)
         self.queue.commit(outcome.matches)
         for found in outcome.matches:
             key = found.level.group_id, found.level.owner_id
