@@ -21,8 +21,8 @@ from pipeline.transport.port import Transport
 from schemas.messages import SlotsOffered, about_ids
 from tests.benchmarks.matching_measuring import Answer, Record
 
-OUTSTANDING = 200
-"""Offers that are out at a time: two batches of 50 for each of two consumers."""
+OUTSTANDING = 400
+"""Offers that are out at a time: two batches of 100 for each of two consumers."""
 _LOOK = 0.02
 _LOOK_AT_PARKED = 0.5
 _PATIENCE = 60.0
