@@ -115,12 +115,14 @@ class House:
         self._ready = True
         # started again, it must be where the pilots look for it, even if any port would do before
         api.environment["PENSTOCK_API_PORT"] = str(urlsplit(url).port)
+        if ready_file is not None:
+            unseen = ready_file.with_name(ready_file.name + ".new")
+            unseen.write_text(url + "\n")
+            unseen.replace(ready_file)  # whoever waits for the file shall never find it empty
         self.output.print(f"ready {url}")
         if sys.stdout.isatty():
             folder = self._settings.resolved_data_dir()
             self.output.say("up", f"commands in other terminals find it by PENSTOCK_DATA_DIR={folder}; Ctrl-C ends it")
-        if ready_file is not None:
-            ready_file.write_text(url + "\n")
 
     def _end(self) -> None:
         """Those that start things first, then what they started, the API that hears of it, the broker at last."""
