@@ -74,7 +74,7 @@ def run(command: str, block: Block, system: System, folder: Path) -> None:
     assert done.returncode == block.exit_code, f"{block.page}: {command}\n{done.stdout}{done.stderr}\n{system.logs()}"
 
 
-@pytest.mark.timeout(900)  # some seventy commands, each a process of its own, and three systems started
+@pytest.mark.timeout(900)  # some seventy commands, each a process of its own
 def test_every_command_of_the_tutorial_and_the_how_tos_works(reader: System, tmp_path: Path) -> None:
     bury_one(reader)
     folder = tmp_path / "tree"
