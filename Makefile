@@ -98,5 +98,5 @@ endef
 
 .venv/.test: .venv/.uv pyproject.toml uv.lock
 	@PYTHON=.venv/bin/python deploy/setup.sh test
-	$(call install,--group dev --extra mysql)
+	$(call install,--group dev --extra mysql --extra htcondor)
 	@touch .venv/.demo

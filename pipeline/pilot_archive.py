@@ -21,12 +21,13 @@ def build(target: Path) -> Path:
     Raises OSError.
     """
     path = target / NAME if target.is_dir() else target
-    durable.write(str(path), _SHEBANG + _packed())
+    durable.write(str(path), packed())
     path.chmod(0o755)
     return path
 
 
-def _packed() -> bytes:
+def packed() -> bytes:
+    """The program itself."""
     source = Path(pipeline.pilot.__file__).parent
     # an empty `pipeline` stands in for the real one: the modules keep their names, and nothing else comes along
     contents = {"__main__.py": _START.encode(), "pipeline/__init__.py": b""}
@@ -38,4 +39,4 @@ def _packed() -> bytes:
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, contents[name])
-    return buffer.getvalue()
+    return _SHEBANG + buffer.getvalue()

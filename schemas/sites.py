@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
@@ -21,6 +22,26 @@ class StorageEntry(Model):
     url: str = Field(description="root URL; ${DATA_DIR} stands for the data directory of the applying process")
 
 
+class PilotCaps(Model):
+    """Limits of pilots, nested: each pilot counts in those of its queue, site, meta-sites, VO and of everywhere."""
+
+    max_pilots: Count | None = Field(default=None, description="pilots in any live state")
+    max_pending_pilots: Count | None = Field(default=None, description="pilots that do not run yet")
+    max_held_pilots: Count | None = Field(
+        default=None, description="held pilots; from so many on nothing new is submitted"
+    )
+    max_submissions: Number | None = Field(default=None, description="new pilots in one cycle of provisioning")
+
+
+class Removal(StrEnum):
+    """Which surplus pilots go before they end by themselves; each word includes those before it."""
+
+    NONE = "none"
+    PENDING = "pending"
+    IDLE = "idle"
+    ALL = "all"
+
+
 class SiteQueueEntry(Model):
     """A queue of a site's batch system and what a pilot there has. memory, disk: MiB; wall_time: seconds."""
 
@@ -37,6 +58,23 @@ class SiteQueueEntry(Model):
     tags: Names = Field(default=(), description="what else jobs may ask for, such as `cvmfs:lhcb`")
     max_pilots: Count = Field(default=1, description="pilots in any live state")
     max_pending_pilots: Count = Field(default=1, description="pilots that do not run yet")
+    max_held_pilots: Count = Field(default=10, description="held pilots; from so many on nothing new is submitted")
+    max_submissions: Number = Field(default=100, description="new pilots in one cycle of provisioning")
+    nodes: Number = Field(
+        default=1, description="nodes of one batch job; a pilot runs on each, with the cores and memory that are said here"
+    )
+    removal: Removal = Field(
+        default=Removal.IDLE,
+        description="surplus pilots to end: none; pending ones; idle ones too; all, whose running jobs end first",
+    )
+    removal_margin: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False), NoTruth] = Field(
+        default=0.1, description="share of the wanted pilots that may be there in surplus"
+    )
+    pilot: Name = Field(default="penstock", description="an entry point of penstock.pilot_commands")
+    pilot_api_url: str | None = Field(
+        default=None, description="how pilots there reach the API: a URL, or spool:/FOLDER of a relay; none: as we do"
+    )
+    python: str = Field(default="python3", description="the Python of its nodes, 3.6 or newer")
     gpu: Gpus | None = Field(default=None, description="GPUs of one pilot; none: it has none")
     system: System = Field(default=System(), description="operating system: name, glibc, user_namespaces")
     architecture: Architecture = Field(default=Architecture(), description="processor: name, level")
@@ -69,6 +107,14 @@ class SiteEntry(Model):
         default=None, description="{jobs, seconds}: so many jobs may start in so many seconds; none: any"
     )
     queues: Annotated[tuple[SiteQueueEntry, ...], Field(min_length=1)] = Field(description="of its batch systems")
+    pilots: PilotCaps = Field(default=PilotCaps(), description="limits over all of its queues")
+
+
+class MetaSiteEntry(PilotCaps):
+    """Queues that are as good as each other, seen as one: they share limits, and demand is spread over them."""
+
+    name: Name = Field(description="unique among meta-sites")
+    queues: Annotated[tuple[str, ...], Field(min_length=1)] = Field(description="its members, each as SITE/QUEUE")
 
 
 VoShare = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), NoTruth]
@@ -82,6 +128,9 @@ class SitesFile(Model):
     vo_shares: dict[Name, VoShare] = Field(
         default={}, description="how VOs split the pilots of a queue that several want; 1 for one that is left out"
     )
+    pilots: PilotCaps = Field(default=PilotCaps(), description="limits over all sites and VOs")
+    vo_pilots: dict[Name, PilotCaps] = Field(default={}, description="limits by VO, over all sites")
+    meta_sites: tuple[MetaSiteEntry, ...] = Field(default=(), description="groups of queues with limits of their own")
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
@@ -93,6 +142,13 @@ class SitesFile(Model):
             for name in site.storages:
                 if name not in storages:
                     raise ValueError(f"site {site.name} names the storage {name}, which is not declared")
+        known = {f"{site.name}/{queue.name}" for site in self.sites for queue in site.queues}
+        _unique([meta.name for meta in self.meta_sites], "meta-sites")
+        for meta in self.meta_sites:
+            _unique(list(meta.queues), f"queues of meta-site {meta.name}")
+            for label in meta.queues:
+                if label not in known:
+                    raise ValueError(f"meta-site {meta.name} names the queue {label}, which is not declared")
         return self
 
 

@@ -125,7 +125,7 @@ tokens = Table(
 sandboxes = Table(
     "sandboxes",
     metadata,
-    Column("vo_id", Id, ForeignKey("vos.id"), primary_key=True),
+    Column("vo_id", Id, ForeignKey("vos.id"), primary_key=True, autoincrement=False),
     Column("digest", String(64), primary_key=True),
     Column("size", BigInteger, nullable=False),
     _at("created_at"),
@@ -393,8 +393,41 @@ pilots = Table(
     _at("last_seen", nullable=True),
     _at("ends_at", nullable=True),
     _at("ended_at", nullable=True),
+    _at("held_at", nullable=True),
+    Column("releases", Integer, nullable=False, server_default="0"),
+    Column("idle_cycles", Integer, nullable=False, server_default="0"),
+    _at("proxy_ends_at", nullable=True),
+    _at("output_wanted_at", nullable=True),
+    _at("output_at", nullable=True),
+    Index("ix_pilots_site_queue_id_output_wanted_at", "site_queue_id", "output_wanted_at"),
+    Index("ix_pilots_site_queue_id_requested_at", "site_queue_id", "requested_at"),
     Index("ix_pilots_site_queue_id_state", "site_queue_id", "state"),
     Index("ix_pilots_state_last_seen", "state", "last_seen"),
+)
+
+pilot_caps = Table(
+    "pilot_caps",
+    metadata,
+    _id(),
+    Column("kind", Word, nullable=False),
+    Column("name", String(63), nullable=False),
+    Column("body", LongText, nullable=False),
+    UniqueConstraint("kind", "name"),
+)
+
+queue_plans = Table(
+    "queue_plans",
+    metadata,
+    Column("site_queue_id", Id, ForeignKey("site_queues.id"), primary_key=True, autoincrement=False),
+    Column("vo_id", Id, ForeignKey("vos.id"), primary_key=True, autoincrement=False),
+    Column("cycle", BigInteger, nullable=False),
+    Column("low_cycles", Integer, nullable=False),
+    Column("wanted", Integer, nullable=False),
+    Column("requested", Integer, nullable=False),
+    Column("removed", Integer, nullable=False),
+    Column("drained", Integer, nullable=False),
+    _at("hold_until", nullable=True),
+    Column("why", String(500), nullable=False),
 )
 
 slots = Table(

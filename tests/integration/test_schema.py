@@ -18,8 +18,8 @@ from pipeline.store.database import Database
 from pipeline.store.tables import metadata, vos
 from tests.servers import MariaDbServer
 
-PREVIOUS = "0002"
-"""The schema of the release before this one, 0.2.0."""
+PREVIOUS = "0003"
+"""The schema of the release before this one, 0.3.0."""
 
 
 @pytest.fixture(params=["sqlite", "mariadb"])
@@ -83,7 +83,7 @@ def test_an_older_schema_is_refused_with_the_command_that_mends_it(
 ) -> None:
     schema.upgrade(database)
     _release_with_one_more_migration(monkeypatch, tmp_path)
-    with pytest.raises(SchemaMismatch, match=r"has schema 0003, this release works on 9999; run `penstock db upgrade`"):
+    with pytest.raises(SchemaMismatch, match=r"has schema 0004, this release works on 9999; run `penstock db upgrade`"):
         schema.check(database)
 
 

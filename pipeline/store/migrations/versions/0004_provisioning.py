@@ -1,0 +1,90 @@
+"""Limits of pilots, what was planned for each queue, held pilots, outputs that are asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import mysql
+from sqlalchemy.schema import SchemaItem
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_AT = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+_LONG = sa.Text().with_variant(mysql.LONGTEXT, "mysql", "mariadb")
+_WORD = sa.String(length=16)
+
+
+def _columns() -> list[sa.Column[Any]]:
+    """Of pilots. All may be left out by the release before, which knows none."""
+    return [
+        sa.Column("held_at", _AT, nullable=True),
+        sa.Column("releases", sa.Integer(), nullable=False, server_default="0"),
+        sa.Column("idle_cycles", sa.Integer(), nullable=False, server_default="0"),
+        sa.Column("proxy_ends_at", _AT, nullable=True),
+        sa.Column("output_wanted_at", _AT, nullable=True),
+        sa.Column("output_at", _AT, nullable=True),
+    ]
+
+
+_INDEXES = ("output_wanted_at", "requested_at")
+
+
+def upgrade() -> None:
+    """Columns that may be null or have defaults, indexes, and tables that the release before does not look at."""
+    there = sa.inspect(op.get_bind())
+    known = {column["name"] for column in there.get_columns("pilots")}
+    for column in _columns():
+        if column.name not in known:  # MySQL commits each of them: an upgrade that broke off goes on here
+            op.add_column("pilots", column)
+    indexes = {index["name"] for index in there.get_indexes("pilots")}
+    for name in _INDEXES:
+        if _index(name) not in indexes:
+            op.create_index(_index(name), "pilots", ["site_queue_id", name])
+    _create(
+        "pilot_caps",
+        sa.Column("id", _ID, autoincrement=True, nullable=False, primary_key=True),
+        sa.Column("kind", _WORD, nullable=False),
+        sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("body", _LONG, nullable=False),
+        sa.UniqueConstraint("kind", "name", name=op.f("uq_pilot_caps_kind_name")),
+    )
+    _create(
+        "queue_plans",
+        sa.Column("site_queue_id", _ID, nullable=False),
+        sa.Column("vo_id", _ID, nullable=False),
+        sa.Column("cycle", sa.BigInteger(), nullable=False),
+        *(
+            sa.Column(name, sa.Integer(), nullable=False)
+            for name in ("low_cycles", "wanted", "requested", "removed", "drained")
+        ),
+        sa.Column("hold_until", _AT, nullable=True),
+        sa.Column("why", sa.String(length=500), nullable=False),
+        sa.ForeignKeyConstraint(["site_queue_id"], ["site_queues.id"], name=op.f("fk_queue_plans_site_queue_id")),
+        sa.ForeignKeyConstraint(["vo_id"], ["vos.id"], name=op.f("fk_queue_plans_vo_id")),
+        sa.PrimaryKeyConstraint("site_queue_id", "vo_id", name=op.f("pk_queue_plans")),
+    )
+
+
+def downgrade() -> None:
+    """Back to 0003."""
+    for table in ("queue_plans", "pilot_caps"):
+        op.drop_table(table)
+    for name in _INDEXES:
+        op.drop_index(_index(name), "pilots")
+    with op.batch_alter_table("pilots") as altered:
+        for column in reversed(_columns()):
+            altered.drop_column(str(column.name))
+
+
+def _index(column: str) -> str:
+    return f"ix_pilots_site_queue_id_{column}"
+
+
+def _create(table: str, *parts: SchemaItem) -> None:
+    op.create_table(table, *parts, mysql_collate="utf8mb4_bin", if_not_exists=True)
