@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any, Callable, Dict, List, Optional, TypeVar
 
-from pipeline.pilot import PROTOCOL, VERSION, folders, gpus, node, processes
+from pipeline.pilot import PROTOCOL, VERSION, folders, gpus, node, processes, relay
 from pipeline.pilot.bell import Bell
 from pipeline.pilot.client import Backoff, Client
 from pipeline.pilot.errors import ApiError, BadOptions, Refused, Unreachable
@@ -24,8 +24,11 @@ T = TypeVar("T")
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs a pilot to its end. 0: orderly end; 1: sent away, or never let in; 2: bad options."""
     began = time.monotonic()
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["relay"]:
+        return relay.main(words[1:])
     processes.hide_from_payloads()
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(words)
     try:
         client = Client(_required(options, "api_url"))
         secret = _secret(options.secret_file)
@@ -54,7 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="penstock-pilot",
         description="Runs Penstock jobs on this worker node. Each option may also be given as "
-        "a variable: PENSTOCK_PILOT_API_URL for --api-url. The enrolment secret: PENSTOCK_PILOT_SECRET, or a file.",
+        "a variable: PENSTOCK_PILOT_API_URL for --api-url. The enrolment secret: PENSTOCK_PILOT_SECRET, or a file. "
+        "`penstock-pilot relay --help` tells how pilots without a network reach the API.",
     )
     parser.add_argument("--version", action="version", version=VERSION)
 
@@ -63,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         variable = _PREFIX + name[2:].replace("-", "_").upper()
         parser.add_argument(name, type=kind, default=os.environ.get(variable) or None, help=meaning)
 
-    add("--api-url", str, "where the API is")
+    add("--api-url", str, "where the API is: http://, https://, or spool:/FOLDER of a relay")
     add("--tag", str, "the row id that the submission carried")
     add("--host", str, "what the node is called, if its own name tells it from no other (default: its host name)")
     add("--secret-file", str, "file with the enrolment secret")

@@ -5,14 +5,14 @@ import http.client
 import json
 import os
 import random
-import ssl
 import urllib.error
-import urllib.request
 from contextlib import contextmanager
-from typing import IO, Any, Dict, FrozenSet, Iterator, Optional, Union
+from typing import Any, Dict, FrozenSet, Iterator, Optional, Union
 
 from pipeline.pilot import durable
-from pipeline.pilot.errors import BadOptions, Fenced, Refused, Unreachable
+from pipeline.pilot.errors import Fenced, Refused, Unreachable
+from pipeline.pilot.lines import line_to
+from pipeline.pilot.spool import Body
 
 TIMEOUT = 30.0
 FILE_TIMEOUT = 300.0
@@ -20,7 +20,6 @@ _CHUNK = 1 << 20
 _FENCING = frozenset({401, 403, 426})
 _FILE_FENCING = _FENCING - {403}  # that one is about the file, not about the pilot
 _PASSING = frozenset({408, 425, 429})
-Body = Union[bytes, IO[bytes]]
 
 
 class Backoff:
@@ -42,16 +41,11 @@ class Backoff:
 
 
 class Client:
-    """Calls below `api_url`. Raises Unreachable, Refused or Fenced; proxies come from the usual variables."""
+    """Calls below `api_url`. Raises Unreachable, Refused or Fenced; BadOptions for a URL that makes no sense."""
 
     def __init__(self, api_url: str) -> None:
-        if not api_url.startswith(("http://", "https://")):
-            raise BadOptions("the API's URL must start with http:// or https://, not {!r}".format(api_url))
-        self._api_url = api_url.rstrip("/")
+        self._line = line_to(api_url)
         self._token = ""
-        self._opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler(), urllib.request.HTTPSHandler(context=ssl.create_default_context())
-        )
 
     def authorise(self, token: str) -> None:
         """Use `token` from now on; it is kept in memory only."""
@@ -89,13 +83,9 @@ class Client:
                 raise Unreachable("{}: came with sha256 {}".format(path, digest.hexdigest()))
 
     def _open(self, method: str, path: str, body: Optional[Body], headers: Dict[str, str], timeout: float) -> Any:
-        request = urllib.request.Request(  # noqa: S310 - __init__ has checked the scheme
-            self._api_url + path, data=body, headers=headers, method=method
-        )
         if self._token:
-            # unredirected: a redirect to another host must not carry the token along
-            request.add_unredirected_header("Authorization", "Bearer " + self._token)
-        return self._opener.open(request, timeout=timeout)
+            headers = {**headers, "Authorization": "Bearer " + self._token}
+        return self._line.open(method, path, headers, body, timeout)
 
 
 def _next_chunk(path: str, reply: Any) -> bytes:
