@@ -1,10 +1,12 @@
 """Batch system `local`: each pilot is a detached process of this machine, in a folder of its own.
 
-`DATA_DIR/local-batch/QUEUE/TAG/` holds `lock`, `pid`, `exit`, `stdout`, `stderr`, `secret` and `work`. The shell
-that runs the pilot holds `lock` for as long as it lives, whoever started it, so that a crash of the submitter
-neither doubles nor loses a pilot. `pid` is "PID STARTTIME" of that shell, which leads the pilot's session and
-process group (STARTTIME as in /proc/PID/stat): `penstock up` ends every live one at its own end, with SIGTERM and
-then SIGKILL to the group. Options: `command` (instead of the pilot program), `grace` (seconds from SIGTERM to SIGKILL).
+`DATA_DIR/local-batch/QUEUE/TAG/` holds `lock`, `pid`, `exit`, `stdout`, `stderr`, `secret`, `program` (the pilot's
+files, where its command runs) and `work`. The shell that runs the pilot holds `lock` for as long as it lives, whoever
+started it, so that a crash of the submitter neither doubles nor loses a pilot. `pid` is "PID STARTTIME" of that shell,
+which leads the pilot's session and process group (STARTTIME as in /proc/PID/stat): `penstock up` ends every live one
+at its own end, with SIGTERM and then SIGKILL to the group. A pilot whose group somebody stopped (SIGSTOP) is held.
+
+Options: `grace`, seconds from SIGTERM to SIGKILL; `max_running`, pilots that may live in the queue at a time.
 """
 
 from __future__ import annotations
@@ -15,84 +17,130 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from executors.pilots.port import BatchAnswer, BatchState, PilotOutput, PilotRequest
-from pipeline.errors import BatchSystemUnavailable
-from pipeline.pilot_archive import build
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from executors.pilots.port import (
+    BATCH_ENDED,
+    OUTPUT_LIMIT,
+    BatchAnswer,
+    BatchState,
+    PilotOutput,
+    PilotRequest,
+    QueueSettings,
+    Submission,
+)
+from executors.pilots.program import SECRET_FILE, TAG, PilotProgram
+from pipeline.errors import BadSettings, BatchSystemUnavailable
 
 FOLDER = "local-batch"
-GRACE = 15.0
-"""Seconds from SIGTERM to SIGKILL: a pilot takes up to 10 s to end its jobs and report them."""
-OUTPUT_LIMIT = 64 * 1024
 KEPT = 7 * 86_400.0
 """Seconds that the folder of an ended pilot is kept."""
 _PAUSE = 0.02
 _LOCK_PATIENCE = 1.0
 _children: list[subprocess.Popen[bytes]] = []
 """Shells that this process has started and that have not been seen to end."""
+_children_lock = threading.Lock()
 
 _SCRIPT = """
 read -r _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ started _ < /proc/$$/stat
 echo "$$ $started" > pid.new && mv pid.new pid
 for limit in d v; do ulimit -S -$limit "$(ulimit -H -$limit)"; done
 trap : TERM
-"$@" < /dev/null
+(cd program && exec "$@" < /dev/null)
 echo $? > exit.new && mv exit.new exit
 """
 # Standard input of the shell is the lock; the pilot does not inherit it. The limits are those of a consumer's
 # worker, which are no business of the pilot's. The trap keeps the shell alive until it has noted the exit code.
 
 
+class LocalOptions(BaseModel):
+    """What a queue's `options` may say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    grace: Annotated[float, Field(ge=0, le=600)] = 15.0
+    """Seconds from SIGTERM to SIGKILL: a pilot takes up to 10 s to end its jobs and report them."""
+    max_running: Annotated[int, Field(ge=0)] | None = None
+    timeout: Annotated[float, Field(gt=0)] = 30.0
+    """As every batch system has it; this one waits for nobody."""
+
+
 class LocalBatchSystem:
     """One queue of it."""
 
-    def __init__(self, label: str, options: Mapping[str, Any], data_dir: Path) -> None:
-        self._root = data_dir / FOLDER / label
-        self._command = tuple(str(part) for part in options.get("command", ()))
-        self._grace = float(options.get("grace", GRACE))
-
-    def submit(self, requests: Sequence[PilotRequest]) -> Mapping[str, str]:
-        """Start a process for each tag that has none yet."""
+    def __init__(self, queue: QueueSettings) -> None:
+        self._root = queue.data_dir / FOLDER / queue.label
         try:
+            self._options = LocalOptions.model_validate(queue.entry.options)
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            raise BadSettings(f"queue {queue.label}: options of the batch system local: {wrong}") from error
+
+    def submit(self, requests: Sequence[PilotRequest], program: PilotProgram) -> Mapping[str, Submission]:
+        """Start a process for each tag that has none yet; those above `max_running` are refused."""
+        with self._available():
             self._root.mkdir(parents=True, exist_ok=True)
             self._forget_old()
+            room = self._room()
+            taken = {}
             for request in requests:
-                self._start(request)
-        except OSError as error:
-            raise BatchSystemUnavailable(f"local batch system in {self._root}: {error}") from error
-        return {request.tag: request.tag for request in requests}
+                if self._answer(request.tag) is None:
+                    if room <= 0:
+                        continue
+                    room -= 1
+                    self._start(request, program)
+                self._signal(request.tag, signal.SIGCONT)
+                taken[request.tag] = Submission(request.tag)
+        if requests and not taken:
+            limit = self._options.max_running
+            raise BatchSystemUnavailable(f"local batch system in {self._root}: {limit} pilots live there, its limit")
+        return taken
 
     def poll(self, tags: Sequence[str]) -> Mapping[str, BatchAnswer]:
         """Their states by lock and exit code."""
         _reap()
-        answers = {tag: self._answer(tag) for tag in tags}
+        with self._available():
+            answers = {tag: self._answer(tag) for tag in tags}
         return {tag: answer for tag, answer in answers.items() if answer is not None}
 
     def remove(self, tags: Sequence[str]) -> None:
-        """SIGTERM to all, SIGKILL after the grace to those that are left."""
-        told = {tag for tag in tags if self._signal(tag, signal.SIGTERM)}
-        left = [tag for tag in tags if _is_locked(self._root / tag)]
-        deadline = time.monotonic() + self._grace
-        while left and time.monotonic() < deadline:
-            time.sleep(_PAUSE)
-            told |= {tag for tag in left if tag not in told and self._signal(tag, signal.SIGTERM)}
-            left = [tag for tag in left if _is_locked(self._root / tag)]
-        for tag in left:
-            self._signal(tag, signal.SIGKILL)
+        """SIGTERM to all, SIGKILL after the grace to those that are left; what had ended before is forgotten."""
+        with self._available():
+            ended = [tag for tag, answer in self.poll(tags).items() if answer.state in BATCH_ENDED]
+            self._end(tags)
+            for tag in ended:
+                shutil.rmtree(self._root / tag, ignore_errors=True)
 
     def fetch_output(self, tags: Sequence[str]) -> Mapping[str, PilotOutput]:
-        """The last 64 KiB of each stream."""
-        there = [tag for tag in tags if (self._root / tag / "stdout").exists()]
-        return {
-            tag: PilotOutput(_tail(self._root / tag / "stdout"), _tail(self._root / tag / "stderr")) for tag in there
-        }
+        """The ends of their files."""
+        with self._available():
+            there = [tag for tag in tags if (self._root / tag / "stdout").exists()]
+            return {
+                tag: PilotOutput(_tail(self._root / tag / "stdout"), _tail(self._root / tag / "stderr"))
+                for tag in there
+            }
 
-    def _start(self, request: PilotRequest) -> None:
+    @contextmanager
+    def _available(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise BatchSystemUnavailable(f"local batch system in {self._root}: {error}") from error
+
+    def _room(self) -> float:
+        """How many more may live."""
+        if self._options.max_running is None:
+            return float("inf")
+        return self._options.max_running - sum(_is_locked(note.parent) for note in self._root.glob("*/lock"))
+
+    def _start(self, request: PilotRequest, program: PilotProgram) -> None:
         folder = self._root / request.tag
         (folder / "work").mkdir(parents=True, exist_ok=True)
         lock = _take_lock(folder)
@@ -100,33 +148,52 @@ class LocalBatchSystem:
             return
         try:
             if not (folder / "pid").exists():
-                _spawn(folder, lock, self._command or _pilot_command(folder, request))
+                _lay_out(folder, request, program)
+                _spawn(folder, lock, request.tag, program.command)
         finally:
             os.close(lock)
 
     def _answer(self, tag: str) -> BatchAnswer | None:
         folder = self._root / tag
         locked = _is_locked(folder)  # before `exit` is read: the file is written while the lock is still held
-        begun = (folder / "pid").exists()
+        leader = _leader(folder)
         if locked:
-            return BatchAnswer(tag, BatchState.RUNNING if begun else BatchState.QUEUED)
-        if not begun:
+            if leader is not None and _is_stopped(leader):
+                return BatchAnswer(tag, BatchState.HELD, reason="its processes are stopped (SIGSTOP)")
+            return BatchAnswer(tag, BatchState.QUEUED if leader is None else BatchState.RUNNING)
+        if leader is None:
             return None
         try:
             code = int((folder / "exit").read_text())
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
             return BatchAnswer(tag, BatchState.FAILED, reason="killed, so that it left no exit code")
         state = BatchState.DONE if code == 0 else BatchState.FAILED
         return BatchAnswer(tag, state, code, reason=f"exit code {code}")
 
+    def _end(self, tags: Sequence[str]) -> None:
+        told = {tag for tag in tags if self._terminate(tag)}
+        left = [tag for tag in tags if _is_locked(self._root / tag)]
+        deadline = time.monotonic() + self._options.grace
+        while left and time.monotonic() < deadline:
+            time.sleep(_PAUSE)
+            told |= {tag for tag in left if tag not in told and self._terminate(tag)}
+            left = [tag for tag in left if _is_locked(self._root / tag)]
+        for tag in left:
+            self._signal(tag, signal.SIGKILL)
+
+    def _terminate(self, tag: str) -> bool:
+        """SIGTERM, which a stopped process sees when it goes on."""
+        return self._signal(tag, signal.SIGTERM) and self._signal(tag, signal.SIGCONT)
+
     def _signal(self, tag: str, number: signal.Signals) -> bool:
         """To the process group, whose leader can be no other while the lock is held; whether it was there."""
         folder = self._root / tag
-        with suppress(OSError, ValueError, IndexError):
-            pid = int((folder / "pid").read_text().split()[0])
-            if _is_locked(folder):
-                os.killpg(pid, number)
-                return True
+        leader = _leader(folder)
+        if leader is None or not _is_locked(folder):
+            return False
+        with suppress(ProcessLookupError):
+            os.killpg(leader, number)
+            return True
         return False
 
     def _forget_old(self) -> None:
@@ -136,42 +203,54 @@ class LocalBatchSystem:
                 shutil.rmtree(note.parent, ignore_errors=True)
 
 
-def _pilot_command(folder: Path, request: PilotRequest) -> list[str]:
+def _lay_out(folder: Path, request: PilotRequest, program: PilotProgram) -> None:
     """Each pilot has a copy of the program, so that an upgrade changes nothing under a running one."""
-    secret = folder / "secret"
-    with open(secret, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as stream:
+    (folder / "program").mkdir(exist_ok=True)
+    for name, content in program.files.items():
+        (folder / "program" / name).write_bytes(content)
+    with open(folder / "secret", "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as stream:
         stream.write(request.secret)
-    return [
-        sys.executable,
-        str(build(folder)),
-        *("--tag", request.tag),
-        *request.arguments,
-        *("--secret-file", str(secret)),
-        *("--workdir", str(folder / "work")),
-    ]
 
 
-def _spawn(folder: Path, lock: int, command: Sequence[str]) -> None:
+def _spawn(folder: Path, lock: int, tag: str, command: Sequence[str]) -> None:
     """Start the shell; it takes the lock over. Settings are kept from the pilot, since they hold passwords."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
     path = os.pathsep.join((str(Path(sys.executable).parent), clean.get("PATH", os.defpath)))
+    own = {TAG: tag, SECRET_FILE: str(folder / "secret"), "PENSTOCK_PILOT_WORKDIR": str(folder / "work")}
     with (folder / "stdout").open("ab") as stdout, (folder / "stderr").open("ab") as stderr:
         process = subprocess.Popen(
             ["/bin/sh", "-c", _SCRIPT, "penstock-pilot", *command],
             cwd=folder,
-            env={**clean, "PATH": path},
+            env={**clean, "PATH": path, **own},
             stdin=lock,
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
         )
-    _children.append(process)
+    with _children_lock:
+        _children.append(process)
 
 
 def _reap() -> None:
     """Ended children would stay zombies for as long as we live. No thread each: a worker's memory limit counts
     their stacks, and 120 pilots were all that it had room for."""
-    _children[:] = [process for process in _children if process.poll() is None]
+    with _children_lock:
+        _children[:] = [process for process in _children if process.poll() is None]
+
+
+def _leader(folder: Path) -> int | None:
+    """The process group of a pilot that was started."""
+    try:
+        return int((folder / "pid").read_text().split()[0])
+    except FileNotFoundError:
+        return None
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _take_lock(folder: Path) -> int | None:

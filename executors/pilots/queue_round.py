@@ -9,7 +9,8 @@ import uuid_utils.compat
 from structlog import get_logger
 
 from executors.pilots.follow import Hearing, Steps, follow, healthy
-from executors.pilots.port import BatchSystem, PilotRequest, open_batch_system
+from executors.pilots.port import BatchSystem, PilotRequest, QueueSettings, open_batch_system
+from executors.pilots.program import find_program
 from pipeline.errors import BadSettings, BatchSystemUnavailable
 from pipeline.runtime.spec import Context
 from pipeline.store import heartbeats, pilots, queue_pilots
@@ -55,7 +56,7 @@ def carry_out(context: Context, site_queue_id: int) -> list[Message]:
 def _round(context: Context, queue: LeasedQueue) -> tuple[list[Message], str]:
     """The messages, and what is wrong with the queue if its pilots end before they enrol."""
     settings = context.settings
-    system = open_batch_system(queue.entry.batch_system, queue.label, queue.entry.options, settings.resolved_data_dir())
+    system = open_batch_system(QueueSettings(queue.label, queue.entry, settings.resolved_data_dir()))
     answers = system.poll([pilot.tag for pilot in queue.pilots])
     steps = follow(queue.pilots, answers, _hearing(context, queue))
     found = {pilot.tag: answers[pilot.tag].handle for pilot, _ in steps.moves if pilot.tag in answers}
@@ -105,14 +106,7 @@ def _submit(context: Context, queue: LeasedQueue, system: BatchSystem, wanted: S
     """Per VO, a secret for so many uses: committed before anything is submitted, so that no pilot comes unknown."""
     if not wanted:
         return
-    entry = queue.entry
-    arguments = (
-        *("--api-url", context.settings.resolved_api_url()),
-        *("--cores", str(entry.cores)),
-        *("--memory", str(entry.memory)),
-        *("--disk", str(entry.disk)),
-        *("--gpus", str(entry.gpu.count if entry.gpu else 0)),
-    )
+    program = find_program(context.settings, queue.entry)
     by_vo: defaultdict[int, list[BatchPilot]] = defaultdict(list)
     for pilot in wanted:
         by_vo[pilot.vo_id].append(pilot)
@@ -122,7 +116,8 @@ def _submit(context: Context, queue: LeasedQueue, system: BatchSystem, wanted: S
             return pilots.new_secret(tx, queue.id, vo_id, uses=uses, valid_for=SECRET_LIFE)
 
         secret = context.database.transact(secret_for)
-        handles = system.submit([PilotRequest(pilot.tag, arguments, secret) for pilot in mine])
+        taken = system.submit([PilotRequest(pilot.tag, secret) for pilot in mine], program)
+        handles = {tag: one.handle for tag, one in taken.items()}
 
         def note(tx: Transaction, handles: Mapping[str, str] = handles) -> None:
             queue_pilots.submitted(tx, handles)

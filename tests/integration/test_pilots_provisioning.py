@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import select, update
 
 from executors.pilots.local import LocalBatchSystem
+from executors.pilots.port import QueueSettings
 from executors.pilots.shell import execute
 from pipeline.runtime.spec import Context
 from pipeline.settings import Settings
@@ -21,19 +22,21 @@ from pipeline.store.jobs import Change
 from pipeline.store.tables import controls, enrolments, pilots, site_queues, slots
 from schemas.messages import Body, Message, ProvisioningDue
 from schemas.outcomes import Done
-from schemas.sites import SitesFile
+from schemas.sites import SiteQueueEntry, SitesFile
 from schemas.states import JobState, PilotState
 from tests.api_server import running_api
+from tests.outside.stage import OUTSIDE
 from tests.pilot_rows import autocluster
 from tests.submitting import all_jobs, array, move, submit
 from tests.waiting import eventually
 
-SLEEPER = {"command": ["/bin/sh", "-c", "sleep 600"], "grace": 1.0}
-FAILING = {"command": ["/bin/sh", "-c", "exit 3"]}
+SLEEPER = {"pilot": "sleeping", "options": {"grace": 1.0}}
+FAILING = {"pilot": "failing"}
 
 
 @pytest.fixture
-def context(database: Database, tmp_path: Path) -> Iterator[Context]:
+def context(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+    monkeypatch.syspath_prepend(OUTSIDE)
     settings = Settings(data_dir=tmp_path, api_url="http://127.0.0.1:1")
     yield Context(settings, database, "tester")
     _remove_all(tmp_path)
@@ -42,13 +45,18 @@ def context(database: Database, tmp_path: Path) -> Iterator[Context]:
 def _remove_all(data_dir: Path) -> None:
     root = data_dir / "local-batch" / "SITE.q"
     if root.exists():
-        LocalBatchSystem("SITE.q", {"grace": 1.0}, data_dir).remove([folder.name for folder in root.iterdir()])
+        local_queue(data_dir).remove([folder.name for folder in root.iterdir()])
 
 
-def declare(database: Database, data_dir: Path, options: dict[str, Any], *more: str, **entry: Any) -> None:
+def local_queue(data_dir: Path, name: str = "q") -> LocalBatchSystem:
+    entry = SiteQueueEntry.model_validate({"name": name, **SLEEPER})
+    return LocalBatchSystem(QueueSettings(f"SITE.{name}", entry, data_dir))
+
+
+def declare(database: Database, data_dir: Path, kind: dict[str, Any], *more: str, **entry: Any) -> None:
     """A site with the queue `q` (and sleeping ones of the names in `more`)."""
-    queues = [{"name": "q", "options": options, "max_pilots": 5, "max_pending_pilots": 5, **entry}]
-    queues += [{"name": name, "options": SLEEPER} for name in more]
+    queues = [{"name": "q", **kind, "max_pilots": 5, "max_pending_pilots": 5, **entry}]
+    queues += [{"name": name, **SLEEPER} for name in more]
     file = SitesFile.model_validate(
         {
             "storages": [{"name": "disk", "url": "file://${DATA_DIR}/storage"}],
@@ -137,7 +145,7 @@ def test_a_queue_whose_pilots_fail_to_start_backs_off_and_its_neighbour_does_not
     declare(database, context.settings.data_dir, FAILING, "other", max_pilots=1)
     want(database, 4)
     cycle(context, 1)
-    system = LocalBatchSystem("SITE.q", FAILING, context.settings.data_dir)
+    system = local_queue(context.settings.data_dir)
     mine = select(pilots.c.tag).join(site_queues, site_queues.c.id == pilots.c.site_queue_id)
     (tag,) = (row.tag for row in database.transact(lambda tx: tx.rows(mine.where(site_queues.c.name == "q"))))
     eventually(lambda: system.poll([tag])[tag].exit_code == 3)
@@ -151,7 +159,7 @@ def test_a_queue_whose_pilots_fail_to_start_backs_off_and_its_neighbour_does_not
     assert sorted(states(database)) == ["failed", "queued"]
     cycle(context, 3)
     assert sorted(states(database)) == ["failed", "queued"]
-    LocalBatchSystem("SITE.other", SLEEPER, context.settings.data_dir).remove(tags(database))
+    local_queue(context.settings.data_dir, "other").remove(tags(database))
 
 
 def test_an_unknown_batch_system_makes_its_queue_back_off(context: Context) -> None:
@@ -182,7 +190,7 @@ def test_an_enrolled_pilot_that_ended_in_silence_loses_its_jobs(context: Context
     campaign_id = want(database, 1)
     cycle(context, 1)
     (tag,) = tags(database)
-    system = LocalBatchSystem("SITE.q", FAILING, context.settings.data_dir)
+    system = local_queue(context.settings.data_dir)
     eventually(lambda: system.poll([tag])[tag].exit_code == 3)
     _serve_for_an_hour(database)
     now = database.now()
