@@ -18,6 +18,7 @@ from pipeline.api.assignments import assignments
 from pipeline.api.gathering import HELD, Call, Gathering, Held
 from pipeline.api.served_slots import ServedSlots
 from pipeline.api.services import Services
+from pipeline.errors import Conflict
 from pipeline.store import attempts, heartbeats, offers, pilots
 from pipeline.store.database import Transaction
 from pipeline.store.losses import NOTHING, Aftermath, Rules, to_publish
@@ -40,6 +41,9 @@ PERIOD = 0.05
 """Seconds between two rounds of calls for whose answer a pilot waits."""
 BEATS_PERIOD = 0.2
 """The same for heartbeats."""
+
+_TOLD = 10
+"""Refused reports that an error names at the most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,14 @@ def _callers(tx: Transaction, kind: Kind[Q, A], digests: Sequence[str]) -> tuple
         held |= {digest for digest, pilot in found.items() if pilot.id not in free}
         found = {digest: pilot for digest, pilot in found.items() if pilot.id in free}
     return found, held
+
+
+def objection(verdict: Verdict) -> Conflict | None:
+    """Where none of a call's reports counts: its sender must stop, whatever it thinks that it holds."""
+    if verdict.accepted or not verdict.refused:
+        return None
+    told = "; ".join(f"attempt {one.attempt} at job {one.job_id}: {one.reason}" for one in verdict.refused[:_TOLD])
+    return Conflict(f"{told}; stop these attempts and forget them")
 
 
 def _publish(services: Services, aftermath: Aftermath) -> None:

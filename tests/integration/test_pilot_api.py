@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +19,11 @@ from pipeline.store import access, heartbeats, pilots
 from pipeline.store.tables import controls, enrolments, job_specs, jobs, slots
 from pipeline.store.tables import pilots as pilots_table
 from schemas.api import Role
-from schemas.states import PilotState
+from schemas.states import JobState, PilotState
 from tests import building
 from tests.api_server import RunningApi, running_api
 from tests.pilot_rows import Scene, match
-from tests.submitting import all_jobs, submit, user
+from tests.submitting import all_jobs, array, move, submit, user
 from tests.waiting import eventually
 
 NODE = {"host": "node1", "cores": 4, "memory": 8192, "disk": 20_000}
@@ -234,6 +235,28 @@ def test_a_job_goes_from_offer_to_report(api: RunningApi, site: building.Site, p
     pilot.post("end", {"reason": "idle"})
     pilot.post("end", {"reason": "idle"})
     assert pilot.http.post("/v1/pilots/self/offer", json=OFFER).status_code == 401
+
+
+def test_a_late_report_is_refused_with_409_and_its_sender_is_told_to_stop(
+    api: RunningApi, site: building.Site, pilot: EnrolledPilot
+) -> None:
+    at = matched(api, site, pilot, **array(2))
+    refs = [ref.model_dump() for ref in at.refs()]
+    assert len(pilot.post("start", {"jobs": refs})["accepted"]) == 2
+    late, good = ({**ref, "outcome": "succeeded"} for ref in refs)
+    move(api.database, [late["job_id"]], JobState.RECEIVED)
+    match(api.database, at.jobs()[:1], site, building.pilot(api.database, site, vo=api.vo))
+    refused = pilot.http.post("/v1/pilots/self/report", json={"reports": [late]})
+    assert (refused.status_code, refused.headers["content-type"]) == (409, "application/problem+json")
+    assert "stop these attempts" in refused.json()["detail"]
+    assert pilot.post("heartbeat", {"jobs": [{**refs[0], "phase": "running"}]})["stop"] == [
+        {**refs[0], "why": "superseded"}
+    ]
+    both = pilot.post("report", {"reports": [late, good]})
+    assert ([one["attempt"] for one in both["refused"]], len(both["accepted"])) == ([1], 1)
+    ordinary = {"content-type": "application/json; charset=utf-8"}
+    slow = pilot.http.post("/v1/pilots/self/report", content=json.dumps({"reports": [late]}), headers=ordinary)
+    assert (slow.status_code, slow.json()) == (409, refused.json())
 
 
 def test_a_pilots_token_opens_nothing_else_and_a_users_token_no_pilot(api: RunningApi, pilot: EnrolledPilot) -> None:
