@@ -40,6 +40,7 @@ test) # mysqlclient is compiled, the servers are real
     need default-jre-headless command -v java
     need libxstream-java test -e /usr/share/java/xstream.jar
     need libjettison-java test -e /usr/share/java/jettison.jar
+    need tinyproxy-bin command -v tinyproxy
     ;;
 *)
     echo "usage: deploy/setup.sh demo|test" >&2

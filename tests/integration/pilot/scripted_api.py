@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import ssl
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -168,8 +169,8 @@ class QuietServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(api: ScriptedApi) -> Iterator[ScriptedApi]:
-    """Serve `api` on a free port; its `url` is set."""
+def serving(api: ScriptedApi, tls: ssl.SSLContext | None = None) -> Iterator[ScriptedApi]:
+    """Serve `api` on a free port, over HTTPS with `tls`; its `url` is set."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -209,9 +210,11 @@ def serving(api: ScriptedApi) -> Iterator[ScriptedApi]:
             """Tests print nothing."""
 
     server = QuietServer(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
-    api.url = f"http://127.0.0.1:{server.server_port}"
+    api.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_port}"
     try:
         yield api
     finally:
