@@ -1,7 +1,8 @@
-"""Sandboxes and job archives: small tar.gz files in an fsspec file system, apart by VO."""
+"""Sandboxes, job archives and what pilots wrote: small files in an fsspec file system, apart by VO."""
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from pathlib import Path
@@ -60,6 +61,20 @@ class Sandboxes:
         for attempt in self._archived_attempts(vo, job_id):
             self._remove(_archive_path(vo, job_id, attempt))
 
+    def put_pilot_output(self, vo: str, pilot_id: int, stdout: str, stderr: str) -> None:
+        """Keep the ends of what a pilot wrote; later ones take their place."""
+        content = json.dumps({"stdout": stdout, "stderr": stderr})
+        self._write(_pilot_output_path(vo, pilot_id), content.encode())
+
+    def get_pilot_output(self, vo: str, pilot_id: int) -> tuple[str, str]:
+        """The ends of a pilot's standard output and error. Raises NotFound."""
+        kept = json.loads(self._read(_pilot_output_path(vo, pilot_id), f"output of pilot {pilot_id}"))
+        return kept["stdout"], kept["stderr"]
+
+    def remove_pilot_output(self, vo: str, pilot_id: int) -> None:
+        """Delete it; one that is not there is no error."""
+        self._remove(_pilot_output_path(vo, pilot_id))
+
     def _archived_attempts(self, vo: str, job_id: int) -> list[int]:
         folder = f"{self._root}/{vo}/archives/{job_id}"
         try:
@@ -110,6 +125,10 @@ def _sandbox_path(vo: str, digest: str) -> str:
 
 def _archive_path(vo: str, job_id: int, attempt: int) -> str:
     return f"{vo}/archives/{job_id}/{attempt}.tar.gz"
+
+
+def _pilot_output_path(vo: str, pilot_id: int) -> str:
+    return f"{vo}/pilots/{pilot_id}.json"
 
 
 def _protocols(files: Any) -> tuple[str, ...]:

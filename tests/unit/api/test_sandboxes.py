@@ -56,3 +56,15 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 def test_an_unknown_protocol_is_a_bad_setting() -> None:
     with pytest.raises(BadSettings, match="PENSTOCK_SANDBOX_URL"):
         Sandboxes("nothing://x")
+
+
+def test_what_a_pilot_wrote_last_is_kept_for_its_vo(sandboxes: Sandboxes) -> None:
+    sandboxes.put_pilot_output("one", 7, "begun", "")
+    sandboxes.put_pilot_output("one", 7, "begun\nended\n", "it is broken: ü\n")
+    assert sandboxes.get_pilot_output("one", 7) == ("begun\nended\n", "it is broken: ü\n")
+    with pytest.raises(NotFound, match="pilot 7"):
+        sandboxes.get_pilot_output("two", 7)
+    sandboxes.remove_pilot_output("one", 7)
+    sandboxes.remove_pilot_output("one", 7)
+    with pytest.raises(NotFound, match="pilot 7"):
+        sandboxes.get_pilot_output("one", 7)
