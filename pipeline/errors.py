@@ -12,7 +12,8 @@ PenstockError
 ├── DatabaseUnavailable      the database can't be reached, or went on refusing: exit code 1
 ├── ApiUnavailable           the API can't be reached, or failed: exit code 1
 ├── StorageUnavailable       a storage can't be reached now
-└── BatchSystemUnavailable   a batch system can't be reached now
+├── BatchSystemUnavailable   a batch system can't be reached now
+└── DemandUnknown            a demand source failed: no pilots are planned
 """
 
 from __future__ import annotations
@@ -78,3 +79,7 @@ class StorageUnavailable(PenstockError):
 
 class BatchSystemUnavailable(PenstockError):
     """A batch system can't be reached now; other site queues are not affected."""
+
+
+class DemandUnknown(PenstockError):
+    """A demand source failed: what it wants is not known, and nothing is planned from the rest."""

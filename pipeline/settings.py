@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     optimisers: tuple[str, ...] = Field(
         default=("sanity", "input_data", "placement"), description="the optimiser chain, in order (entry points)"
     )
+    demand_sources: tuple[str, ...] = Field(
+        default=("jobs",), description="what wants pilots: their demand is added up (entry points)"
+    )
     schedules: dict[str, str] = Field(
         default={}, description="cron expressions (seconds as a sixth field) by trigger, over the declared ones"
     )

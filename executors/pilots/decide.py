@@ -6,66 +6,80 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from executors.pilots.allowance import Allowance
 from pipeline.store.match_rows import LimitRow
-from pipeline.store.provisioning import Demand, LivePilot, Room, Situation
+from pipeline.store.provisioning_rows import Demand, LivePilot, Place, Room, Situation
 from schemas import rooms as grants
 from schemas.placement import fresh_pilot
 from schemas.requirements import Resource, Specification, grant, room_of, suits
 from schemas.states import PILOT_PENDING, PilotState
 
 _ROUNDING = 1e-9
-Place = tuple[int, int]
-"""A site queue and a VO."""
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """So many new pilots of one VO for one site queue."""
+class PlanRules:
+    """What a plan is made by. Times are seconds."""
+
+    margin: float = 300.0
+    """By which a pilot's life is shorter than its wall time."""
+    cycle: float = 20.0
+    """From one cycle to the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceOrder:
+    """What is to be done for one VO at one site queue."""
 
     room: Room
-    count: int
+    wanted: int
+    """Pilots that the demand wants there."""
+    request: int = 0
+    remove: tuple[int, ...] = ()
+    """Pending pilots."""
+    drain: tuple[int, ...] = ()
+    """Active pilots, whose jobs end first."""
+    low_cycles: int = 0
+    hold_until: datetime | None = None
+    why: str = ""
+    """One line for people."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """New pilots, pending ones that are not wanted, and the places without demand (input of the next cycle)."""
+    """An order for each room, and the pending pilots of places that are declared no more: they go at once."""
 
-    requests: tuple[Request, ...]
-    removals: tuple[int, ...]
-    idle: frozenset[Place]
+    orders: tuple[PlaceOrder, ...]
+    strays: tuple[int, ...] = ()
 
 
-def plan(now: Situation, margin: float) -> Plan:
-    """What to request and what to remove. `margin`: seconds by which a pilot's life is shorter than its wall time.
-
-    Waiting jobs that fit free slots or pending pilots want nothing, nor do those that a limit keeps back; the rest is
-    shared over the fitting queues in proportion to their free room in cores. Removal is slow on purpose: only pending
-    pilots of a place that had no demand at all in two cycles running, or that is declared no more.
-    """
-    by_place = {(room.site_queue_id, room.vo_id): _Queue(room, _fresh(room, margin)) for room in now.rooms}
+def plan(now: Situation, rules: PlanRules = PlanRules()) -> Plan:
+    """What to request and what to remove."""
+    by_place = {room.place: _Queue(room, _fresh(room, rules.margin)) for room in now.rooms}
     allowance = Allowance(now.limits)
-    left = [_Left(demand, demand.jobs, allowance.rules_of(demand.owner)) for demand in now.demand if demand.jobs]
-    left.sort(key=lambda demand: -max(one.min_cores for one in demand.alternatives))
+    demand = [one for one in now.reading.demand if one.jobs]
+    left = [_Left(one, one.jobs, allowance.rules_of(one.owner)) for one in demand]
+    left.sort(key=lambda one: -max(spec.min_cores for spec in one.alternatives))
     _pair(left, by_place.values())
-    idle = frozenset(by_place) - {_place_of(queue.room) for demand in left for queue, _ in demand.queues}
+    idle = frozenset(by_place) - {queue.room.place for one in left for queue, _ in one.queues}
     _serve(now.pilots, by_place, allowance)
     ledger = _Ledger.of(now)
     for split in (True, False):  # first no VO takes more than its part of a queue, then what is left goes to anybody
-        for demand in left:
-            demand.jobs = _share(demand, ledger, allowance, split=split)
-    requests = tuple(
-        Request(by_place[place].room, count) for place, count in sorted(ledger.requested.items()) if count > 0
-    )
-    removals = tuple(
-        pilot.id
-        for pilot in now.pilots
-        if pilot.state in PILOT_PENDING
-        and not pilot.leaves
-        and (_place(pilot) not in by_place or _place(pilot) in idle & now.idle)
-    )
-    return Plan(requests, removals, idle)
+        for one in left:
+            one.jobs = _share(one, ledger, allowance, split=split)
+    orders = []
+    for place, queue in by_place.items():
+        low = now.past[place].low_cycles if place in now.past else 0
+        if now.reading.is_sure:
+            low = low + 1 if place in idle else 0
+        pending = [p.id for p in now.pilots if p.place == place and p.state in PILOT_PENDING and not p.leaves]
+        gone = tuple(pending) if now.reading.is_sure and low >= 2 else ()
+        count = max(ledger.requested[place], 0)
+        orders.append(PlaceOrder(queue.room, count, count, remove=gone, low_cycles=low, why=f"{count} wanted"))
+    strays = [p.id for p in now.pilots if p.place not in by_place and p.state in PILOT_PENDING and not p.leaves]
+    return Plan(tuple(orders), tuple(strays))
 
 
 @dataclass(slots=True, eq=False)
@@ -126,7 +140,7 @@ class _Ledger:
     def of(cls, now: Situation) -> _Ledger:
         live: Counter[int] = Counter(pilot.site_queue_id for pilot in now.pilots if pilot.state is not PilotState.LOST)
         pending = Counter(pilot.site_queue_id for pilot in now.pilots if pilot.state in PILOT_PENDING)
-        wanting = {demand.vo_id for demand in now.demand}
+        wanting = {demand.vo_id for demand in now.reading.demand}
         shares: defaultdict[int, float] = defaultdict(float)
         for room in now.rooms:
             if room.vo_id in wanting:
@@ -156,7 +170,8 @@ def _share(left: _Left, ledger: _Ledger, allowance: Allowance, *, split: bool) -
     """Request pilots for the demand, in proportion to free cores; the jobs that are left without one."""
     if left.jobs <= 0:
         return 0
-    fitting = [(ledger.room(queue.room, split=split), queue, each) for queue, each in left.queues if queue.room.open]
+    open_ = [(queue, each) for queue, each in left.queues if not queue.room.closed]
+    fitting = [(ledger.room(queue.room, split=split), queue, each) for queue, each in open_]
     fitting.sort(key=lambda one: (-one[0] * one[1].fresh.cores, one[1].room.site_queue_id))
     cores = sum(free * queue.fresh.cores for free, queue, _ in fitting)
     jobs = left.jobs
@@ -178,7 +193,7 @@ def _share(left: _Left, ledger: _Ledger, allowance: Allowance, *, split: bool) -
 def _serve(pilots: Iterable[LivePilot], queues: Mapping[Place, _Queue], allowance: Allowance) -> None:
     """Take off the demand what fits free slots and pilots to come, the largest jobs first."""
     for pilot in pilots:
-        queue = queues.get(_place(pilot))
+        queue = queues.get(pilot.place)
         if queue is None or pilot.leaves:
             continue
         if pilot.state in PILOT_PENDING:
@@ -222,11 +237,3 @@ def _packed(
 
 def _fresh(room: Room, margin: float) -> Resource:
     return fresh_pilot(room.site, room.entry, margin)
-
-
-def _place(pilot: LivePilot) -> Place:
-    return pilot.site_queue_id, pilot.vo_id
-
-
-def _place_of(room: Room) -> Place:
-    return room.site_queue_id, room.vo_id

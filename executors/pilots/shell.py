@@ -9,11 +9,16 @@ from functools import partial
 
 from structlog import get_logger
 
-from executors.pilots.decide import Plan, plan
+from executors.pilots.decide import PlaceOrder, Plan, PlanRules, plan
+from executors.pilots.demand import read_demand
 from executors.pilots.queue_round import carry_out
+from pipeline.errors import DemandUnknown
 from pipeline.runtime.spec import Context
-from pipeline.store import provisioning, trigger_runs
+from pipeline.store import provisioning, provisioning_orders, trigger_runs
 from pipeline.store.database import Transaction
+from pipeline.store.live_pilots import note_idle
+from pipeline.store.provisioning_orders import PlanNote
+from pipeline.store.provisioning_rows import Situation
 from schemas.messages import Message, ProvisioningDue, SiteQueuesDue, about_ids
 from schemas.outcomes import Done, Outcome
 
@@ -38,22 +43,48 @@ def execute(context: Context, messages: Sequence[Message]) -> list[Outcome]:
 
 
 def _provision(tx: Transaction, context: Context, cycle: int) -> list[Message]:
-    """Plan a cycle that nobody has planned. One that comes again only says again which queues have work."""
+    """Plan a cycle that nobody has planned. One that comes again only says again which queues have work.
+
+    Without a reading of the demand nothing is planned until the next tick; what is there is followed all the same.
+    """
     if provisioning.begin_cycle(tx, cycle):
         # a tick that nobody marks holds the next ones back for its whole grace
         trigger_runs.mark_executed(tx, trigger_runs.Run("provisioning", datetime.fromtimestamp(cycle, UTC)))
-        made = plan(provisioning.situation(tx), context.settings.pilot_margin)
-        _write(tx, made)
+        try:
+            reading = read_demand(tx, context.settings)
+        except DemandUnknown as error:
+            _log.warning("demand_not_read", cycle=cycle, reason=str(error))
+        else:
+            now = provisioning.situation(tx, reading)
+            _write(tx, cycle, now, plan(now, PlanRules(margin=context.settings.pilot_margin)))
     elif provisioning.present_cycle(tx) != cycle:
         return []
     return about_ids(SiteQueuesDue, provisioning.busy_queues(tx), now=tx.now, size=1)
 
 
-def _write(tx: Transaction, made: Plan) -> None:
-    for request in made.requests:
-        provisioning.request_pilots(tx, request.room, request.count)
-    provisioning.request_removal(tx, made.removals)
-    provisioning.keep_idle(tx, made.idle)
-    if made.requests or made.removals:
-        wanted = sum(request.count for request in made.requests)
-        _log.info("pilots_planned", requested=wanted, unwanted=len(made.removals))
+def _write(tx: Transaction, cycle: int, now: Situation, made: Plan) -> None:
+    for order in made.orders:
+        if order.request:
+            provisioning_orders.request_pilots(tx, order.room, order.request)
+    removed = [*made.strays, *(pilot for order in made.orders for pilot in order.remove)]
+    drained = [pilot for order in made.orders for pilot in order.drain]
+    provisioning_orders.request_removal(tx, removed)
+    provisioning_orders.request_drain(tx, drained)
+    note_idle(tx, now.pilots)
+    provisioning_orders.note_plans(tx, cycle, [_note(order) for order in made.orders])
+    requested = sum(order.request for order in made.orders)
+    if requested or removed or drained:
+        _log.info("pilots_planned", requested=requested, unwanted=len(removed), drained=len(drained))
+
+
+def _note(order: PlaceOrder) -> PlanNote:
+    return PlanNote(
+        place=order.room.place,
+        low_cycles=order.low_cycles,
+        wanted=order.wanted,
+        requested=order.request,
+        removed=len(order.remove),
+        drained=len(order.drain),
+        hold_until=order.hold_until,
+        why=order.why,
+    )

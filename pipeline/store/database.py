@@ -186,6 +186,13 @@ def is_transient(error: DBAPIError) -> bool:
     return code in TRANSIENT_CODES or "locked" in str(error.orig)
 
 
+def can_pass(error: Exception) -> bool:
+    """Whether this error makes a transaction begin again, and must therefore reach whoever runs it."""
+    if isinstance(error, DBAPIError):
+        return is_transient(error)
+    return isinstance(error, (NoFreeConnection, Contended))
+
+
 def in_chunks(ids: Sequence[T], size: int = CHUNK) -> Iterable[Sequence[T]]:
     """`ids` in order, at most `size` at a time."""
     return (ids[start : start + size] for start in range(0, len(ids), size))

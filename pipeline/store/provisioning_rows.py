@@ -15,6 +15,9 @@ from schemas.states import PilotState
 Place = tuple[int, int]
 """A site queue and a VO, by their ids."""
 
+RECENT = 300.0
+"""Seconds: a job that began within them has begun lately."""
+
 
 @dataclass(frozen=True, slots=True)
 class Demand:
@@ -52,6 +55,8 @@ class Room:
     """In test mode, the one type of jobs that it takes."""
     share: float = 1.0
     """The VO's weight where several want the queue's pilots."""
+    banned: bool = False
+    """Its pilots get no jobs at all (closed says so, too)."""
 
     @property
     def place(self) -> Place:
@@ -80,6 +85,10 @@ class LivePilot:
     lasts: float = 0.0
     jobs: int = 0
     """Jobs that occupy it."""
+    recent_jobs: int = 0
+    """Of these, the ones that began within the last `RECENT` seconds."""
+    up: float = 0.0
+    """Since it began to run."""
     idle_cycles: int = 0
     """Cycles of provisioning, one after the other, that found it active and without a job."""
 
@@ -100,8 +109,9 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """How a site queue has done of late (`window` seconds): pilots that were submitted, that began to run, that ended
-    without having begun; the median of the seconds from request to start, None where none has started."""
+    """How a site queue has done of late (the last hours): of the pilots that were requested in that time, how many were
+    submitted, have begun to run, have ended without having begun and without our having removed them; the median of
+    the seconds from request to start, None where none has started."""
 
     submitted: int = 0
     started: int = 0
@@ -131,6 +141,7 @@ class Situation:
     reading: DemandReading
     rooms: tuple[Room, ...]
     pilots: tuple[LivePilot, ...]
+    """Also those of queues that are declared no more."""
     past: Mapping[Place, Past]
     history: Mapping[int, History]
     """By site queue."""

@@ -11,12 +11,18 @@ from pipeline.store.database import Database, Transaction
 from pipeline.store.nodes import TRY_AGAIN, rest
 from pipeline.store.optimisation import read_offers
 from pipeline.store.provisioning import situation
+from pipeline.store.provisioning_rows import DemandReading, Situation
 from pipeline.store.tables import bans, nodes, pilots, vos, waiting_jobs
+from pipeline.store.waiting_demand import demand
 from schemas.placement import unplaceable
 from schemas.requirements import Requirement
 from schemas.states import PilotState
 from tests import building
 from tests.pilot_rows import autocluster, scene, set_job
+
+
+def _situation(database: Database) -> Situation:
+    return database.read(lambda tx: situation(tx, DemandReading(tuple(demand(tx)), is_sure=True)))
 
 
 def test_what_attempts_were_granted_is_not_free_and_old_ones_take_what_their_template_asks_for(
@@ -30,7 +36,7 @@ def test_what_attempts_were_granted_is_not_free_and_old_ones_take_what_their_tem
     set_job(database, first.id, autocluster_id=elastic, cores=6, memory=1300, disk=500, gpus=1, alternative=0)
     set_job(database, second.id, autocluster_id=elastic, cores=None, memory=None, disk=None, gpus=None)
     set_job(database, third.id, cores=None, memory=None, disk=None, gpus=None)
-    (pilot,) = database.read(situation).pilots
+    (pilot,) = _situation(database).pilots
     assert (pilot.cores, pilot.gpus) == (16 - 6 - 3 - 1, 2 - 1 - 1)
     assert (pilot.memory, pilot.disk) == (8192 - 1300 - 700 - 1024, 10_240 - 500 - 1024 - 1024)
 
@@ -54,8 +60,8 @@ def test_a_queue_in_test_mode_is_open_for_one_type_of_jobs_alone(database: Datab
     at = building.site(database)
     building.pilot(database, at)
     _test_mode(database, at, vo_id=None, job_type="test")
-    (room,) = database.read(situation).rooms
-    assert (room.open, room.only_job_type) == (True, "test")
+    (room,) = _situation(database).rooms
+    assert (room.closed, room.only_job_type) == ("", "test")
     assert database.read(banned_queues) == set()
     offers = database.read(lambda tx: read_offers(tx, [room.vo_id], margin=300))[room.vo_id]
     assert [offer.only_job_type for offer in offers] == ["test"]
@@ -66,11 +72,11 @@ def test_a_queue_in_test_mode_is_open_for_one_type_of_jobs_alone(database: Datab
 def test_what_is_said_to_everybody_counts_before_a_vos_own_word(database: Database) -> None:
     at = building.site(database)
     building.pilot(database, at)
-    (room,) = database.read(situation).rooms
+    (room,) = _situation(database).rooms
     _test_mode(database, at, vo_id=room.vo_id, job_type="mine")
-    assert database.read(situation).rooms[0].only_job_type == "mine"
+    assert _situation(database).rooms[0].only_job_type == "mine"
     _test_mode(database, at, vo_id=None, job_type="test")
-    assert database.read(situation).rooms[0].only_job_type == "test"
+    assert _situation(database).rooms[0].only_job_type == "test"
 
 
 def test_a_room_has_the_share_of_its_vo(database: Database) -> None:
@@ -78,7 +84,7 @@ def test_a_room_has_the_share_of_its_vo(database: Database) -> None:
     building.pilot(database, at)
     building.pilot(database, at, vo="other")
     database.transact(lambda tx: tx.run(update(vos).where(vos.c.name == "other").values(share=2.5)))
-    assert [room.share for room in database.read(situation).rooms] == [1.0, 2.5]
+    assert [room.share for room in _situation(database).rooms] == [1.0, 2.5]
 
 
 def test_where_only_resting_nodes_took_pilots_none_are_asked_for_until_it_is_tried_again(database: Database) -> None:
@@ -118,7 +124,7 @@ def _age(tx: Transaction, pilot_id: int, seconds: float) -> None:
 
 
 def _open(database: Database) -> dict[str, bool]:
-    return {room.site: room.open for room in database.read(situation).rooms}
+    return {room.site: not room.closed for room in _situation(database).rooms}
 
 
 def test_limits_and_whom_waiting_jobs_are_charged_to_are_read(database: Database) -> None:
@@ -126,8 +132,8 @@ def test_limits_and_whom_waiting_jobs_are_charged_to_are_read(database: Database
     job = where.jobs()[0]
     cluster = autocluster(database, job, labels=["disk"])
     database.transact(lambda tx: tx.add(waiting_jobs, autocluster_id=cluster, descent=0, job_id=job.id))
-    now = database.read(situation)
-    (demand,) = now.demand
-    assert demand.owner is not None
-    assert (demand.owner.vo_id, demand.owner.labels) == (demand.vo_id, ("disk",))
+    now = _situation(database)
+    (wanted,) = now.reading.demand
+    assert wanted.owner is not None
+    assert (wanted.owner.vo_id, wanted.owner.labels) == (wanted.vo_id, ("disk",))
     assert [(limit.selector.site_id, limit.maximum) for limit in now.limits] == [(where.site.id, 10)]
