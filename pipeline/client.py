@@ -19,6 +19,18 @@ from pipeline.settings import Settings
 from schemas import api
 from schemas.campaign import Campaign
 from schemas.match_views import MatchRequest, MatchView
+from schemas.pilot_views import (
+    LogWanted,
+    PilotDetail,
+    PilotKill,
+    PilotLog,
+    PilotOrder,
+    PilotPage,
+    PilotQuery,
+    PilotsChanged,
+    PilotSelection,
+    PilotsOrdered,
+)
 from schemas.policy import Policy
 from schemas.share_views import LimitsView, PolicyDiff, PolicyView, SharesView
 from schemas.site_views import Allowed, AllowRequest, BanRequest, BanView, OnlyRequest, SitesDiff, SitesView
@@ -182,6 +194,36 @@ class Client:
     def allow_site(self, site: str, scope: AllowRequest) -> Allowed:
         """Lift the VO's bans within a scope. Raises NotFound, Forbidden for another VO."""
         return self.post(f"/v1/sites/{quote(site, safe='')}/allow", Allowed, scope)
+
+    def pilots(self, query: PilotQuery | None = None) -> PilotPage:
+        """A page of pilots, the newest first."""
+        return self.get("/v1/pilots", PilotPage, query)
+
+    def pilot(self, pilot_id: int) -> PilotDetail:
+        """All that is known of a pilot. Raises NotFound."""
+        return self.get(f"/v1/pilots/{pilot_id}", PilotDetail)
+
+    def pilot_log(self, pilot_id: int) -> PilotLog:
+        """A pilot's output as it was fetched last. Raises NotFound, also where it was never fetched."""
+        return self.get(f"/v1/pilots/{pilot_id}/log", PilotLog)
+
+    def want_pilot_log(self, pilot_id: int) -> LogWanted:
+        """Let a pilot's output be fetched anew. Raises NotFound."""
+        return self.post(f"/v1/pilots/{pilot_id}/log", LogWanted)
+
+    def submit_pilots(self, order: PilotOrder, *, key: str | None = None) -> PilotsOrdered:
+        """Request pilots, once, however often it has to be repeated. Raises NotFound, BadInput, Conflict."""
+        headers = {"Idempotency-Key": key or str(uuid4()), "Content-Type": "application/json"}
+        answer = self.request("POST", "/v1/pilots/submit", content=order.model_dump_json(), headers=headers)
+        return self._parsed(answer, PilotsOrdered)
+
+    def drain_pilots(self, selection: PilotSelection) -> PilotsChanged:
+        """Let pilots end after the jobs that they have. Raises BadInput for an empty selection, NotFound."""
+        return self.post("/v1/pilots/drain", PilotsChanged, selection)
+
+    def kill_pilots(self, selection: PilotKill) -> PilotsChanged:
+        """Drain pilots, or end them at once. Raises BadInput for an empty selection, NotFound."""
+        return self.post("/v1/pilots/kill", PilotsChanged, selection)
 
     def policy(self) -> PolicyView:
         """The VO's shares and limits as they were applied last."""

@@ -13,6 +13,7 @@ from pipeline.api import (
     health_routes,
     job_routes,
     match_routes,
+    pilot_command_routes,
     pilot_list_routes,
     pilot_routes,
     policy_routes,
@@ -37,6 +38,7 @@ _ROUTERS = (
     policy_routes.router,
     match_routes.router,
     pilot_list_routes.router,
+    pilot_command_routes.router,
     pilot_routes.router,
     health_routes.router,
 )
