@@ -15,6 +15,7 @@ from pipeline.store.tables import metadata
 from tests.activemq import ActiveMqServer, running_activemq
 from tests.rabbitmq import RabbitMqServer, running_rabbitmq
 from tests.servers import MariaDbServer, RedisServer, running_mariadb, running_redis
+from tests.slurm import SlurmServer, running_slurm
 
 settings.register_profile("penstock", deadline=None)  # how long an example takes says how busy the machine is
 settings.load_profile("penstock")
@@ -60,6 +61,13 @@ def rabbitmq_server() -> Iterator[RabbitMqServer]:
 def activemq_server() -> Iterator[ActiveMqServer]:
     """A private ActiveMQ, shared by all tests of the session; a test takes queue names of its own."""
     with running_activemq() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def slurm_server() -> Iterator[SlurmServer]:
+    """A private Slurm without accounting, shared by all tests of the session; a test removes its own jobs."""
+    with running_slurm() as server:
         yield server
 
 
