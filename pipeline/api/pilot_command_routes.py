@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Path
 
 from pipeline.api.policy import Operator
 from pipeline.api.services import Services, ServicesOf
@@ -13,8 +13,10 @@ from pipeline.errors import BadInput
 from pipeline.store import pilot_commands, pilot_requests
 from pipeline.store.access import Caller
 from pipeline.store.pilot_commands import PilotFilter, Told
+from pipeline.store.pilot_queries import want_output
+from schemas.bounds import RowId
 from schemas.messages import SiteQueuesDue, about_ids
-from schemas.pilot_views import PilotKill, PilotOrder, PilotsChanged, PilotSelection, PilotsOrdered
+from schemas.pilot_views import LogWanted, PilotKill, PilotOrder, PilotsChanged, PilotSelection, PilotsOrdered
 
 router = APIRouter(prefix="/v1/pilots", tags=["pilots"])
 
@@ -59,6 +61,15 @@ def kill(caller: Operator, services: ServicesOf, body: PilotKill) -> PilotsChang
     why = _why("killed" if body.now else "drained", caller, body)
     told = command(services.database, _chosen(caller, body), why, dry_run=body.dry_run)
     return _changed(services, told, dry_run=body.dry_run)
+
+
+@router.post("/{pilot_id}/log", status_code=202)
+def want_log(caller: Operator, services: ServicesOf, pilot_id: Annotated[RowId, Path()]) -> LogWanted:
+    """Let a pilot's output be fetched from its batch system, at the next round of its queue."""
+    times = services.database.transact(lambda tx: want_output(tx, caller.vo_id, pilot_id))
+    assert times.output_wanted_at is not None
+    wake(services, [times.site_queue_id])
+    return LogWanted(pilot_id=pilot_id, wanted_at=times.output_wanted_at, output_at=times.output_at)
 
 
 def wake(services: Services, queue_ids: Iterable[int]) -> None:

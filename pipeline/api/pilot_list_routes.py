@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Header, Path, Query, Response
 
 from pipeline.api.pages import cut
 from pipeline.api.policy import Reader
 from pipeline.api.services import ServicesOf
-from pipeline.store.pilot_queries import list_pilots, show_pilot
+from pipeline.errors import NotFound
+from pipeline.store.pilot_queries import list_pilots, output_times, show_pilot
 from schemas.bounds import RowId
-from schemas.pilot_views import PilotDetail, PilotPage, PilotQuery
+from schemas.pilot_views import PilotDetail, PilotLog, PilotPage, PilotQuery
 
 router = APIRouter(prefix="/v1/pilots", tags=["pilots"])
 PilotId = Annotated[RowId, Path()]
@@ -33,3 +35,37 @@ def show(caller: Reader, services: ServicesOf, pilot_id: PilotId) -> PilotDetail
     """All that is known of a pilot: its node, its times, the jobs at hand, and why it is as it is."""
     max_failures = services.settings.pilot_max_failures
     return services.database.read(lambda tx: show_pilot(tx, caller.vo_id, pilot_id, max_failures=max_failures))
+
+
+@router.get(
+    "/{pilot_id}/log",
+    response_model=PilotLog,
+    responses={304: {"description": "nothing has changed since that ETag"}},
+)
+def log(
+    caller: Reader,
+    services: ServicesOf,
+    pilot_id: PilotId,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """What a pilot wrote, as it was fetched last; 404 says how it is fetched."""
+    times = services.database.read(lambda tx: output_times(tx, caller.vo_id, pilot_id))
+    if times.output_at is None:
+        raise NotFound(
+            f"the output of pilot {pilot_id} was not fetched yet; an operator asks for it with `penstock pilots log "
+            f"{pilot_id} --fresh` (POST /v1/pilots/{pilot_id}/log)"
+        )
+    stdout, stderr = services.sandboxes.get_pilot_output(caller.vo, pilot_id)
+    view = PilotLog(
+        pilot_id=pilot_id,
+        fetched_at=times.output_at,
+        wanted_at=times.output_wanted_at,
+        stdout=stdout,
+        stderr=stderr,
+    )
+    content = view.model_dump_json()
+    etag = f'"{hashlib.sha256(content.encode()).hexdigest()[:32]}"'
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    if if_none_match == etag:
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type="application/json", headers=headers)

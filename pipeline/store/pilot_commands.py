@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, Select, func, select, update
 
 from pipeline.errors import NotFound
 from pipeline.store.database import Database, Transaction, in_chunks
 from pipeline.store.many_jobs import among
+from pipeline.store.pilot_queries import queues_of
 from pipeline.store.pilots import MAX_REASON
-from pipeline.store.tables import pilots, site_queues, sites
+from pipeline.store.tables import pilots
 from schemas.states import PILOT_PENDING, PilotState
 
-PILOTS_PER_PAGE = 20_000
 PILOTS_PER_TRANSACTION = 2_000
 """Pilots' own calls wait for the rows that a transaction has locked."""
 _HEARD = frozenset({PilotState.RUNNING, PilotState.LOST})
@@ -82,18 +82,13 @@ def queues_meant(tx: Transaction, site: str | None, queue: str | None) -> list[i
     """The ids of the site queues of these names; None where neither narrows. Raises NotFound."""
     if site is None and queue is None:
         return None
-    query = select(site_queues.c.id).join(sites, sites.c.id == site_queues.c.site_id).order_by(site_queues.c.id)
-    if site is not None:
-        if tx.first(select(sites.c.id).where(sites.c.name == site)) is None:
-            raise NotFound(f"there is no site {site!r}; `penstock sites list` shows what there is", field="site")
-        query = query.where(sites.c.name == site)
-    if queue is not None:
-        query = query.where(site_queues.c.name == queue)
-    found = [row.id for row in tx.rows(query)]
-    if not found:
-        where = f"the site {site} has no queue {queue!r}" if site else f"no site has a queue {queue!r}"
-        raise NotFound(f"{where}; `penstock sites list` shows what there is", field="queue")
-    return found
+    found = queues_of(tx, site, queue)
+    if found:
+        return found
+    if site is not None and not queues_of(tx, site, None):
+        raise NotFound(f"there is no site {site!r}; `penstock sites list` shows what there is", field="site")
+    where = f"the site {site} has no queue {queue!r}" if site else f"no site has a queue {queue!r}"
+    raise NotFound(f"{where}; `penstock sites list` shows what there is", field="queue")
 
 
 def _removal(why: str) -> _Order:
@@ -108,16 +103,12 @@ def _tell(database: Database, chosen: PilotFilter, order: _Order, *, dry_run: bo
         return 0, set()
     if dry_run:
         return database.read(partial(_count, chosen=chosen, order=order, states=states)), set()
-    told, last = 0, 0
-    queue_ids: set[int] = set()
-    while True:
-        page = database.read(partial(_page, chosen=chosen, order=order, states=states, last=last))
-        queue_ids |= {queue_id for _, queue_id in page}
-        for chunk in in_chunks([pilot_id for pilot_id, _ in page], PILOTS_PER_TRANSACTION):
-            told += database.transact(partial(_write, order=order, states=states, ids=chunk))
-        if len(page) < PILOTS_PER_PAGE:
-            return told, queue_ids
-        last = page[-1][0]
+    found = database.read(partial(_find, chosen=chosen, order=order, states=states))
+    told = sum(
+        database.transact(partial(_write, order=order, states=states, ids=chunk))
+        for chunk in in_chunks(sorted(found), PILOTS_PER_TRANSACTION)
+    )
+    return told, set(found.values())
 
 
 def _write(tx: Transaction, order: _Order, states: Collection[PilotState], ids: Sequence[int]) -> int:
@@ -127,25 +118,23 @@ def _write(tx: Transaction, order: _Order, states: Collection[PilotState], ids: 
     )
 
 
-def _page(
-    tx: Transaction, chosen: PilotFilter, order: _Order, states: Collection[PilotState], last: int
-) -> list[tuple[int, int]]:
-    meant = _meant(tx, chosen, order, states)
-    query = select(pilots.c.id, pilots.c.site_queue_id).where(*meant, pilots.c.id > last)
-    return [(row.id, row.site_queue_id) for row in tx.rows(query.order_by(pilots.c.id).limit(PILOTS_PER_PAGE))]
+def _find(tx: Transaction, chosen: PilotFilter, order: _Order, states: Collection[PilotState]) -> dict[int, int]:
+    """Their site queues by id. As a whole: a page in the order of ids would be sought among all that ever were."""
+    query = _meant(tx, select(pilots.c.id, pilots.c.site_queue_id), chosen, order, states)
+    return {row.id: row.site_queue_id for row in tx.rows(query)}
 
 
 def _count(tx: Transaction, chosen: PilotFilter, order: _Order, states: Collection[PilotState]) -> int:
-    return int(tx.scalar(select(func.count()).select_from(pilots).where(*_meant(tx, chosen, order, states))))
+    return int(tx.scalar(_meant(tx, select(func.count()).select_from(pilots), chosen, order, states)))
 
 
 def _meant(
-    tx: Transaction, chosen: PilotFilter, order: _Order, states: Collection[PilotState]
-) -> list[ColumnElement[bool]]:
-    conditions = [pilots.c.vo_id == chosen.vo_id, pilots.c.state.in_(sorted(states)), *order.untold]
+    tx: Transaction, query: Select[Any], chosen: PilotFilter, order: _Order, states: Collection[PilotState]
+) -> Select[Any]:
+    """`query`, a selection from pilots, narrowed. MariaDB would go through all pilots that a VO ever had."""
+    query = query.with_hint(pilots, "IGNORE INDEX (fk_pilots_vo_id)", "mysql")
+    query = query.where(pilots.c.vo_id == chosen.vo_id, pilots.c.state.in_(sorted(states)), *order.untold)
     if chosen.ids:
-        conditions.append(pilots.c.id.in_(chosen.ids))
+        query = query.where(pilots.c.id.in_(chosen.ids))
     queue_ids = queues_meant(tx, chosen.site, chosen.queue)
-    if queue_ids is not None:
-        conditions.append(pilots.c.site_queue_id.in_(queue_ids))
-    return conditions
+    return query if queue_ids is None else query.where(pilots.c.site_queue_id.in_(queue_ids))

@@ -5,19 +5,23 @@ The tables hold some thousands of rows, which is enough for the optimiser to cho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from sqlalchemy import delete, event
 
+from pipeline.errors import Conflict
 from pipeline.store import (
     job_commands,
     jobs,
     limits,
     matching,
     offers,
+    pilot_commands,
+    pilot_queries,
+    pilot_requests,
     reconcile,
     recount,
     releases,
@@ -29,11 +33,13 @@ from pipeline.store.database import Database, Transaction
 from pipeline.store.job_commands import JobFilter
 from pipeline.store.jobs import Change
 from pipeline.store.matching import Alive, Kinds
+from pipeline.store.pilot_commands import PilotFilter
 from pipeline.store.tables import job_events, metadata
 from pipeline.store.tables import jobs as jobs_table
 from pipeline.store.usage import Booking
 from pipeline.store.waiting import Portion
-from schemas.states import JobState
+from schemas.pilot_views import PilotQuery
+from schemas.states import JobState, PilotState
 from tests import building
 from tests.servers import MariaDbServer
 from tests.submitting import submit, user
@@ -69,6 +75,11 @@ class World:
             now = self.database.now()
             sent = self.sent(lambda: work(Transaction(connection, now)))
             connection.rollback()
+            return [step for statement, parameters in sent for step in _explained(connection, statement, parameters)]
+
+    def explained(self, sent: Sequence[tuple[str, Any]]) -> list[Step]:
+        """How MariaDB carries out statements that have been sent."""
+        with self.database.engine.connect() as connection:
             return [step for statement, parameters in sent for step in _explained(connection, statement, parameters)]
 
     def sent(self, work: Callable[[], object]) -> list[tuple[str, Any]]:
@@ -165,6 +176,12 @@ def _usage(tx: Transaction) -> None:
     usage.book(tx, {(1, 1, owner): [Booking(5, tx.now, charged=5)] for owner in range(10, 60)}, HALF_LIFE)
 
 
+def _show_pilots(tx: Transaction, vo_id: int) -> None:
+    pilot_queries.list_pilots(tx, vo_id, PilotQuery(), most=101, max_failures=5)
+    pilot_queries.show_pilot(tx, vo_id, 5, max_failures=5)
+    pilot_queries.want_output(tx, vo_id, 5)
+
+
 def _head(tx: Transaction) -> None:
     waiting.heads(tx, {}, [3, 4, 5])
 
@@ -247,6 +264,51 @@ def test_limits_are_counted_anew_over_the_pilots_that_live(world: World) -> None
     }
 
 
+def test_pilots_are_shown_by_their_keys(world: World) -> None:
+    steps = [step for step in world.plans(lambda tx: _show_pilots(tx, world.vo_id)) if step.table in LARGE]
+    keys = {("pilots", "PRIMARY"), ("pilots", "fk_pilots_vo_id"), ("jobs", "ix_jobs_pilot_id_state")}
+    assert {(step.table, step.key) for step in steps} == keys  # ids follow one another in the VO's index
+    assert not [step for step in steps if step.kind in {"ALL", "index"}]
+    page = next(step for step in steps if "LIMIT" in step.statement)
+    assert "filesort" not in page.extra
+
+
+@pytest.mark.parametrize("command", [pilot_commands.drain, pilot_commands.end_now])
+@pytest.mark.parametrize(
+    ("chosen", "keys"),
+    [
+        ({"site": "LOCAL"}, {"ix_pilots_site_queue_id_state", "ix_pilots_state_last_seen"}),
+        ({"queue": "local", "states": (PilotState.RUNNING,)}, {"ix_pilots_site_queue_id_state"}),
+        ({"states": (PilotState.HELD, PilotState.RUNNING)}, {"ix_pilots_state_last_seen"}),
+        ({"ids": tuple(range(40, 400))}, {"PRIMARY", "ix_pilots_state_last_seen"}),
+    ],
+    ids=["site", "queue", "states", "ids"],
+)
+def test_pilots_that_a_command_means_are_found_among_the_live_ones(
+    world: World, command: Callable[..., object], chosen: dict[str, Any], keys: set[str]
+) -> None:
+    meant = PilotFilter(world.vo_id, **chosen)
+    sent = world.sent(lambda: command(world.database, meant, "why", dry_run=True))
+    for step in world.explained(sent):
+        if step.table == "pilots":
+            assert step.key in keys, step
+            assert step.kind not in {"ALL", "index"}, step
+
+
+def test_an_order_of_pilots_counts_live_ones_alone(world: World) -> None:
+    order = pilot_requests.Order(world.vo_id, "default", 1, "LOCAL", "local", 1, key="k")
+
+    def refused(tx: Transaction) -> None:
+        with pytest.raises(Conflict, match="max_pilots of queue LOCAL/local is 1 and 200 pilots are there"):
+            pilot_requests.request(tx, order)
+
+    steps = [step for step in world.plans(refused) if step.table == "pilots"]
+    assert {step.key for step in steps} <= {
+        "uq_pilots_tag", "ix_pilots_site_queue_id_state", "ix_pilots_site_queue_id_requested_at"
+    }  # fmt: skip
+    assert len({step.key for step in steps}) > 1
+
+
 @pytest.mark.parametrize("command", ["kill", "retry"])
 def test_a_command_by_filter_reads_the_jobs_that_it_means(world: World, command: str) -> None:
     chosen = JobFilter(campaign_id=1)
@@ -254,8 +316,7 @@ def test_a_command_by_filter_reads_the_jobs_that_it_means(world: World, command:
         sent = world.sent(lambda: job_commands.kill(world.database, world.vo_id, chosen))
     else:
         sent = world.sent(lambda: job_commands.retry(world.database, world.vo_id, chosen, window=4, wake_after=30.0))
-    with world.database.engine.connect() as connection:
-        steps = [step for statement, parameters in sent for step in _explained(connection, statement, parameters)]
+    steps = world.explained(sent)
     large = [step for step in steps if step.table in LARGE]
     assert large
     assert not [step for step in large if step.kind == "ALL"]
