@@ -1,7 +1,6 @@
 """The queue `pilots`: pilots are planned, submitted, followed and removed."""
 
-from executors.pilots.queue_round import DEADLINE
-from executors.pilots.shell import execute
+from executors.pilots.shell import BATCH, execute
 from pipeline.runtime.spec import ConsumerSpec
 from schemas.messages import ProvisioningDue, SiteQueuesDue
 
@@ -9,7 +8,7 @@ SPEC = ConsumerSpec(
     queue="pilots",
     bodies=(ProvisioningDue, SiteQueuesDue),
     execute=execute,
-    batch=8,
-    deadline=DEADLINE,
+    batch=BATCH,
+    deadline=120.0,
     preload=("executors.pilots.shell",),
 )

@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     cool_off: Seconds = Field(default=60.0, description="first wait of a job that failed; doubles with each failure")
     cool_off_cap: Seconds = Field(default=3_600.0, description="longest wait of a job that failed")
     pilot_idle_limit: Seconds = Field(default=1_200.0, description="a pilot without jobs for so long ends itself")
+    pilot_enrol_limit: Seconds = Field(
+        default=600.0, description="a pilot that its batch system runs for so long without it enrolling is in trouble"
+    )
     pilot_margin: Seconds = Field(default=300.0, description="a pilot ends so long before its wall time")
     pilot_max_failures: PositiveInt = Field(
         default=5, description="jobs failed in a row by its node until a pilot ends"

@@ -1,126 +1,204 @@
-"""One round of one site queue under its lease: poll by tag and adopt, submit what is requested, remove the unwanted."""
+"""One round of one site queue under its lease: poll by tag and adopt, remove the unwanted, release the held, submit
+what is requested, and collect what pilots wrote.
+
+Whatever is known before a call is committed before it, and each of those transactions makes sure that the lease is
+still ours. A crash at any point is made good by the next round, which adopts by tag before it submits.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
-import uuid_utils.compat
 from structlog import get_logger
 
 from executors.pilots.follow import Hearing, Steps, follow, healthy
-from executors.pilots.port import BatchSystem, PilotRequest, QueueSettings, open_batch_system
+from executors.pilots.outputs import collect
+from executors.pilots.port import BatchAnswer, BatchSystem, PilotRequest, QueueSettings, open_batch_system
 from executors.pilots.program import find_program
-from pipeline.errors import BadSettings, BatchSystemUnavailable
+from pipeline.errors import BadSettings, BatchSystemUnavailable, DatabaseUnavailable, StorageUnavailable
 from pipeline.runtime.spec import Context
 from pipeline.store import heartbeats, pilots, queue_pilots
 from pipeline.store.database import Transaction
 from pipeline.store.losses import Aftermath, Rules, to_publish
-from pipeline.store.queue_pilots import BatchPilot, LeasedQueue, Move
+from pipeline.store.queue_pilots import BatchPilot, LeasedQueue, LeaseLost, Move, Taken
 from schemas.messages import Message
 from schemas.outcomes import Backoff
 
-DEADLINE = 120.0
-"""Seconds that a batch of this queue's messages may take; the lease is longer."""
-LEASE = DEADLINE + 30.0
 SECRET_LIFE = 7 * 86_400.0
 """Seconds that a submitted pilot may wait in its batch queue until its secret is worth nothing."""
 BACKOFF = Backoff(base=15.0, cap=1_800.0)
-
+_AT_ONCE = 8
+"""Transactions of rounds at a time: threads are for waiting, and connections are few."""
+_door = threading.BoundedSemaphore(_AT_ONCE)
 _log = get_logger("pilots")
+T = TypeVar("T")
 
 
-def carry_out(context: Context, site_queue_id: int) -> list[Message]:
-    """One round, unless another consumer is at it; the messages about jobs of pilots that have ended.
-
-    A batch system that fails makes this queue back off, and nobody else notice.
-    """
-    owner = uuid_utils.compat.uuid7().hex
-    queue = context.database.transact(lambda tx: queue_pilots.lease(tx, site_queue_id, owner, LEASE))
-    if queue is None:
-        return []
-    try:
-        messages, trouble = _round(context, queue)
-    except (BatchSystemUnavailable, BadSettings) as error:
-        messages, trouble = [], str(error)
-    if trouble:
-        seconds = BACKOFF.ceiling(queue.failures + 1)
-        _log.warning("site_queue_backed_off", queue=queue.label, seconds=seconds, reason=trouble)
-        context.database.transact(lambda tx: queue_pilots.back_off(tx, queue, owner, seconds, trouble))
-    else:
-        well = healthy(queue.pilots)
-        context.database.transact(lambda tx: queue_pilots.release(tx, queue, owner, healthy=well))
-    return messages
-
-
-def _round(context: Context, queue: LeasedQueue) -> tuple[list[Message], str]:
-    """The messages, and what is wrong with the queue if its pilots end before they enrol."""
+def hearing(tx: Transaction, context: Context) -> Hearing:
+    """Since when pilots could be heard."""
     settings = context.settings
-    system = open_batch_system(QueueSettings(queue.label, queue.entry, settings.resolved_data_dir()))
-    answers = system.poll([pilot.tag for pilot in queue.pilots])
-    steps = follow(queue.pilots, answers, _hearing(context, queue))
-    found = {pilot.tag: answers[pilot.tag].handle for pilot, _ in steps.moves if pilot.tag in answers}
-
-    def adopt(tx: Transaction) -> None:
-        queue_pilots.submitted(tx, {tag: found[tag] for tag in _unsubmitted(queue, found)})
-        queue_pilots.move_pending(tx, [Move(pilot.id, then.to, then.reason) for pilot, then in steps.moves])
-
-    context.database.transact(adopt)
-    messages = _end(context, steps)
-    system.remove(steps.remove)
-    if steps.remove:
-        _log.info("pilots_removed", queue=queue.label, count=len(steps.remove))
-    if steps.stillborn:
-        return messages, f"{len(steps.stillborn)} pilots failed to start; the last one {steps.stillborn[-1]}"
-    _submit(context, queue, system, steps.submit)
-    return messages, ""
+    since = heartbeats.serving_since(tx, heartbeats.SERVING_GAP * settings.heartbeat_interval)
+    return Hearing(tx.now, since, settings.heartbeat_timeout, settings.pilot_enrol_limit)
 
 
-def _hearing(context: Context, queue: LeasedQueue) -> Hearing:
-    settings = context.settings
-    gap = heartbeats.SERVING_GAP * settings.heartbeat_interval
-    since = context.database.read(lambda tx: heartbeats.serving_since(tx, gap))
-    return Hearing(queue.now, since, settings.heartbeat_timeout)
+@dataclass(slots=True)
+class Round:
+    """The round of one queue."""
 
+    context: Context
+    queue: LeasedQueue
+    hearing: Hearing
+    taken: dict[str, Taken] = field(default_factory=dict)
+    """What the batch system has taken and no row says yet."""
+    released: list[int] = field(default_factory=list)
 
-def _unsubmitted(queue: LeasedQueue, found: Mapping[str, str]) -> list[str]:
-    return [pilot.tag for pilot in queue.pilots if pilot.tag in found and pilot.submitted_at is None]
+    def carry_out(self) -> list[Message]:
+        """The messages about jobs of pilots that have ended. A queue in trouble is left alone for a while, and nobody
+        else notices. Raises DatabaseUnavailable."""
+        messages: list[Message] = []
+        try:
+            self._attempt(messages)
+        except LeaseLost:
+            _log.warning("round_too_late", queue=self.queue.label)
+        return messages
 
+    def give_up(self, seconds: float) -> None:
+        """It takes too long: the queue backs off, and what a late answer leads to is not written."""
+        kind = self.queue.entry.batch_system
+        try:
+            self._back_off(f"the batch system {kind} did not answer within {seconds:g} s")
+        except LeaseLost:
+            return
 
-def _end(context: Context, steps: Steps) -> list[Message]:
-    """Enrolled pilots whose batch job has ended and that are silent take their jobs with them."""
-    rules = Rules.of(context.settings)
-    messages: list[Message] = []
-    for pilot, then in steps.ends:
-        ending = pilots.Ending(then.to, then.reason, unless_seen_after=pilot.last_seen)
+    def _attempt(self, messages: list[Message]) -> None:
+        try:
+            trouble = self._act(messages)
+        except (BatchSystemUnavailable, BadSettings) as error:
+            self._back_off(str(error))
+        except (LeaseLost, DatabaseUnavailable):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a batch system of others raises is its queue's trouble
+            _log.exception("round_failed", queue=self.queue.label)
+            self._back_off(f"{type(error).__name__}: {error}")
+        else:
+            self._give_back(trouble)
 
-        def work(tx: Transaction, pilot_id: int = pilot.id, ending: pilots.Ending = ending) -> Aftermath:
-            return pilots.end(tx, pilot_id, ending, rules)
+    def _act(self, messages: list[Message]) -> str:
+        """What is wrong with the queue, if something is."""
+        queue, settings = self.queue, self.context.settings
+        system = open_batch_system(QueueSettings(queue.label, queue.entry, settings.resolved_data_dir()))
+        answers = system.poll([pilot.tag for pilot in queue.pilots])
+        steps = follow(queue.pilots, answers, self.hearing, queue.entry.nodes)
+        wanted = [] if steps.trouble else [*steps.submit, *steps.release]
+        secrets = self._adopt(steps, answers, wanted)
+        messages += self._end(steps)
+        if steps.remove:
+            system.remove(steps.remove)
+            _log.info("pilots_removed", queue=queue.label, count=len(steps.remove))
+        self._submit(system, wanted, secrets)
+        if steps.collect:
+            self._collect(system, steps)
+        return steps.trouble
 
-        messages += to_publish(context.database, context.database.transact(work))
-        _log.info("pilot_ended", pilot_id=pilot.id, state=then.to, reason=then.reason)
-    return messages
+    def _adopt(self, steps: Steps, answers: Mapping[str, BatchAnswer], wanted: Sequence[BatchPilot]) -> dict[int, str]:
+        """Write what the poll says. Secrets by VO: committed before anything is submitted, so that no pilot comes
+        unknown."""
+        found = {
+            pilot.tag: Taken(answers[pilot.tag].handle)
+            for pilot, _ in steps.moves
+            if pilot.tag in answers and pilot.submitted_at is None
+        }
+        uses: defaultdict[int, int] = defaultdict(int)
+        for pilot in wanted:
+            uses[pilot.vo_id] += 1
+        moves = [Move(pilot.id, then.to, then.reason, then.runs, then.unwanted) for pilot, then in steps.moves]
+        if not moves and not uses:
+            return {}
 
+        def work(tx: Transaction) -> dict[int, str]:
+            queue_pilots.submitted(tx, found)
+            queue_pilots.move_pending(tx, moves)
+            return {
+                vo_id: pilots.new_secret(tx, self.queue.id, vo_id, uses=many, valid_for=SECRET_LIFE)
+                for vo_id, many in uses.items()
+            }
 
-def _submit(context: Context, queue: LeasedQueue, system: BatchSystem, wanted: Sequence[BatchPilot]) -> None:
-    """Per VO, a secret for so many uses: committed before anything is submitted, so that no pilot comes unknown."""
-    if not wanted:
-        return
-    program = find_program(context.settings, queue.entry)
-    by_vo: defaultdict[int, list[BatchPilot]] = defaultdict(list)
-    for pilot in wanted:
-        by_vo[pilot.vo_id].append(pilot)
-    for vo_id, mine in by_vo.items():
+        return self._write(work)
 
-        def secret_for(tx: Transaction, vo_id: int = vo_id, uses: int = len(mine)) -> str:
-            return pilots.new_secret(tx, queue.id, vo_id, uses=uses, valid_for=SECRET_LIFE)
+    def _end(self, steps: Steps) -> Iterable[Message]:
+        """Enrolled pilots whose batch job has ended and that are silent take their jobs with them."""
+        rules = Rules.of(self.context.settings)
+        for pilot, then in steps.ends:
+            ending = pilots.Ending(then.to, then.reason, unless_seen_after=pilot.last_seen)
+            end: Callable[[Transaction], Aftermath] = partial(pilots.end, pilot_id=pilot.id, ending=ending, rules=rules)
+            yield from to_publish(self.context.database, self._write(end))
+            _log.info("pilot_ended", pilot_id=pilot.id, state=then.to, reason=then.reason)
 
-        secret = context.database.transact(secret_for)
-        taken = system.submit([PilotRequest(pilot.tag, secret) for pilot in mine], program)
-        handles = {tag: one.handle for tag, one in taken.items()}
+    def _submit(self, system: BatchSystem, wanted: Sequence[BatchPilot], secrets: Mapping[int, str]) -> None:
+        """Per VO. Tags that are refused stay requested. One that is held is released by being submitted again."""
+        if not wanted:
+            return
+        program = find_program(self.context.settings, self.queue.entry)
+        for vo_id, secret in secrets.items():
+            mine = [pilot for pilot in wanted if pilot.vo_id == vo_id]
+            answer = system.submit([PilotRequest(pilot.tag, secret) for pilot in mine], program)
+            fresh = {pilot.tag for pilot in mine if pilot.held_at is None}
+            self.taken |= {tag: Taken(one.handle, one.ends_at) for tag, one in answer.items() if tag in fresh}
+            self.released += [pilot.id for pilot in mine if pilot.tag in answer and pilot.tag not in fresh]
+            _log.info("pilots_submitted", queue=self.queue.label, count=len(answer), refused=len(mine) - len(answer))
 
-        def note(tx: Transaction, handles: Mapping[str, str] = handles) -> None:
-            queue_pilots.submitted(tx, handles)
+    def _collect(self, system: BatchSystem, steps: Steps) -> None:
+        """Keep what pilots wrote, and let the batch system forget those that have ended."""
+        self._write(self._note)
+        try:
+            kept = collect(self.context.settings, system, steps.collect)
+        except StorageUnavailable as error:
+            _log.warning("pilot_outputs_not_kept", queue=self.queue.label, reason=str(error))
+            return
+        if steps.over:
+            system.remove(steps.over)
+        done = [pilot.id for pilot in steps.collect]
+        self._write(lambda tx: queue_pilots.collected(tx, done, kept))
 
-        context.database.transact(note)
-        _log.info("pilots_submitted", queue=queue.label, count=len(handles))
+    def _note(self, tx: Transaction) -> None:
+        queue_pilots.submitted(tx, self.taken)
+        queue_pilots.released(tx, self.released)
+
+    def _give_back(self, trouble: str) -> None:
+        well = healthy(self.queue.pilots)
+        if trouble:
+            self._back_off(trouble, before=0 if well else self.queue.failures)
+            return
+
+        def work(tx: Transaction) -> None:
+            self._note(tx)
+            queue_pilots.release(tx, self.queue, healthy=well)
+
+        self._write(work)
+
+    def _back_off(self, reason: str, before: int | None = None) -> None:
+        """`before`: how often it has failed, where that is not what the row says."""
+        failures = (self.queue.failures if before is None else before) + 1
+        seconds = BACKOFF.ceiling(failures)
+
+        def work(tx: Transaction) -> None:
+            self._note(tx)
+            queue_pilots.back_off(tx, self.queue, failures, seconds, reason)
+
+        self._write(work)
+        _log.warning("site_queue_backed_off", queue=self.queue.label, seconds=seconds, reason=reason)
+
+    def _write(self, work: Callable[[Transaction], T]) -> T:
+        """Under the fence. Raises LeaseLost."""
+
+        def fenced(tx: Transaction) -> T:
+            queue_pilots.fence(tx, self.queue)
+            return work(tx)
+
+        with _door:
+            return self.context.database.transact(fenced)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import partial
 
 from structlog import get_logger
 
 from executors.pilots.decide import PlaceOrder, Plan, PlanRules, plan
 from executors.pilots.demand import read_demand
-from executors.pilots.queue_round import carry_out
+from executors.pilots.rounds import Rounds
+from executors.pilots.threads import Bounds
 from pipeline.errors import DemandUnknown
 from pipeline.runtime.spec import Context
 from pipeline.store import provisioning, provisioning_orders, trigger_runs
@@ -22,9 +21,11 @@ from pipeline.store.provisioning_rows import Situation
 from schemas.messages import Message, ProvisioningDue, SiteQueuesDue, about_ids
 from schemas.outcomes import Done, Outcome
 
-THREADS = 8
-"""Site queues that are waited for at a time: they are somebody else's servers."""
-
+_bounds = Bounds()
+BATCH = _bounds.working
+"""Messages that are taken at once: nearly all name one site queue, which has a thread of its own."""
+_rounds = Rounds(_bounds)
+"""Of this process: a batch system that hangs is known beyond the batch."""
 _log = get_logger("pilots")
 
 
@@ -36,9 +37,7 @@ def execute(context: Context, messages: Sequence[Message]) -> list[Outcome]:
         follow_ups += context.database.transact(lambda tx: _provision(tx, context, max(cycles)))
     due = {i for message in messages if isinstance(message.body, SiteQueuesDue) for i in message.body.ids()}
     if due:
-        with ThreadPoolExecutor(THREADS) as threads:
-            for more in threads.map(partial(carry_out, context), sorted(due)):
-                follow_ups += more
+        follow_ups += _rounds.carry_out(context, due)
     return [*(Done() for _ in messages[1:]), Done(tuple(follow_ups))]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, delete, select, update
+from sqlalchemy import ColumnElement, Row, Select, case, delete, func, select, update
 
 from pipeline.errors import Conflict, Unauthorized
 from pipeline.store import jobs, node_kinds, nodes
@@ -102,9 +102,24 @@ def enrol(tx: Transaction, request: EnrolRequest, margin: float) -> Enrolled:
         raise Conflict(f"the pilot {request.tag} is {pilot.state} and not wanted any more")
     if not is_repeated:
         _spend(tx, enrolment.id)
-    lifetime = SiteQueueEntry.model_validate_json(around.entry).lifetime(margin)
-    ends_at = around.ends_at if is_repeated else tx.after(lifetime)
+    ends_at = around.ends_at if is_repeated else _end_of_life(tx, around, margin)
     return _let_in(tx, pilot, request, ends_at)
+
+
+def _end_of_life(tx: Transaction, around: Row[Any], margin: float) -> datetime:
+    """So long before the wall time is over, or the delegated proxy that the pilot runs with."""
+    ends_at = tx.after(SiteQueueEntry.model_validate_json(around.entry).lifetime(margin))
+    if around.proxy_ends_at is None:
+        return ends_at
+    left = (around.proxy_ends_at - tx.now).total_seconds()
+    return min(ends_at, tx.after(max(left - margin, left / 2, 0.0)))
+
+
+def wanted_when_over(tx: Transaction) -> ColumnElement[Any]:
+    """For `output_wanted_at` of pilots that end: the round of their queue fetches what those wrote that their batch
+    system knows, and lets it forget them."""
+    known = pilots.c.batch_id.is_not(None)
+    return case((known, func.coalesce(pilots.c.output_wanted_at, tx.now)), else_=pilots.c.output_wanted_at)
 
 
 def _let_in(tx: Transaction, pilot: PilotRow, request: EnrolRequest, ends_at: datetime) -> Enrolled:
@@ -207,7 +222,12 @@ def end(tx: Transaction, pilot_id: int, ending: Ending, rules: Rules) -> Afterma
     tx.run(
         update(pilots)
         .where(pilots.c.id == pilot.id)
-        .values(state=to, reason=(told or reason)[:MAX_REASON] or None, ended_at=tx.now)
+        .values(
+            state=to,
+            reason=(told or reason)[:MAX_REASON] or None,
+            ended_at=tx.now,
+            output_wanted_at=wanted_when_over(tx),
+        )
     )
     tx.run(delete(slots).where(slots.c.pilot_id == pilot.id))
     return lose(tx, jobs.of_pilot(tx, pilot.id), f"its pilot ended: {reason}", rules)
@@ -259,6 +279,7 @@ def _surroundings(tx: Transaction, pilot_ids: Sequence[int]) -> Mapping[int, Row
             pilots.c.token_digest,
             pilots.c.started_at,
             pilots.c.ends_at,
+            pilots.c.proxy_ends_at,
         )
         .join_from(pilots, sites, sites.c.id == pilots.c.site_id)
         .join(vos, vos.c.id == pilots.c.vo_id)

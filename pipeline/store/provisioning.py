@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, func, literal_column, select, update
+from sqlalchemy import ColumnElement, case, exists, func, literal_column, select, update
 
 from pipeline.store import limits
 from pipeline.store.bans import banned_queues, tested_queues
@@ -54,16 +54,14 @@ def situation(tx: Transaction, reading: DemandReading) -> Situation:
 
 
 def busy_queues(tx: Transaction) -> list[int]:
-    """Site queues that have live pilots and are neither backed off nor stamped by a dead letter."""
+    """Site queues that have live pilots, or outputs to fetch, and are neither backed off nor stamped by a dead letter.
+    The queues are scanned, and of their pilots the index."""
     free = (site_queues.c.backoff_until.is_(None)) | (site_queues.c.backoff_until <= tx.now)
-    query = (
-        select(site_queues.c.id)
-        .join(pilots, pilots.c.site_queue_id == site_queues.c.id)
-        .where(pilots.c.state.in_(LIVE), free, site_queues.c.dead_letter_id.is_(None))
-        .distinct()
-        .order_by(site_queues.c.id)
-    )
-    return [row.id for row in tx.rows(query)]
+    mine = pilots.c.site_queue_id == site_queues.c.id
+    live = exists().where(mine, pilots.c.state.in_(LIVE))
+    wanted = exists().where(mine, pilots.c.output_wanted_at.is_not(None))
+    query = select(site_queues.c.id).where(free, site_queues.c.dead_letter_id.is_(None), live | wanted)
+    return [row.id for row in tx.rows(query.order_by(site_queues.c.id))]
 
 
 def histories(tx: Transaction) -> Mapping[int, History]:

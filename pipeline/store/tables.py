@@ -393,6 +393,7 @@ pilots = Table(
     _at("last_seen", nullable=True),
     _at("ends_at", nullable=True),
     _at("ended_at", nullable=True),
+    _at("runs_since", nullable=True),
     _at("held_at", nullable=True),
     Column("releases", Integer, nullable=False, server_default="0"),
     Column("idle_cycles", Integer, nullable=False, server_default="0"),

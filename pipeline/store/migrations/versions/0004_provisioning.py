@@ -23,6 +23,7 @@ _WORD = sa.String(length=16)
 def _columns() -> list[sa.Column[Any]]:
     """Of pilots. All may be left out by the release before, which knows none."""
     return [
+        sa.Column("runs_since", _AT, nullable=True),
         sa.Column("held_at", _AT, nullable=True),
         sa.Column("releases", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("idle_cycles", sa.Integer(), nullable=False, server_default="0"),
