@@ -48,7 +48,9 @@ SECTIONS = {
     "For operators: resources": {
         "sites": Lazy("pipeline.cli.sites:sites", "Apply the sites file; list, ban, test and allow sites."),
         "policy": Lazy("pipeline.cli.policy:policy", "Apply and show your VO's shares and limits."),
-        "pilots": Lazy("pipeline.cli.pilots:pilots", "List pilots."),
+        "pilots": Lazy(
+            "pipeline.cli.pilots:pilots", "List, show, submit, drain and kill pilots; show what is planned."
+        ),
         "tokens": Lazy("pipeline.cli.tokens:tokens", "Create, list and revoke tokens."),
         "db": Lazy("pipeline.cli.db:db", "Upgrade or check the database's schema."),
         "doctor": Lazy("pipeline.cli.doctor:doctor", "Check settings, database, broker and clocks."),

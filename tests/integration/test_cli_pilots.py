@@ -1,0 +1,279 @@
+"""`penstock pilots`: what it prints, asks and refuses, against a real API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from uuid import uuid4
+
+import click
+import pytest
+from click.shell_completion import ShellComplete
+from sqlalchemy import select, update
+
+from pipeline.cli.main import cli, run
+from pipeline.store.tables import pilots
+from schemas.api import Role
+from schemas.states import PilotState
+from tests import building
+from tests.api_server import RunningApi, running_api
+from tests.waiting import eventually
+
+Say = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    with running_api(tmp_path_factory.mktemp("api")) as running:
+        yield running
+
+
+@pytest.fixture
+def api(shared_api: RunningApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> RunningApi:
+    """The shared API as the operator of a VO of this test's own sees it."""
+    own = shared_api.in_new_vo()
+    monkeypatch.setenv("PENSTOCK_API_URL", own.url)
+    monkeypatch.setenv("PENSTOCK_TOKEN", own.token(Role.OPERATOR, subject="op"))
+    monkeypatch.chdir(tmp_path)
+    return own
+
+
+@pytest.fixture
+def at(api: RunningApi) -> building.Site:
+    """A site whose queue is for the test's VO."""
+    name = f"S-{uuid4().hex[:8]}"
+    return building.site(api.database, name, vos=[api.vo], max_pilots=9, max_pending_pilots=9)
+
+
+@pytest.fixture
+def printed(api: RunningApi, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
+    """What a command line prints to standard output and error; it must end with the exit code `expect`."""
+    assert api
+
+    def say(*words: str, expect: int = 0) -> tuple[str, str]:
+        assert run(["pilots", *words]) == expect
+        captured = capsys.readouterr()
+        return captured.out, captured.err
+
+    return say
+
+
+@pytest.fixture
+def said(printed: Callable[..., tuple[str, str]]) -> Say:
+    """What it prints to standard output."""
+    return lambda *words: printed(*words)[0]
+
+
+@pytest.fixture
+def refused(printed: Callable[..., tuple[str, str]]) -> Say:
+    """The one line that a refused command says."""
+
+    def complaint(*words: str, expect: int = 2) -> str:
+        out, err = printed(*words, expect=expect)
+        assert (out, len(err.splitlines())) == ("", 1)
+        return err
+
+    return complaint
+
+
+def pilot(api: RunningApi, at: building.Site, state: str = "running", **columns: Any) -> int:
+    """A pilot of the test's VO."""
+    return building.pilot(api.database, at, vo=api.vo, state=PilotState(state), **columns)
+
+
+def row(api: RunningApi, pilot_id: int) -> Any:
+    """Its row."""
+    return api.database.read(lambda tx: tx.first(select(pilots).where(pilots.c.id == pilot_id)))
+
+
+def test_the_list_says_where_pilots_are_and_why_they_do_not_run(api: RunningApi, at: building.Site, said: Say) -> None:
+    held = pilot(api, at, "held", reason="no quota", releases=3)
+    drains = pilot(api, at, drain_requested=True, reason="drained by op")
+    unwanted = pilot(api, at, "queued", remove_requested=True, reason="there is no work for it")
+    lines = said("list", "--state", "held", "--state", "running", "--state", "queued", "--site", at.name).splitlines()
+    head, first, second, third = (line.split() for line in lines)
+    assert head[:7] == ["ID", "SITE", "QUEUE", "HOST", "STATE", "LEAVING", "RELEASES"]
+    assert first[:7] == [str(unwanted), at.name, "local", "-", "queued", "is", "removed"]
+    assert second[:6] == [str(drains), at.name, "local", "-", "running", "drains"]
+    assert third[:7] == [str(held), at.name, "local", "-", "held", "-", "3"]
+    assert lines[3].endswith("no quota")
+    shown = json.loads(said("list", "--queue", "local", "--limit", "2", "--json"))
+    assert [(one["id"], one["removing"], one["draining"]) for one in shown] == [
+        (unwanted, True, False),
+        (drains, False, True),
+    ]
+
+
+def test_a_pilot_is_shown_on_one_page(api: RunningApi, at: building.Site, said: Say) -> None:
+    node = {"host": "node7", "cores": 8, "details": {"machine": "x86_64", "gpu": {"count": 2}}, "version": "0.4.0"}
+    pilot_id = pilot(api, at, node=json.dumps(node), batch_id="77.0", releases=1)
+    page = said("show", str(pilot_id))
+    assert page.startswith(f"pilot {pilot_id}: running at {at.name}/local\n  it runs and asks for jobs")
+    fields = {tuple(line.split(maxsplit=1)) for line in page.splitlines() if line}
+    assert {("version", "0.4.0"), ("machine", "x86_64"), ("released", "once"), ("host", "node7")} <= fields
+    assert "gpu count" in page
+    assert page.endswith(f"what it wrote: penstock pilots log {pilot_id} --fresh\n")
+    assert json.loads(said("show", str(pilot_id), "--json"))["node"]["host"] == "node7"
+
+
+def test_pilots_are_submitted_or_the_limit_is_named(
+    api: RunningApi, at: building.Site, said: Say, refused: Say
+) -> None:
+    answer = said("submit", f"{at.name}/local", "4")
+    with api.client() as client:
+        ids = sorted(one.id for one in client.pilots().items)
+    assert answer == f"4 pilots requested on {at.name}/local: {ids[0]} to {ids[-1]}\n"
+    assert len(ids) == 4
+    complaint = refused("submit", f"{at.name}/local", "6")
+    assert f"max_pilots of queue {at.name}/local is 9 and 4 pilots are there: no room for 6 more" in complaint
+    assert "'short' is no site queue; write it like CERN/short" in refused("submit", "short", "6")
+    assert "there is no site queue" in refused("submit", "A/short", "6")
+
+
+def test_draining_wants_a_yes_where_nobody_can_be_asked(
+    api: RunningApi, at: building.Site, printed: Callable[..., tuple[str, str]], refused: Say
+) -> None:
+    active, waiting = pilot(api, at), pilot(api, at, "queued")
+    assert "say --yes, or --dry-run" in refused("drain", "--site", at.name)
+    assert "Name pilots by id or by an option." in refused("drain", "--yes")
+    assert printed("drain", "--site", at.name, "--dry-run")[0] == (
+        "would be 2 pilots (1 pending removed, 1 active drained)\n"
+    )
+    assert not row(api, active).drain_requested
+    out, err = printed("drain", "--site", at.name, "--reason", "cooling", "--yes")
+    assert out == "2 pilots (1 pending removed, 1 active drained)\n"
+    assert f"`penstock sites ban {at.name} --reason ...`" in err
+    assert (row(api, active).drain_requested, row(api, active).reason) == (True, "drained by op: cooling")
+    assert row(api, waiting).remove_requested
+    out, err = printed("drain", str(active), str(waiting), "--yes")
+    assert (out, err) == ("0 pilots\n", "none of them lives and was not told before\n")
+
+
+def test_killing_is_gentle_unless_it_says_now(api: RunningApi, at: building.Site, said: Say) -> None:
+    first, second = pilot(api, at), pilot(api, at)
+    assert said("kill", str(first), "--yes") == "1 pilot (1 active drained)\n"
+    assert said("kill", "--queue", "local", "--state", "running", "--site", at.name, "--now", "--yes") == (
+        "2 pilots (2 active ended)\n"
+    )
+    assert row(api, second).remove_requested
+
+
+def test_on_a_terminal_somebody_is_asked(
+    api: RunningApi,
+    at: building.Site,
+    printed: Callable[..., tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    pilot_id = pilot(api, at)
+    for answer, code in (("n\n", 1), ("y\n", 0)):
+        (tmp_path / "typed").write_text(answer)
+        with (tmp_path / "typed").open() as typed:
+            monkeypatch.setattr(typed, "isatty", lambda: True, raising=False)
+            monkeypatch.setattr("sys.stdin", typed)
+            _out, err = printed("drain", str(pilot_id), expect=code)
+        assert "1 pilot (1 active drained): go on? [y/N]" in err
+        assert row(api, pilot_id).drain_requested is (answer == "y\n")
+
+
+def store(api: RunningApi, pilot_id: int, stdout: str, stderr: str) -> None:
+    """A round of the queue has fetched what a pilot wrote."""
+    api.services.sandboxes.put_pilot_output(api.vo, pilot_id, stdout, stderr)
+    mine = update(pilots).where(pilots.c.id == pilot_id)
+    api.database.transact(lambda tx: tx.run(mine.values(output_at=tx.now, output_wanted_at=None)))
+
+
+def test_a_stored_log_is_printed_stream_by_stream(
+    api: RunningApi, at: building.Site, printed: Callable[..., tuple[str, str]], refused: Say
+) -> None:
+    pilot_id = pilot(api, at, "done")
+    words = ("log", str(pilot_id))
+    assert f"`penstock pilots log {pilot_id} --fresh`" in refused(*words)
+    store(api, pilot_id, "begun\n", "oh\n")
+    assert printed(*words) == ("begun\n", "oh\n")
+    assert printed(*words, "--stdout") == ("begun\n", "")
+    assert printed(*words, "--stderr") == ("oh\n", "")
+    assert json.loads(printed(*words, "--json")[0])["stderr"] == "oh\n"
+
+
+def test_a_fresh_log_is_waited_for(api: RunningApi, at: building.Site, printed: Callable[..., tuple[str, str]]) -> None:
+    pilot_id = pilot(api, at)
+    store(api, pilot_id, "old\n", "")
+
+    def fetch() -> None:
+        eventually(lambda: row(api, pilot_id).output_wanted_at is not None, within=20)
+        store(api, pilot_id, "new\n", "")
+
+    thread = Thread(target=fetch)
+    thread.start()
+    out, err = printed("log", str(pilot_id), "--fresh")
+    thread.join()
+    assert (out, err) == ("new\n", f"waiting for the output of pilot {pilot_id}\n")
+
+
+def test_a_fresh_log_that_does_not_come_ends_in_one_clear_line(
+    api: RunningApi, at: building.Site, printed: Callable[..., tuple[str, str]]
+) -> None:
+    pilot_id = pilot(api, at)
+    _out, err = printed("log", str(pilot_id), "--fresh", "--timeout", "1s", expect=1)
+    assert err.splitlines()[1].startswith(f"penstock: the output of pilot {pilot_id} did not come within 1 s")
+    assert row(api, pilot_id).output_wanted_at is not None
+
+
+def test_a_fresh_log_of_which_the_batch_system_knows_nothing_says_so(
+    api: RunningApi, at: building.Site, printed: Callable[..., tuple[str, str]]
+) -> None:
+    pilot_id = pilot(api, at, "failed")
+
+    def give_up() -> None:
+        eventually(lambda: row(api, pilot_id).output_wanted_at is not None, within=20)
+        mine = update(pilots).where(pilots.c.id == pilot_id).values(output_wanted_at=None)
+        api.database.transact(lambda tx: tx.run(mine))
+
+    thread = Thread(target=give_up)
+    thread.start()
+    _out, err = printed("log", str(pilot_id), "--fresh", expect=2)
+    thread.join()
+    assert f"the batch system local of {at.name}/local has no output of pilot {pilot_id}" in err
+
+
+def test_users_may_look_and_not_touch(
+    api: RunningApi, at: building.Site, said: Say, refused: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pilot_id = pilot(api, at)
+    monkeypatch.setenv("PENSTOCK_TOKEN", api.token(Role.USER))
+    assert str(pilot_id) in said("list")
+    for words in (("submit", f"{at.name}/local", "1"), ("drain", "7", "--yes"), ("kill", "7", "--dry-run")):
+        assert "is for operator; your token's role is user" in refused(*words)
+
+
+def offered(line: str) -> list[str]:
+    """What a shell would offer at the end of a command line."""
+    words = line.split(" ")
+    complete = ShellComplete(cli, {}, "penstock", "_PENSTOCK_COMPLETE")
+    return [item.value for item in complete.get_completions(words[1:-1], words[-1])]
+
+
+def test_a_shell_completes_ids_sites_queues_and_states(
+    api: RunningApi, at: building.Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, ended = pilot(api, at), pilot(api, at, "done")
+    assert offered(f"penstock pilots list --site {at.name[:4]}") == [at.name]
+    assert offered(f"penstock pilots drain --site {at.name} --queue l") == ["local"]
+    assert offered(f"penstock pilots submit {at.name}/") == [f"{at.name}/local"]
+    assert offered("penstock pilots show ") == [str(ended), str(live)]
+    assert offered("penstock pilots kill ") == [str(live)]
+    assert offered("penstock pilots list --state re") == ["requested", "removed"]
+    monkeypatch.setenv("PENSTOCK_API_URL", "http://127.0.0.1:9")
+    assert offered("penstock pilots kill ") == []
+    monkeypatch.setenv("PENSTOCK_API_PORT", "nonsense")
+    assert offered("penstock pilots list --site ") == []
+
+
+def test_every_command_of_pilots_is_there() -> None:
+    group = cli.get_command(click.Context(cli), "pilots")
+    assert isinstance(group, click.Group)
+    assert set(group.commands) == {"list", "show", "log", "submit", "drain", "kill"}
