@@ -1,0 +1,300 @@
+"""A private real HTCondor pool for tests: collector, negotiator, schedd and startd on one port of 127.0.0.1.
+
+HTCondor is not in Debian 12: unless a `condor_master` is on PATH, the pool lives in a chroot of Debian 13, which is
+made once (about a minute) and kept in `build/htcondor-pool`. Each pool has folders, a port and keys of its own, and a
+mount and a process namespace: nothing stays mounted or running when it, or the run, is killed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.servers import Server, find_program, free_port, server_folder
+from tests.waiting import eventually
+
+CACHE = Path(__file__).parent.parent / "build" / "htcondor-pool"
+RECIPE = "trixie-1"
+"""Name of the chroot; another one whenever `_MAKE_CHROOT` changes."""
+BUILD_TIME = 900.0
+DOMAIN = "penstock.test"
+SCHEDD = f"schedd@{DOMAIN}"
+USER = "nobody"
+"""Jobs run as this user."""
+USER_ID = 65534
+
+# debootstrap mounts things into its target, which must go when it is killed: so all of it is in namespaces, too
+_MAKE_CHROOT = """
+debootstrap --variant=minbase trixie "$1"
+printf '#!/bin/sh\\nexit 101\\n' > "$1/usr/sbin/policy-rc.d"
+chmod 755 "$1/usr/sbin/policy-rc.d"
+mount -t proc proc "$1/proc"
+mount --rbind /dev "$1/dev"
+export DEBIAN_FRONTEND=noninteractive
+chroot "$1" apt-get update -qq
+chroot "$1" apt-get install -y -qq --no-install-recommends minicondor python3
+chroot "$1" apt-get clean
+"""
+
+_START = """
+root=$1 folder=$2
+shift 2
+if [ "$root" != / ]; then
+    mount -t proc proc "$root/proc"
+    mount --rbind /dev "$root/dev"
+    mount --bind "$folder/tmp" "$root/tmp"
+    for file in /etc/hosts /etc/resolv.conf; do mount --bind "$file" "$root$file"; done
+    for shared in "$folder" "$@"; do
+        mkdir -p "$root$shared"
+        mount --bind "$shared" "$root$shared"
+    done
+fi
+exec chroot "$root" condor_master -f
+"""
+
+_CONFIG = """
+LOCAL_DIR = {folder}
+LOG = $(LOCAL_DIR)/log
+LOCK = $(LOCAL_DIR)/lock
+RUN = $(LOCAL_DIR)/run
+SPOOL = $(LOCAL_DIR)/spool
+EXECUTE = $(LOCAL_DIR)/execute
+CRED_STORE_DIR = $(LOCAL_DIR)/cred
+RELEASE_DIR = {release}
+BIN = $(RELEASE_DIR)/bin
+SBIN = $(RELEASE_DIR)/sbin
+LIB = $(RELEASE_DIR)/lib/condor
+LIBEXEC = $(RELEASE_DIR)/libexec/condor
+SHARE = $(RELEASE_DIR)/share/condor
+CONDOR_HOST = 127.0.0.1
+COLLECTOR_HOST = 127.0.0.1:{port}
+SHARED_PORT_PORT = {port}
+NETWORK_INTERFACE = 127.0.0.1
+BIND_ALL_INTERFACES = false
+NETWORK_HOSTNAME = localhost
+ENABLE_IPV6 = false
+SCHEDD_NAME = {schedd}
+use ROLE: CentralManager
+use ROLE: Submit
+use ROLE: Execute
+
+UID_DOMAIN = {domain}
+TRUST_DOMAIN = {domain}
+use security:recommended_v9_0
+SEC_DEFAULT_AUTHENTICATION = REQUIRED
+SEC_DEFAULT_AUTHENTICATION_METHODS = FS, IDTOKENS
+SEC_PASSWORD_DIRECTORY = $(LOCAL_DIR)/keys
+SEC_TOKEN_POOL_SIGNING_KEY_FILE = $(LOCAL_DIR)/keys/POOL
+SEC_TOKEN_SYSTEM_DIRECTORY = $(LOCAL_DIR)/tokens
+ALLOW_DAEMON = condor@$(UID_DOMAIN)
+ALLOW_NEGOTIATOR = condor@$(UID_DOMAIN)
+ALLOW_ADMINISTRATOR = root@$(UID_DOMAIN) condor@$(UID_DOMAIN)
+ALLOW_WRITE = *
+ALLOW_READ = *
+
+# what a namespace or a container does not let it do
+MOUNT_UNDER_SCRATCH =
+BASE_CGROUP =
+CGROUP_MEMORY_LIMIT_POLICY = none
+USE_PID_NAMESPACES = false
+ENABLE_KERNEL_TUNING = false
+
+# a node of so many cores, whatever the machine has
+NUM_CPUS = {cores}
+MEMORY = {memory}
+RUNBENCHMARKS = 0
+
+# seconds where a pool of thousands of nodes has minutes
+SCHEDD_INTERVAL = 1
+SCHEDD_MIN_INTERVAL = 1
+NEGOTIATOR_INTERVAL = 1
+NEGOTIATOR_MIN_INTERVAL = 1
+NEGOTIATOR_CYCLE_DELAY = 1
+PERIODIC_EXPR_INTERVAL = 2
+UPDATE_INTERVAL = 2
+MASTER_UPDATE_INTERVAL = 5
+STARTER_INITIAL_UPDATE_INTERVAL = 1
+STARTER_UPDATE_INTERVAL = 5
+SHADOW_QUEUE_UPDATE_INTERVAL = 5
+include ifexist : $(LOCAL_DIR)/extra
+"""
+
+
+class HtcondorPool(Server):
+    """A pool of one node. Its jobs see `folders`, at the same paths, and no others of this machine's."""
+
+    def __init__(self, folder: Path, *, folders: Sequence[Path] = (), cores: int = 20, memory: int = 20_480) -> None:
+        super().__init__(folder)
+        self.port = free_port()
+        self._root = pool_root()
+        self._folders = folders
+        self._size = {"cores": cores, "memory": memory}
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """How a site queue of ours reaches the schedd: from afar, with a token."""
+        return {"schedd": SCHEDD, "collector": f"127.0.0.1:{self.port}", "token_file": str(self.folder / "token")}
+
+    def install(self) -> None:
+        """Make its folders, keys and configuration."""
+        condor = self._condor_user()
+        for name, mode, owner in (
+            *((name, 0o755, condor) for name in ("log", "lock", "run", "spool")),
+            *((name, 0o700, 0) for name in ("cred", "keys", "tokens")),
+            *((name, 0o1777, 0) for name in ("execute", "tmp")),
+        ):
+            made = self.folder / name
+            made.mkdir()
+            made.chmod(mode)
+            os.chown(made, owner, -1)
+        self.folder.chmod(0o755)
+        key = self.folder / "keys" / "POOL"
+        key.touch(0o600)
+        key.write_text(secrets.token_hex(32))
+        release = "/usr"
+        if self._root == Path("/"):
+            release = str(Path(find_program(["condor_master"], "minicondor")).resolve().parent.parent)
+        (self.folder / "condor_config").write_text(
+            _CONFIG.format(
+                folder=self.folder, release=release, port=self.port, schedd=SCHEDD, domain=DOMAIN, **self._size
+            )
+        )
+
+    def command(self) -> list[str]:
+        return [
+            *_NAMESPACES,
+            *("env", f"CONDOR_CONFIG={self.folder / 'condor_config'}", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"),
+            *("sh", "-ec", _START, "sh", str(self._root), str(self.folder), *map(str, self._folders)),
+        ]
+
+    def answers(self) -> bool:
+        if not self._daemons("condor_startd"):
+            return False
+        there = self._run("condor_status", "-any", "-af", "MyType").stdout.split()
+        if not {"Scheduler", "Machine", "Negotiator"} <= set(there):
+            return False
+        if not (self.folder / "token").exists():
+            self.new_token(self.folder / "token")
+        return True
+
+    def new_token(self, file: Path, *options: str) -> None:
+        """Write a token of the user whose jobs are allowed; `options` are those of condor_token_create."""
+        token = self.ask("condor_token_create", "-identity", f"{USER}@{DOMAIN}", *options)
+        file.touch(0o600)
+        file.write_text(token)
+
+    def ask(self, *command: str) -> str:
+        """What one of HTCondor's commands prints, run by the pool's administrator; AssertionError when it fails."""
+        done = self._run(*command)
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def configure(self, daemon: str, **settings: object) -> None:
+        """Change settings of a daemon of the running pool; they replace those that were given before."""
+        (self.folder / "extra").write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
+        self.ask("condor_reconfig", "-daemon", daemon)
+
+    def schedd_down(self) -> None:
+        """Stop the schedd. Its queue is kept, and running jobs run on."""
+        self.ask("condor_off", "-fast", "-daemon", "schedd")
+        eventually(lambda: not self._daemons("condor_schedd"))
+
+    def schedd_up(self) -> None:
+        """Start it again, and wait until the collector knows it and it answers."""
+        self.ask("condor_on", "-daemon", "schedd")
+        eventually(lambda: self._run("condor_q", "-all", "-totals").returncode == 0 and self.answers())
+
+    @contextmanager
+    def frozen_schedd(self) -> Iterator[None]:
+        """A schedd that accepts connections and answers nothing."""
+        (schedd,) = self._daemons("condor_schedd")
+        schedd.suspend()
+        try:
+            yield
+        finally:
+            schedd.resume()
+
+    def _daemons(self, name: str) -> list[psutil.Process]:
+        below = psutil.Process(self.pid).children(recursive=True)
+        return [process for process in below if process.name() == name]
+
+    @property
+    def _init(self) -> int:
+        """The pool's condor_master, the first process of its namespace: with it all others end."""
+        (master,) = self._daemons("condor_master")
+        return master.pid
+
+    def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [
+                *("nsenter", "--target", str(self._init), "--mount", "--pid", "--root", "--wd"),
+                *("env", "-i", f"CONDOR_CONFIG={self.folder / 'condor_config'}", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"),
+                *("_CONDOR_SEC_CLIENT_AUTHENTICATION_METHODS=FS", *command),
+            ],
+            check=False, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+
+    def _condor_user(self) -> int:
+        users = (self._root / "etc" / "passwd").read_text().splitlines()
+        (found,) = [int(line.split(":")[2]) for line in users if line.startswith("condor:")]
+        return found
+
+    def _end(self, signum: int) -> None:
+        """Jobs get no time to end: nobody minds them any more. `signum` makes no difference."""
+        if self._process is not None and psutil.pid_exists(self._process.pid):
+            for process in psutil.Process(self._process.pid).children():
+                process.kill()
+        super()._end(signum)
+
+
+_NAMESPACES = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child=KILL"),
+)
+
+
+def pool_root() -> Path:
+    """Where HTCondor is installed: `/`, or a chroot that is made when it is first asked for."""
+    if os.geteuid() != 0:
+        raise AssertionError("a private HTCondor pool is made by root alone (it mounts); run: sudo make test")
+    if shutil.which("condor_master") is not None:
+        return Path("/")
+    find_program(["debootstrap"], "debootstrap")
+    root = CACHE / RECIPE
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.exists():
+            _make_chroot(root)
+    return root
+
+
+def _make_chroot(root: Path) -> None:
+    """Under another name until it is whole: what a killed run left half made is thrown away."""
+    half = root.with_name(f"{root.name}.half")
+    shutil.rmtree(half, ignore_errors=True)
+    done = subprocess.run(
+        [*_NAMESPACES, "sh", "-ec", _MAKE_CHROOT, "sh", str(half)],
+        check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=BUILD_TIME,
+    )  # fmt: skip
+    assert done.returncode == 0, f"no chroot with HTCondor could be made:\n{done.stdout[-4000:]}"
+    half.rename(root)
+
+
+@contextmanager
+def running_htcondor(*, folders: Sequence[Path] = (), cores: int = 20) -> Iterator[HtcondorPool]:
+    """A pool for as long as the block lasts."""
+    with server_folder("htcondor") as folder:
+        pool = HtcondorPool(folder, folders=folders, cores=cores)
+        pool.install()
+        with pool:
+            yield pool
