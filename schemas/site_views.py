@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
 
 from schemas.campaign import Model
 from schemas.requirements import Name
+from schemas.sites import PilotCaps, Removal
 from schemas.states import PilotState
 
 
@@ -77,7 +78,12 @@ class QueueOfSite(Model):
     wall_time: int
     tags: tuple[str, ...]
     vos: tuple[str, ...]
+    nodes: int = Field(default=1, description="of one batch job; cores, memory and disk are those of each")
     max_pilots: int
+    max_pending_pilots: int | None = Field(default=None, description="pilots that do not run yet")
+    max_held_pilots: int | None = Field(default=None, description="from so many on nothing new is submitted")
+    max_submissions: int | None = Field(default=None, description="new pilots in one cycle of provisioning")
+    removal: Removal | None = Field(default=None, description="which surplus pilots go before they end by themselves")
     declared: bool
     pilots: dict[PilotState, int] = Field(description="the VO's pilots by state, states that occur")
     backoff_until: datetime | None = Field(description="its batch system failed; left alone until then")
@@ -103,9 +109,18 @@ class StorageView(Model):
     declared: bool
 
 
+class CapsView(PilotCaps):
+    """Limits of pilots over several queues."""
+
+    kind: Literal["all", "vo", "site", "meta"] = Field(description="everywhere, a VO, a site, or a meta-site")
+    name: str = Field(description="of the VO, the site or the meta-site; empty: everywhere")
+    queues: tuple[str, ...] = Field(default=(), description="of a meta-site, each as SITE/QUEUE")
+
+
 class SitesView(Model):
-    """Every site and storage, and the bans that concern the caller's VO."""
+    """Every site and storage, and the bans and limits of pilots that concern the caller's VO."""
 
     sites: tuple[SiteView, ...]
     storages: tuple[StorageView, ...]
     bans: tuple[BanView, ...]
+    pilot_caps: tuple[CapsView, ...] = Field(default=(), description="limits of pilots over several queues")

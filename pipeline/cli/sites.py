@@ -11,13 +11,15 @@ import click
 from pipeline.cli.differences import show_difference
 from pipeline.cli.jobfile import read_model
 from pipeline.cli.options import Moment, example, json_option, pass_settings
-from pipeline.cli.output import cells, print_json, show_list
+from pipeline.cli.output import cells, print_json, show_list, show_table, show_title
 from pipeline.cli.remote import asked
 from pipeline.client import open_client
 from pipeline.errors import BadInput
 from pipeline.settings import Settings
-from schemas.site_views import AllowRequest, BanRequest, BanView, OnlyRequest, SitesView
+from schemas.site_views import AllowRequest, BanRequest, BanView, CapsView, OnlyRequest, SitesView
 from schemas.sites import SitesFile
+
+_CAPS = ("max_pilots", "max_pending_pilots", "max_held_pilots", "max_submissions")
 
 queue_option = click.option("--queue", help="Only this queue of the site.")
 reason_option = click.option("--reason", required=True, help="Why; all of your VO see it.")
@@ -56,7 +58,7 @@ def apply(settings: Settings, /, *, file: Path, dry_run: bool, as_json: bool) ->
 @json_option
 @pass_settings
 def list_(settings: Settings, /, *, as_json: bool) -> None:
-    """List the queues of all sites, with your VO's pilots and the bans in force."""
+    """List the queues of all sites, with your VO's pilots, limits over several queues, and the bans in force."""
     with open_client(settings) as client:
         view = client.sites()
     if as_json:
@@ -69,6 +71,11 @@ def list_(settings: Settings, /, *, as_json: bool) -> None:
     ]
     columns = ("site", "queue", "state", "batch_system", "cores", "memory", "max_pilots", "pilots", "reason")
     show_list(rows, columns, as_json=False, of="sites; `penstock sites apply` declares them")
+    if view.pilot_caps:
+        show_title("limits of pilots over several queues")
+        show_table([_caps_row(caps) for caps in view.pilot_caps], ("over", *_CAPS, "queues"))
+    if view.bans:
+        show_title("bans")
     for ban in view.bans:
         until = f"until {ban.until:%Y-%m-%d %H:%M} UTC" if ban.until else "until allowed"
         click.echo(f"{_scope(ban)}, by {ban.banned_by}, {until}: {ban.why}")
@@ -146,6 +153,17 @@ def _scope(ban: BanView) -> str:
     place = ban.site if ban.queue is None else f"{ban.site}/{ban.queue}"
     passing = "" if ban.only_job_type is None else f", only jobs of the type {ban.only_job_type}"
     return f"{kind} {ban.id}: {place} for {ban.vo or 'everybody'}{passing}"
+
+
+def _caps_row(caps: CapsView) -> dict[str, Any]:
+    """What they limit, a number each; a limit that is not set is left empty."""
+    kinds = {
+        "all": "everything",
+        "vo": f"VO {caps.name}",
+        "site": f"site {caps.name}",
+        "meta": f"meta-site {caps.name}",
+    }
+    return {"over": kinds[caps.kind], "queues": caps.queues, **{name: getattr(caps, name) for name in _CAPS}}
 
 
 def _state(view: SitesView, site: str, queue: str) -> str:

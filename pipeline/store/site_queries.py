@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Row, func, select
 
 from pipeline.store.bans import list_bans
 from pipeline.store.database import Transaction
-from pipeline.store.tables import limits, pilots, site_queues, site_storages, sites, storages
-from schemas.site_views import QueueOfSite, SitesView, SiteView, StorageView
+from pipeline.store.pilot_caps import VO
+from pipeline.store.tables import limits, pilot_caps, pilots, site_queues, site_storages, sites, storages, vos
+from schemas.site_views import CapsView, QueueOfSite, SitesView, SiteView, StorageView
 from schemas.sites import SiteQueueEntry
 from schemas.states import PilotState
 
@@ -37,7 +39,20 @@ def list_sites(tx: Transaction, vo_id: int) -> SitesView:
         )
         for row in tx.rows(select(sites).order_by(sites.c.name))
     ]
-    return SitesView(sites=tuple(shown), storages=tuple(_storages(tx)), bans=tuple(list_bans(tx, vo_id)))
+    return SitesView(
+        sites=tuple(shown),
+        storages=tuple(_storages(tx)),
+        bans=tuple(list_bans(tx, vo_id)),
+        pilot_caps=tuple(_caps(tx, vo_id)),
+    )
+
+
+def _caps(tx: Transaction, vo_id: int) -> Iterator[CapsView]:
+    """Those over several queues; of VOs, the VO's own."""
+    mine = tx.scalar(select(vos.c.name).where(vos.c.id == vo_id))
+    for row in tx.rows(select(pilot_caps).order_by(pilot_caps.c.id)):
+        if row.kind != VO or row.name == mine:
+            yield CapsView(**{**json.loads(row.body), "kind": row.kind, "name": row.name})
 
 
 def _pilot_counts(tx: Transaction, vo_id: int) -> Counts:

@@ -138,7 +138,7 @@ def test_a_campaign_is_submitted_shown_paused_and_cancelled(user: CommandLine, t
 def test_every_listing_of_the_api_is_json_on_demand(user: CommandLine) -> None:
     for words in (("campaigns",), ("jobs",), ("files",), ("pilots",), ("tokens",)):
         assert isinstance(json.loads(user.said(*words, "list", "--json")), list)
-    assert set(json.loads(user.said("sites", "list", "--json"))) == {"sites", "storages", "bans"}
+    assert set(json.loads(user.said("sites", "list", "--json"))) == {"sites", "storages", "bans", "pilot_caps"}
 
 
 def test_sites_are_applied_banned_and_allowed(user: CommandLine, tmp_path: Path) -> None:

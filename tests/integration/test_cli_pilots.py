@@ -15,8 +15,9 @@ from click.shell_completion import ShellComplete
 from sqlalchemy import select, update
 
 from pipeline.cli.main import cli, run
-from pipeline.store.tables import pilots
+from pipeline.store.tables import pilot_caps, pilots
 from schemas.api import Role
+from schemas.sites import MetaSiteEntry, PilotCaps
 from schemas.states import PilotState
 from tests import building
 from tests.api_server import RunningApi, running_api
@@ -248,6 +249,29 @@ def test_users_may_look_and_not_touch(
     assert str(pilot_id) in said("list")
     for words in (("submit", f"{at.name}/local", "1"), ("drain", "7", "--yes"), ("kill", "7", "--dry-run")):
         assert "is for operator; your token's role is user" in refused(*words)
+
+
+def test_sites_are_listed_with_the_limits_over_several_queues(
+    api: RunningApi, at: building.Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meta = MetaSiteEntry(name=f"M-{at.name}", queues=(f"{at.name}/local",), max_pending_pilots=3)
+    bodies = {
+        ("site", at.name): PilotCaps(max_pilots=7),
+        ("meta", meta.name): meta,
+        ("vo", api.vo): PilotCaps(max_held_pilots=5),
+        ("vo", f"other-{api.vo}"): PilotCaps(max_pilots=1),
+    }
+    rows = [
+        {"kind": kind, "name": name, "body": limits.model_dump_json(exclude_defaults=True)}
+        for (kind, name), limits in bodies.items()
+    ]
+    api.database.transact(lambda tx: tx.add_all(pilot_caps, rows))
+    assert run(["sites", "list"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["site", at.name, "7", "-", "-", "-", "-"] in lines
+    assert ["meta-site", meta.name, "-", "3", "-", "-", f"{at.name}/local"] in lines
+    assert ["VO", api.vo, "-", "-", "5", "-", "-"] in lines
+    assert not [line for line in lines if f"other-{api.vo}" in line]
 
 
 def offered(line: str) -> list[str]:
