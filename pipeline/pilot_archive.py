@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pipeline.pilot
@@ -26,8 +27,9 @@ def build(target: Path) -> Path:
     return path
 
 
+@cache
 def packed() -> bytes:
-    """The program itself."""
+    """The program itself, as it was when this process first asked."""
     source = Path(pipeline.pilot.__file__).parent
     # an empty `pipeline` stands in for the real one: the modules keep their names, and nothing else comes along
     contents = {"__main__.py": _START.encode(), "pipeline/__init__.py": b""}

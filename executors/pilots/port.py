@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
+from executors.pilots.installed import installed
 from executors.pilots.program import PilotProgram
 from pipeline.errors import BadSettings
 from schemas.sites import SiteQueueEntry
@@ -110,9 +110,9 @@ Opener = Callable[[QueueSettings], BatchSystem]
 def open_batch_system(queue: QueueSettings) -> BatchSystem:
     """The batch system of an entry point of `penstock.batch_systems`. Raises BadSettings for an unknown kind."""
     kind = queue.entry.batch_system
-    found = {entry.name: entry for entry in entry_points(group="penstock.batch_systems")}
+    found = installed("penstock.batch_systems")
     if kind not in found:
-        installed = ", ".join(sorted(found))
-        raise BadSettings(f"queue {queue.label}: no batch system {kind!r} is installed; there are {installed}")
+        names = ", ".join(sorted(found))
+        raise BadSettings(f"queue {queue.label}: no batch system {kind!r} is installed; there are {names}")
     opener: Opener = found[kind].load()
     return opener(queue)

@@ -10,8 +10,8 @@ import base64
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 
+from executors.pilots.installed import installed
 from pipeline.errors import BadSettings
 from pipeline.pilot_archive import NAME, packed
 from pipeline.settings import Settings
@@ -53,10 +53,10 @@ def penstock_pilot(settings: Settings, entry: SiteQueueEntry) -> PilotProgram:
 
 def find_program(settings: Settings, entry: SiteQueueEntry) -> PilotProgram:
     """That of the entry point which the queue names. Raises BadSettings for an unknown one."""
-    found = {one.name: one for one in entry_points(group=GROUP)}
+    found = installed(GROUP)
     if entry.pilot not in found:
-        installed = ", ".join(sorted(found))
-        raise BadSettings(f"queue {entry.name}: no pilot command {entry.pilot!r} is installed; there are {installed}")
+        names = ", ".join(sorted(found))
+        raise BadSettings(f"queue {entry.name}: no pilot command {entry.pilot!r} is installed; there are {names}")
     build: Build = found[entry.pilot].load()
     return build(settings, entry)
 

@@ -32,8 +32,8 @@ from schemas.outcomes import Backoff
 SECRET_LIFE = 7 * 86_400.0
 """Seconds that a submitted pilot may wait in its batch queue until its secret is worth nothing."""
 BACKOFF = Backoff(base=15.0, cap=1_800.0)
-_AT_ONCE = 8
-"""Transactions of rounds at a time: threads are for waiting, and connections are few."""
+_AT_ONCE = 4
+"""Transactions of rounds at a time: as many connections as a process keeps open. Threads are for waiting elsewhere."""
 _door = threading.BoundedSemaphore(_AT_ONCE)
 _log = get_logger("pilots")
 T = TypeVar("T")

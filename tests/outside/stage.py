@@ -37,15 +37,16 @@ def rehearsal(*job_ids: int, faults: dict[int, str] | None = None) -> Message:
 class Stage:
     """One test's surroundings. Close it: that ends the consumers by their pids."""
 
-    def __init__(self, folder: Path, broker_url: str, **settings: object) -> None:
+    def __init__(self, folder: Path, broker_url: str, queue: str = QUEUE, **settings: object) -> None:
         self.folder = folder
+        self.queue = queue
         values = {"data_dir": folder, "broker_url": broker_url, **settings}
         self.settings = Settings.model_validate(values)
         self._environment = {f"PENSTOCK_{name.upper()}": str(value) for name, value in values.items()}
         self.database = Database(self.settings.resolved_database_url())
         tables.metadata.create_all(self.database.engine)
         self.transport = open_transport(self.settings.resolved_broker_url(), f"stage-{os.getpid()}-{folder.name}")
-        self.transport.purge(QUEUE)
+        self.transport.purge(self.queue)
         self._processes: list[subprocess.Popen[bytes]] = []
         self.log = folder / "consumer.log"
 
@@ -53,7 +54,7 @@ class Stage:
         """Another consumer process, once it is registered."""
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, str(OUTSIDE / "consume.py"), QUEUE],
+                [sys.executable, str(OUTSIDE / "consume.py"), self.queue],
                 stderr=log,
                 env={**os.environ, **self._environment, "PYTHONPATH": str(OUTSIDE)},
             )
@@ -68,7 +69,7 @@ class Stage:
             if process.poll() is None:
                 process.kill()
             process.wait()
-        self.transport.purge(QUEUE)
+        self.transport.purge(self.queue)
         self.transport.close()
         self.database.close()
 
@@ -114,7 +115,7 @@ class Stage:
 
     def empty(self) -> bool:
         """Whether the broker has no message left, ready or in flight."""
-        depth = self.transport.depth([QUEUE])[QUEUE]
+        depth = self.transport.depth([self.queue])[self.queue]
         return depth.ready == 0 and depth.in_flight == 0
 
     def workers_of(self, process: subprocess.Popen[bytes]) -> list[int]:
@@ -130,8 +131,8 @@ def stages(folder: Path, broker_url: str) -> Iterator[StageMaker]:
     """A maker of stages, which takes settings; the outside package is known to this process meanwhile."""
     made: list[Stage] = []
 
-    def make(**settings: object) -> Stage:
-        made.append(Stage(folder, broker_url, **settings))
+    def make(queue: str = QUEUE, **settings: object) -> Stage:
+        made.append(Stage(folder, broker_url, queue, **settings))
         return made[-1]
 
     sys.path.insert(0, str(OUTSIDE))
