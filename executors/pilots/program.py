@@ -84,12 +84,14 @@ case "$tag" in
 {cases}
 *) echo "penstock: no pilot is called '$tag' here" >&2; exit 64 ;;
 esac
+mask=$(umask)
 umask 077
 folder=$(mktemp -d "${{TMPDIR:-/tmp}}/penstock-$tag-XXXXXX") || exit 65
 trap 'rm -rf "$folder"' EXIT
 mkdir "$folder/program" "$folder/work" && cd "$folder/program" || exit 65
 {unpack}
 printf %s "$secret" > secret
+umask "$mask"
 export {tag_name}="$tag" {file_name}="$folder/program/secret" PENSTOCK_PILOT_WORKDIR="$folder/work"
 {command} < /dev/null &
 pilot=$!
