@@ -201,6 +201,7 @@ class AttemptView(Model):
     outcome: str
     exit_code: int | None
     reason: str | None
+    minor: str | None = Field(default=None, description="the reason in one word; none before release 0.4.0")
     wall_time: float
     cpu_time: float
     memory: int

@@ -9,8 +9,19 @@ from itertools import islice
 from math import prod
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from schemas.bounds import MAX_SECONDS, NoTruth
 from schemas.requirements import Name, Requirement
 
 MAX_JOBS_PER_STEP = 1_000_000
@@ -21,6 +32,7 @@ HIGHEST_PRIORITY = 1_000
 """Of those that people may give; a boosted job has a higher one."""
 Priority = Annotated[int, Field(ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)]
 
+_NEWER = frozenset({"image", "stop"})
 _PLACE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}|[{}]")
 BUILT_IN = frozenset({"campaign", "step", "index"})
 """Parameters that every template may use: the campaign's name, the step's name, the job's index in its step."""
@@ -112,7 +124,23 @@ class StepInput(Model):
 LogicalName = Annotated[
     str, Field(pattern=r"^/[^\x00]*[^/\x00]$", description="logical file name, may hold {parameters}")
 ]
+IMAGE = r"^(/[^\x00-\x1f\x7f]*[^\x00-\x20\x7f/]|docker://[A-Za-z0-9][^\x00-\x20\x7f]*|(oci|docker)-archive:/[^\x00-\x1f\x7f]+)$"
+Image = Annotated[str, Field(pattern=IMAGE, max_length=1000)]
+_RUNTIMES = ("apptainer", "podman", "singularity")
+_OF_SIF = ("apptainer", "singularity")
 FileName = Annotated[str, Field(pattern=r"^[^/\x00]+$", description="a file in the job's working directory")]
+
+
+class Stop(Model):
+    """How a job that nears its wall time is told: it may save what it has, and end by itself."""
+
+    signal: Literal["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU"] = Field(
+        default="SIGTERM", description="what its processes are sent"
+    )
+    grace: Annotated[int, Field(ge=0, le=MAX_SECONDS), NoTruth] | None = Field(
+        default=None,
+        description="so many seconds before its wall time is over; 0: it is not told; none: 60, or 5 % if that is less",
+    )
 
 
 class Step(Model):
@@ -130,7 +158,15 @@ class Step(Model):
     archive: tuple[str, ...] = Field(default=(), description="globs of small files kept with the job's log")
     storage: Name | None = Field(default=None, description="where outputs go; none: the running site's first storage")
     verify: Literal["all", "sample", "trust"] = Field(default="all", description="which outputs are compared")
-    requirements: Requirement = Field(default=Requirement(), description="what each job needs of a slot")
+    image: Image | None = Field(
+        default=None,
+        description="container image to run the command in: a folder or .sif file that nodes see, such as /cvmfs/...; "
+        "docker://...; or oci-archive:/... ; none: the node's own system",
+    )
+    stop: Stop = Field(default=Stop(), description="what tells a job that its wall time is almost over")
+    requirements: Requirement = Field(
+        default=Requirement(), validate_default=True, description="what each job needs of a slot"
+    )
     priority: Priority = Field(default=0, description="among the jobs of one owner; the highest goes first")
     retries: Retries = Field(default=Retries(), description="how often a job is tried again by itself")
     after: tuple[StepName, ...] = Field(default=(), description="steps that must have closed before this one")
@@ -148,6 +184,32 @@ class Step(Model):
                 if set(row) != names:
                     raise ValueError(f"entry {index} names {sorted(row)}, entry 0 names {sorted(names)}")
         return value
+
+    @field_validator("requirements")
+    @classmethod
+    def _image_needs_a_runtime(cls, wanted: Requirement, info: ValidationInfo) -> Requirement:
+        image = info.data.get("image")
+        if image is None:
+            return wanted
+        return wanted.in_a_container(_OF_SIF if image.endswith(".sif") else _RUNTIMES)
+
+    @model_validator(mode="after")
+    def _grace_is_within_the_wall_time(self) -> Self:
+        shortest = min(one.wall_time for one in self.requirements.specifications())
+        if self.stop.grace is not None and self.stop.grace >= shortest:
+            raise ValueError(f"step {self.name}: stop.grace {self.stop.grace} leaves nothing of wall_time {shortest}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _plainly(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Newer words that say nothing are left out, so that release 0.3.0 can read what it could have written."""
+        written: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in written.items()
+            if name not in _NEWER or getattr(self, name) != fields[name].default
+        }
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from schemas.campaign import Model
+from schemas.names import Names
 from schemas.pilots import Node
 from schemas.resources import Architecture, Gpus, Resource, System
 from schemas.rooms import Room
 from schemas.sites import SiteQueueEntry
 
+_MOST_CONTAINERS = 4
+"""Runtimes that are remembered of a node: there are no more in the world that matter, and their names fit."""
 Said = TypeVar("Said", bound=BaseModel)
 
 
@@ -23,14 +26,21 @@ class NodeKind(Model):
     system: System = System()
     architecture: Architecture = Architecture()
     gpu: Gpus | None = None
+    containers: Names = ()
 
     def body(self) -> str:
-        """As it is stored."""
-        return self.model_dump_json(exclude_defaults=True)
+        """As it is stored, but for the containers: release 0.3.0 must be able to read it, and knows none."""
+        return self.model_dump_json(exclude_defaults=True, exclude={"containers"})
+
+    @classmethod
+    def stored(cls, body: str, containers: str | None) -> Self:
+        """As it was stored: `containers` are names with commas between them."""
+        kind = cls.model_validate_json(body)
+        return kind.model_copy(update={"containers": tuple(containers.split(","))}) if containers else kind
 
     def signature(self) -> str:
         """A hash that equal kinds share."""
-        return hashlib.sha256(self.body().encode()).hexdigest()
+        return hashlib.sha256("\n".join((self.body(), *self.containers)).encode()).hexdigest()
 
 
 def node_kind(node: Node) -> NodeKind:
@@ -44,6 +54,7 @@ def node_kind(node: Node) -> NodeKind:
         system=_sensible(System, system),
         architecture=_sensible(Architecture, {"name": said.machine, "level": said.level}),
         gpu=None if gpu is None else _sensible(Gpus, gpu.model_dump(exclude={"count"})),
+        containers=tuple(sorted(set(said.containers)))[:_MOST_CONTAINERS],
     )
 
 
@@ -52,7 +63,7 @@ def slot_resource(site: str, entry: SiteQueueEntry, node: NodeKind | None, total
 
     `wall_time` is the entry's, so that equal slots have equal resources: the time that is left is no part of it.
     `node` is None for a pilot of which nothing is known. A slot has as many GPUs as its pilot offers, whatever is
-    declared: it could give a job no others.
+    declared: it could give a job no others. Nor could it run images by runtimes that it did not find itself.
     """
     measured = node or NodeKind()
     return Resource(
@@ -67,6 +78,7 @@ def slot_resource(site: str, entry: SiteQueueEntry, node: NodeKind | None, total
         power=entry.power,
         io=entry.io,
         tags=entry.tags,
+        containers=measured.containers,
     )
 
 

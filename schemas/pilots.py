@@ -49,6 +49,9 @@ class NodeDetails(Model):
     machine: Measured = Field(default="", description="as `uname -m` says it")
     level: Level | None = Field(default=None, description="of x86-64, by the psABI")
     gpu: NodeGpus | None = None
+    containers: Names = Field(
+        default=(), description="container runtimes that it can run images with; release 0.3.0 can't, and says none"
+    )
 
 
 class Node(Model):
@@ -127,6 +130,11 @@ class Assignment(AttemptRef):
     disk: PositiveInt
     wall_time: PositiveInt
     gpus: NonNegativeInt = 0
+    image: str | None = Field(default=None, description="container image to run the command in")
+    stop_signal: str | None = Field(default=None, description="told before wall_time is over; none: SIGTERM")
+    stop_grace: NonNegativeInt | None = Field(
+        default=None, description="so many seconds before; 0: never; none: what the pilot finds right"
+    )
 
 
 class OfferReply(Model):
@@ -186,12 +194,17 @@ class ReportedOutput(Model):
     adler32: Adler32
 
 
+Minor = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+"""An open set: pilots of later releases may tell more apart. docs/how-to/when-jobs-fail.md lists them."""
+
+
 class Report(AttemptRef):
     """The end of one attempt. cpu_time and wall_time in seconds, memory in MiB."""
 
     outcome: Literal["succeeded", "payload_failed", "infrastructure_failed", "killed"]
     exit_code: ExitCode | None = None
     reason: Annotated[str, Field(max_length=1000)] = ""
+    minor: Minor | None = Field(default=None, description="the reason in one word, for programs to tell ends apart")
     wall_time: Seconds = 0
     cpu_time: Seconds = 0
     memory: Count = 0

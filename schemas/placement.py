@@ -49,6 +49,7 @@ def fresh_pilot(site: str, entry: SiteQueueEntry, margin: float) -> Resource:
         architecture=entry.architecture,
         io=entry.io,
         tags=entry.tags,
+        containers=entry.containers,
     )
 
 

@@ -117,6 +117,8 @@ def _static_misfits(wanted: Specification, resource: Resource) -> Iterator[str]:
         yield from _wrong_gpu(wanted, resource)
     yield from _least("scratch rate", wanted.io.scratch, resource.io.scratch, " MB/s")
     yield from _least("LAN rate", wanted.io.lan, resource.io.lan, " MB/s")
+    if wanted.containers and set(wanted.containers).isdisjoint(resource.containers):
+        yield _no_container(wanted.containers, resource.containers)
 
 
 def _too_small(needs: Needs, resource: Resource) -> Iterator[str]:
@@ -181,6 +183,12 @@ def _wrong_gpu(wanted: Specification, resource: Resource) -> Iterator[str]:
     yield from _least_version("compute capability", capability.min, gpu.compute_capability)
     if capability.max is not None and numbers(gpu.compute_capability) > numbers(capability.max):
         yield f"wants compute capability {capability.max} at most, has {gpu.compute_capability}"
+
+
+def _no_container(wanted: Names, has: Names) -> str:
+    if not has:
+        return "has no container runtime"
+    return f"wants containers by {' or '.join(wanted)}, has {', '.join(has)}"
 
 
 def _least(word: str, wanted: float | None, has: float | None, unit: str = "") -> Iterator[str]:

@@ -66,6 +66,7 @@ class Resource(Part):
     architecture: Architecture = Field(default=Architecture(), description="processor")
     io: Rates = Field(default=Rates(), description="rates")
     tags: Annotated[Names, Field(max_length=10_000)] = Field(default=(), description="what else there is")
+    containers: Names = Field(default=(), description="container runtimes that work there")
 
     @cached_property
     def tag_set(self) -> frozenset[str]:
@@ -83,5 +84,6 @@ class Resource(Part):
 
     def signature(self) -> str:
         """A hash of all but the time left: kinds of nodes that it does not tell apart may run the same jobs."""
-        plain = self.model_copy(update={"wall_time": 0, "tags": tuple(sorted(set(self.tags)))})
+        same = {"tags": tuple(sorted(set(self.tags))), "containers": tuple(sorted(set(self.containers)))}
+        plain = self.model_copy(update={"wall_time": 0, **same})
         return hashlib.sha256(plain.model_dump_json(exclude_defaults=True).encode()).hexdigest()

@@ -61,7 +61,8 @@ class SiteQueueEntry(Model):
     max_held_pilots: Count = Field(default=10, description="held pilots; from so many on nothing new is submitted")
     max_submissions: Number = Field(default=100, description="new pilots in one cycle of provisioning")
     nodes: Number = Field(
-        default=1, description="nodes of one batch job; a pilot runs on each, with the cores and memory that are said here"
+        default=1,
+        description="nodes of one batch job; a pilot runs on each, with the cores and memory that are said here",
     )
     removal: Removal = Field(
         default=Removal.IDLE,
@@ -80,6 +81,9 @@ class SiteQueueEntry(Model):
     architecture: Architecture = Field(default=Architecture(), description="processor: name, level")
     power: Power | None = Field(default=None, description="of one core, HS23; jobs that give their cpu_work need it")
     io: Rates = Field(default=Rates(), description="rates of a node in MB/s: scratch, lan")
+    containers: Names = Field(
+        default=(), description="container runtimes of its nodes, such as `apptainer`; jobs that name an image need one"
+    )
 
     def lifetime(self, margin: float) -> float:
         """Seconds that a pilot may live: `margin` less than the wall time, but half of the wall time at the least."""

@@ -85,6 +85,9 @@ class Specification(Part):
         default=None, description="GPUs: count, memory, vendor, compute_capability {min, max}, driver; none: no GPU"
     )
     io: RatesWish = Field(default=RatesWish(), description="rates in MB/s, at least: scratch, lan")
+    containers: Annotated[Names, Field(max_length=10)] = Field(
+        default=(), description="container runtimes of which the node must have one; a step's image implies it"
+    )
 
     @cached_property
     def needs(self) -> Needs:
@@ -138,7 +141,7 @@ class Specification(Part):
     def meaning(self) -> dict[str, Any]:
         """All of it in one way of writing, every restriction by its name."""
         memory = self._memory()
-        return {
+        said = {
             "cores": least_and_most(self.cores),
             "memory": (memory.overhead, memory.per_core, self.memory_limit_for(0), self.memory_limit_for(1)),
             "disk": self.disk,
@@ -152,6 +155,8 @@ class Specification(Part):
             "gpu": None if self.gpu is None else _gpu_meaning(self.gpu),
             "io": self.io.model_dump(),
         }
+        # newer than the rest: requirements without it keep the signature that release 0.3.0 gave them
+        return {**said, "containers": sorted(set(self.containers))} if self.containers else said
 
     def _memory(self) -> Memory:
         return self.memory if isinstance(self.memory, Memory) else Memory(overhead=self.memory)
@@ -225,6 +230,14 @@ class Requirement(Specification):
     def specifications(self) -> tuple[Specification, ...]:
         """Each alternative in full; one alone when there is no choice."""
         return self._alternatives
+
+    def in_a_container(self, runtimes: tuple[str, ...]) -> Self:
+        """The same for jobs that run in an image which one of `runtimes` must run, whatever was wished before."""
+        entries = tuple(
+            entry.model_copy(update={"containers": runtimes}) if "containers" in entry.model_fields_set else entry
+            for entry in self.any_of
+        )
+        return self.model_copy(update={"containers": runtimes, "any_of": entries})
 
     @cached_property
     def _signature(self) -> str:

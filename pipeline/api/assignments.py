@@ -65,4 +65,7 @@ def _assignment(pilot: PilotRow, job: JobRow, spec: Spec, inputs: Sequence[Input
         disk=wanted.disk,
         wall_time=wanted.wall_time,
         gpus=wanted.least.gpus if job.gpus is None else job.gpus,
+        image=template.image,
+        stop_signal=template.stop.signal,
+        stop_grace=template.stop.grace,
     )

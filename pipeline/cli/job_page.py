@@ -23,7 +23,7 @@ def show_job(view: JobView) -> None:
     show_table(history, ("at", "attempt", "state", "pilot_id", "reason"))
     if view.attempts:
         show_title("attempts that ended (times in seconds, memory in MiB)")
-        columns = ("attempt", "outcome", "exit_code", "wall_time", "cpu_time", "memory", "reason")
+        columns = ("attempt", "outcome", "exit_code", "wall_time", "cpu_time", "memory", "minor", "reason")
         show_table([attempt.model_dump() for attempt in view.attempts], columns)
     if view.outputs:
         show_title("outputs")

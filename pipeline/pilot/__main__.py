@@ -5,9 +5,9 @@ import os
 import socket
 import sys
 import time
-from typing import Any, Callable, Dict, List, Optional, TypeVar
+from typing import Any, Callable, Dict, List, Optional, Tuple, TypeVar
 
-from pipeline.pilot import PROTOCOL, VERSION, folders, gpus, node, processes, relay
+from pipeline.pilot import PROTOCOL, VERSION, cgroups, containers, folders, gpus, node, processes, relay
 from pipeline.pilot.bell import Bell
 from pipeline.pilot.client import Backoff, Client
 from pipeline.pilot.errors import ApiError, BadOptions, Refused, Unreachable
@@ -41,7 +41,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
         "secret": secret,
         "tag": _required(options, "tag"),
         "version": VERSION,
-        "node": node.describe(options.host or socket.gethostname(), machine.totals, machine.gpus),
+        "node": node.describe(
+            options.host or socket.gethostname(), machine.totals, machine.gpus, [one.name for one in machine.runtimes]
+        ),
     }
     patience = options.lifetime or options.idle_limit or _ENROL_WITHIN
     reply = _enrol(client, enrolment, machine.bell, began + patience)
@@ -62,10 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=VERSION)
 
-    def add(name: str, kind: Callable[[str], Any], meaning: str) -> None:
+    def add(name: str, kind: Callable[[str], Any], meaning: str, default: Optional[str] = None) -> None:
         # argparse converts string defaults too, so a wrong variable is reported like a wrong option
         variable = _PREFIX + name[2:].replace("-", "_").upper()
-        parser.add_argument(name, type=kind, default=os.environ.get(variable) or None, help=meaning)
+        parser.add_argument(name, type=kind, default=os.environ.get(variable) or default, help=meaning)
 
     add("--api-url", str, "where the API is: http://, https://, or spool:/FOLDER of a relay")
     add("--tag", str, "the row id that the submission carried")
@@ -75,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--memory", _positive(int), "memory to offer, MiB (default: the node's)")
     add("--disk", _positive(int), "scratch space to offer, MiB (default: what is free in the work directory)")
     add("--gpus", _count, "GPUs to offer (default: those that this process may use; never more than those)")
+    add(
+        "--containers",
+        _runtimes,
+        "container runtimes to offer: auto, none, or names (default: auto, those that work)",
+        "auto",
+    )
     add("--lifetime", _positive(float), "seconds until the pilot must have ended (default: what the API says)")
     add("--idle-limit", _positive(float), "seconds without a job until it ends (default: what the API says)")
     add("--workdir", str, "work directory (default: penstock-pilot-TAG in TMPDIR, else here)")
@@ -89,6 +97,14 @@ def _positive(kind: Callable[[str], T]) -> Callable[[str], T]:
         return value
 
     return parse
+
+
+def _runtimes(text: str) -> Tuple[str, ...]:
+    names = containers.NAMES if text == "auto" else tuple(name for name in text.split(",") if name != "none")
+    for name in names:
+        if name not in containers.NAMES:
+            raise argparse.ArgumentTypeError("must be of {}, not {}".format(", ".join(containers.NAMES), name))
+    return names
 
 
 def _count(text: str) -> int:
@@ -125,13 +141,15 @@ def _machine(options: argparse.Namespace) -> Machine:
     found = found._replace(devices=found.devices[: options.gpus])
     measured = node.measure(workdir, found)
     wanted = {name: getattr(options, name) for name in ("cores", "memory", "disk") if getattr(options, name)}
-    return Machine(measured._replace(**wanted), made, Warden(), Bell(), found)
+    runtimes = containers.find(made.containers, options.containers)
+    warden = Warden(cgroups.settle(cgroups.find(), "penstock-{}".format(os.getpid())))
+    return Machine(measured._replace(**wanted), made, warden, Bell(), found, runtimes)
 
 
 def _enrol(client: Client, enrolment: Dict[str, Any], bell: Bell, until: float) -> Optional[Dict[str, Any]]:
     """The reply; None when the API does not want this pilot, can't be reached for too long, or SIGTERM came.
 
-    An API of release 0.2.0 refuses what it does not know, and gets no `details`.
+    An API of an earlier release refuses what it does not know, and is told in its own words.
     """
     backoff = Backoff()
     while not bell.stop_asked:
@@ -144,10 +162,10 @@ def _enrol(client: Client, enrolment: Dict[str, Any], bell: Bell, until: float) 
                 return None
             bell.wait(seconds)
         except ApiError as error:
-            if isinstance(error, Refused) and error.status == _UNKNOWN_FIELD and "details" in enrolment["node"]:
-                log("enrolment_without_details", error=str(error))
-                plain = {name: value for name, value in enrolment["node"].items() if name != "details"}
-                enrolment = {**enrolment, "node": plain}
+            older = node.in_older_words(enrolment["node"])
+            if isinstance(error, Refused) and error.status == _UNKNOWN_FIELD and older is not None:
+                log("enrolment_in_older_words", error=str(error))
+                enrolment = {**enrolment, "node": older}
                 continue
             log("enrolment_refused", error=str(error))
             return None

@@ -48,7 +48,11 @@ class Fenced(ApiError):
 
 
 class AttemptError(PilotError):
-    """Ends one attempt; the message becomes the report's reason."""
+    """Ends one attempt; the message becomes the report's reason, `minor` is the same in one word for machines."""
+
+    def __init__(self, message: str, minor: str) -> None:
+        super().__init__(message)
+        self.minor = minor
 
 
 class PayloadFailed(AttemptError):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import suppress
 from typing import NamedTuple, Tuple
 
 from pipeline.pilot import durable
@@ -19,6 +20,7 @@ class Folders(NamedTuple):
     archives: str
     reports: str
     ledger: str
+    containers: str
 
     def job(self, key: Key) -> str:
         return os.path.join(self.jobs, "{}-{}".format(*key))
@@ -48,5 +50,19 @@ def make(workdir: str) -> Folders:
 
 
 def remove(folder: str) -> None:
-    """Remove a folder with all that is in it, as far as that is possible."""
+    """Remove a folder with all that is in it, as far as that is possible: also what payloads have locked."""
     shutil.rmtree(folder, ignore_errors=True)
+    if os.path.isdir(folder):
+        _unlock(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unlock(folder: str) -> None:
+    """Some make folders that nobody may write to, such as caches of modules."""
+    with suppress(OSError):
+        os.chmod(folder, 0o700)
+    for above, names, _ in os.walk(folder):
+        for path in (os.path.join(above, name) for name in names):
+            if not os.path.islink(path):
+                with suppress(OSError):
+                    os.chmod(path, 0o700)

@@ -3,25 +3,27 @@
 import glob
 import os
 import re
+import signal
 import threading
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
-from pipeline.pilot import archive, limits, processes, sandbox, transfer
+from pipeline.pilot import archive, containers, limits, processes, sandbox, transfer
 from pipeline.pilot.client import Backoff
 from pipeline.pilot.errors import ApiError, AttemptError, InfrastructureFailed, PayloadFailed, Stopped, Unreachable
+from pipeline.pilot.execution import SCRATCH, Execution, Node
 from pipeline.pilot.folders import Folders, Key
 from pipeline.pilot.gpus import Gpus
 from pipeline.pilot.log import log
-from pipeline.pilot.payload import End, Payload, environment
 from pipeline.pilot.sandbox import Sandboxes
 from pipeline.pilot.warden import Warden
 
 GRACE = 5.0
-_SCRATCH = ".tmp"
 _STORE_TRIES = 3
 _TAIL_LINES = 20
 _TAIL_BYTES = 16_384
 _REASON_LIMIT = 1000
+_MINOR = {"kill": "killed", "pilot": "pilot_stopped"}
+_OUTCOME = {"limit": "payload_failed", "pilot": "infrastructure_failed"}
 _CORE_FILE = re.compile(r"core(\.\d+)?")
 
 
@@ -33,6 +35,7 @@ class Place(NamedTuple):
     warden: Warden
     archive_path: Callable[[Key], str]
     gpus: Gpus
+    runtimes: Tuple[containers.Runtime, ...] = ()
 
 
 class Job:
@@ -46,17 +49,13 @@ class Job:
         self._place = place
         self._folder = place.folders.job(self.key)
         self._logs = place.folders.log(self.key)
-        self._limits = limits.Limits(assignment["wall_time"], assignment["memory"], assignment["disk"])
+        node = Node(place.warden, place.gpus, place.runtimes)
+        self._execution = Execution(assignment, (self._folder, self._logs), node)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._why = ""
         self._reason = ""
-        self._payload: Optional[Payload] = None
-        self._gauge: Optional[limits.Gauge] = None
-        self._wall_time = 0.0
-        self._cpu_time = 0.0
-        self._memory = 0
-        self._exit_code: Optional[int] = None
+        self._minor = ""
 
     def reference(self) -> Dict[str, int]:
         """The `AttemptRef`."""
@@ -64,73 +63,69 @@ class Job:
 
     def held(self) -> Dict[str, Any]:
         """The `HeldJob` of a heartbeat."""
-        gauge = self._gauge
-        figures = {"phase": self.phase, "cpu_time": self._cpu_time, "memory": self._memory, "tail": self._tail()}
-        figures["wall_time"] = gauge.wall_time() if gauge else self._wall_time
-        return {**self.reference(), **figures}
+        return {**self.reference(), "phase": self.phase, **self._figures(), "tail": self._tail()}
 
     def superseded(self) -> bool:
         """Whether the attempt is another pilot's now: nothing may be said or kept of it."""
         return self._why == "superseded"
 
-    def stop(self, why: str, reason: str, grace: float = GRACE) -> None:
+    def stop(self, why: str, reason: str, grace: float = GRACE, minor: str = "") -> None:
         """Stop it: `why` is kill, superseded, limit or pilot. Only `superseded` outranks an earlier why."""
         with self._lock:
             if self._why and (why != "superseded" or self.superseded()):
                 return
-            self._why, self._reason = why, reason
-            payload = self._payload
+            self._why, self._reason, self._minor = why, reason, minor or _MINOR.get(why, why)
         self._stopping.set()
         log("job_stopped", job_id=self.key[0], attempt=self.key[1], why=why, reason=reason)
-        if payload is not None:
-            payload.stop(grace)
+        self._execution.stop(signal.SIGTERM if grace else signal.SIGKILL, grace)
 
-    def watch(self, table: processes.Table) -> None:
-        """Measure the payload, if it runs; stop it when it uses more than it was given."""
-        gauge = self._gauge
-        if gauge is None:
-            return
-        usage = gauge.read(table)
-        self._cpu_time = max(self._cpu_time, usage.cpu_time)
-        self._memory = max(self._memory, usage.memory)
-        exceeded = limits.breach(self._limits, usage)
-        if exceeded and not self._stopping.is_set():
-            self.stop("limit", exceeded)
+    def watch(self, table: processes.Table) -> float:
+        """Measure the payload, if it runs; stop it when it uses more than it was given. Seconds until the next look."""
+        pause, breach = self._execution.watch(table)
+        if breach is not None and not self._stopping.is_set():
+            self.stop("limit", breach.reason, 0.0, breach.minor)  # in a time of grace it would go on to fill the node
+        return pause
 
     def run(self) -> Dict[str, Any]:
         """The whole attempt; its `Report`. The archive lies at its place then. Never raises AttemptError or OSError."""
         outputs: List[Dict[str, Any]] = []
+        reason = minor = ""
         try:
             self._stage_in()
-            self._execute()
+            self._execution.fetch(self._check)
+            self.phase = "running"
+            self._execution.run(self.devices, self._check)
             outputs = self._stage_out()
-            outcome, reason = "succeeded", ""
+            outcome = "succeeded"
         except PayloadFailed as error:
-            outcome, reason = "payload_failed", str(error)
+            outcome, reason, minor = "payload_failed", str(error), error.minor
         except Stopped:
-            outcome, reason = self._stopped_outcome()
-        except (AttemptError, ApiError, OSError) as error:
-            outcome, reason = "infrastructure_failed", str(error)
+            outcome, reason, minor = _OUTCOME.get(self._why, "killed"), self._reason, self._minor
+        except AttemptError as error:
+            outcome, reason, minor = "infrastructure_failed", str(error), error.minor
+        except ApiError as error:
+            outcome, reason, minor = "infrastructure_failed", str(error), "stage_in_failed"
+        except OSError as error:
+            outcome, reason, minor = "infrastructure_failed", str(error), "node_failed"
         if not self.superseded():
             self._pack()
-        return {
+        report = {
             **self.reference(),
             "outcome": outcome,
-            "exit_code": self._exit_code,
+            "exit_code": self._execution.exit_code,
             "reason": _sayable(reason),
-            "wall_time": self._wall_time,
-            "cpu_time": self._cpu_time,
-            "memory": self._memory,
+            **self._figures(),
             "outputs": outputs,
         }
+        return {**report, "minor": minor} if minor else report
 
-    def _stopped_outcome(self) -> Tuple[str, str]:
-        outcome = {"limit": "payload_failed", "pilot": "infrastructure_failed"}.get(self._why, "killed")
-        return outcome, self._reason
+    def _figures(self) -> Dict[str, Any]:
+        used = self._execution
+        return {"wall_time": used.wall_time(), "cpu_time": used.cpu_time, "memory": used.memory}
 
     def _check(self) -> None:
         if self._stopping.is_set():
-            raise Stopped(self._reason)
+            raise Stopped(self._reason, self._minor)
 
     def _pause(self, seconds: float) -> None:
         self._stopping.wait(seconds)
@@ -143,8 +138,8 @@ class Job:
         os.mkdir(self._logs, 0o700)
         if self.assignment.get("sandbox"):
             path = self._fetch_sandbox(self.assignment["sandbox"])
-            sandbox.unpack(path, self._folder, self._limits.disk * limits.MIB)
-        os.makedirs(os.path.join(self._folder, _SCRATCH), exist_ok=True)
+            sandbox.unpack(path, self._folder, self.assignment["disk"] * limits.MIB)
+        os.makedirs(os.path.join(self._folder, SCRATCH), exist_ok=True)
         for entry in self.assignment["inputs"]:
             self._fetch_input(entry)
 
@@ -168,35 +163,8 @@ class Job:
                 return transfer.fetch(url, target, entry["size"], entry["adler32"], self._check)
             except transfer.TransferFailed as error:
                 failures.append(str(error))
-        raise InfrastructureFailed("input {}: {}".format(entry["lfn"], "; ".join(failures) or "it has no replica"))
-
-    def _execute(self) -> None:
-        wanted = int(self.assignment.get("gpus", 0))
-        if len(self.devices) < wanted:
-            raise InfrastructureFailed("wants {} GPUs, {} are free on this node".format(wanted, len(self.devices)))
-        visible = self._place.gpus.environment(self.devices)
-        variables = environment(self.assignment, self._folder, os.path.join(self._folder, _SCRATCH), visible)
-        with self._lock:
-            self._check()
-            payload = Payload(self.assignment["command"], variables, self._folder, self._logs, self._place.warden)
-            self._payload = payload
-            self._gauge = limits.Gauge(payload.session, (self._folder, self._logs), self._limits.memory)
-        self.phase = "running"
-        log("payload_started", job_id=self.key[0], attempt=self.key[1], pid=payload.session)
-        end = payload.wait()
-        self._settle(end)
-        self._check()
-        if end.exit_code != 0:
-            raise PayloadFailed(end.reason)
-
-    def _settle(self, end: End) -> None:
-        gauge = self._gauge
-        self._wall_time = gauge.wall_time() if gauge else 0.0
-        self._gauge = None
-        self._exit_code = end.exit_code
-        self._cpu_time = max(self._cpu_time, end.cpu_time)
-        self._memory = max(self._memory, end.memory)
-        log("payload_ended", job_id=self.key[0], attempt=self.key[1], exit_code=end.exit_code)
+        why = "; ".join(failures) or "it has no replica"
+        raise InfrastructureFailed("input {}: {}".format(entry["lfn"], why), "stage_in_failed")
 
     def _stage_out(self) -> List[Dict[str, Any]]:
         self.phase = "uploading"
@@ -220,17 +188,18 @@ class Job:
         try:
             return transfer.store(source, url, self._check)
         except transfer.TransferFailed as error:
-            raise InfrastructureFailed("output {}".format(error)) from error
+            raise InfrastructureFailed("output {}".format(error), "stage_out_failed") from error
 
     def _existing(self, name: str) -> str:
         path = os.path.realpath(self._inside(name))
         if not path.startswith(os.path.realpath(self._folder) + os.sep) or not os.path.isfile(path):
-            raise PayloadFailed("output {} is missing".format(name))
+            raise PayloadFailed("output {} is missing".format(name), "output_missing")
         return path
 
     def _inside(self, name: str) -> str:
         if "/" in name or name in ("", ".", ".."):
-            raise PayloadFailed("{!r} is no name of a file in the working directory".format(name))
+            words = "{!r} is no name of a file in the working directory".format(name)
+            raise PayloadFailed(words, "name_invalid")
         return os.path.join(self._folder, name)
 
     def _pack(self) -> None:
@@ -248,7 +217,7 @@ class Job:
 
     def _tail(self) -> str:
         """The last lines of whichever output was written to last."""
-        paths = [path for path in (os.path.join(self._logs, name) for name in archive.LOGS) if _written(path)]
+        paths = [path for path in self._execution.logs() if _written(path)]
         if not paths:
             return ""
         content = archive.last_bytes(max(paths, key=_written), _TAIL_BYTES).decode(errors="replace")

@@ -1,20 +1,25 @@
-"""What a running payload uses, and whether that is more than it was given."""
+"""What a running payload uses, whether that is more than it was given, and how soon to look again."""
 
 import os
 import time
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple, Optional, Set, Tuple
 
-from pipeline.pilot import processes
+from pipeline.pilot import cgroups, processes
 
 MIB = 1 << 20
+SLOW, QUICK = 1.0, 0.1
+"""Seconds between two looks: at what is calm, and at what could reach a limit within a few seconds."""
+_AHEAD = 3.0
+_TASKS, _TASKS_PER_CORE = 1000, 100
 
 
 class Limits(NamedTuple):
-    """wall_time in seconds, memory and disk in MiB."""
+    """wall_time in seconds, memory and disk in MiB, tasks: processes (and threads, where a control group counts)."""
 
-    wall_time: int
+    wall_time: float
     memory: int
     disk: int
+    tasks: int
 
 
 class Usage(NamedTuple):
@@ -24,26 +29,54 @@ class Usage(NamedTuple):
     cpu_time: float
     memory: int
     disk: int
+    tasks: int
 
 
-def breach(limits: Limits, usage: Usage) -> Optional[str]:
-    """The first limit that is exceeded, in words for the job's owner."""
+class Breach(NamedTuple):
+    """A limit that was exceeded: in one word for machines, in a sentence for the job's owner."""
+
+    minor: str
+    reason: str
+
+
+def most_tasks(cores: int) -> int:
+    """How many processes a job may have: far more than any that works, far fewer than a node can bear."""
+    return _TASKS + _TASKS_PER_CORE * cores
+
+
+def breach(limits: Limits, usage: Usage) -> Optional[Breach]:
+    """The first limit that is exceeded."""
     if usage.wall_time > limits.wall_time:
-        return "wall-time limit: ran {:.0f} s of {} s".format(usage.wall_time, limits.wall_time)
+        ran = "wall-time limit: ran {:.0f} s of {:g} s".format(usage.wall_time, limits.wall_time)
+        return Breach("wall_time_limit", ran)
     if usage.memory > limits.memory:
-        return "memory limit: used {} MiB of {} MiB".format(usage.memory, limits.memory)
+        return Breach("memory_limit", "memory limit: used {} MiB of {} MiB".format(usage.memory, limits.memory))
     if usage.disk > limits.disk:
-        return "disk limit: used {} MiB of {} MiB".format(usage.disk, limits.disk)
+        return Breach("disk_limit", "disk limit: used {} MiB of {} MiB".format(usage.disk, limits.disk))
+    if usage.tasks > limits.tasks:
+        return Breach("process_limit", "process limit: had {} processes, may have {}".format(usage.tasks, limits.tasks))
     return None
 
 
-class Gauge:
-    """Reads the usage of one payload: its session of processes, its folders."""
+def pause(limits: Limits, before: Usage, now: Usage) -> float:
+    """Seconds until the next look: fewer when something grows so fast that it could be over a limit soon."""
+    passed = max(now.wall_time - before.wall_time, 1e-3)
+    for name in ("memory", "disk", "tasks"):
+        growth = (getattr(now, name) - getattr(before, name)) / passed
+        if getattr(now, name) + growth * _AHEAD > getattr(limits, name):
+            return QUICK
+    return min(SLOW, max(limits.wall_time - now.wall_time, QUICK))
 
-    def __init__(self, session: int, folders: Tuple[str, ...], memory_limit: int) -> None:
-        self._session = session
+
+class Gauge:
+    """Reads the usage of one payload: what descends from its guardian or is in its control group, and its folders."""
+
+    def __init__(self, guardian: int, folders: Tuple[str, ...], limits: Limits, group: str, nest: cgroups.Nest) -> None:
+        self._guardian = guardian
         self._folders = folders
-        self._memory_limit = memory_limit
+        self._limits = limits
+        self._group = group
+        self._keeps_memory = nest.keeps("memory", group)
         self._began = time.monotonic()
         self._disk = 0
         self._disk_due = 0.0
@@ -54,13 +87,26 @@ class Gauge:
 
     def read(self, table: processes.Table) -> Usage:
         """The present usage, from a fresh process table."""
-        pids = processes.members(table, self._session)
-        cpu_time = sum(table[pid].cpu for pid in pids)
+        pids = processes.descendants(table, self._guardian)
+        pids.update(pid for pid in cgroups.members(self._group) if pid in table)
+        cpu_time = cgroups.cpu_time(self._group) or sum(table[pid].cpu for pid in pids)
+        tasks = cgroups.tasks(self._group) + cgroups.forks_refused(self._group) or len(pids)
+        return Usage(self.wall_time(), cpu_time, self._read_memory(table, pids), self._read_disk(), tasks)
+
+    def disk(self) -> int:
+        """MiB on disk at this moment."""
+        self._disk_due = 0.0
+        return self._read_disk()
+
+    def _read_memory(self, table: processes.Table, pids: Set[int]) -> int:
         memory = sum(table[pid].rss for pid in pids)
-        if memory > self._memory_limit * MIB and len(pids) > 1:
+        limit = self._limits.memory
+        if self._keeps_memory:
+            return min(_whole_mib(memory), limit)
+        if memory > limit * MIB and len(pids) > 1:
             # summed resident memory counts shared pages once per process: ask the dearer, fairer figure before a kill
             memory = processes.proportional_memory(pids) or memory
-        return Usage(self.wall_time(), cpu_time, _whole_mib(memory), self._read_disk())
+        return _whole_mib(memory)
 
     def _read_disk(self) -> int:
         """MiB on disk; a folder that takes long to walk is walked less often."""

@@ -4,13 +4,12 @@ import os
 import platform
 import re
 import shutil
-from typing import Any, Dict, FrozenSet, NamedTuple, Optional
+from typing import Any, Dict, FrozenSet, NamedTuple, Optional, Sequence
 
 from pipeline.pilot.gpus import Gpus
 from pipeline.pilot.probe import PATIENCE, ask, content
 
 MIB = 1 << 20
-_RUNTIMES = ("apptainer", "singularity", "podman")
 _LEVELS = (
     ("x86-64-v2", "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3"),
     ("x86-64-v3", "abm avx avx2 bmi1 bmi2 f16c fma movbe xsave"),
@@ -34,8 +33,8 @@ def measure(workdir: str, gpus: Gpus) -> Totals:
     return Totals(len(os.sched_getaffinity(0)), max(_memory() // MIB, 1), disk, len(gpus.devices))
 
 
-def describe(host: str, totals: Totals, gpus: Gpus) -> Dict[str, Any]:
-    """The `Node` of the enrolment; an API of release 0.2.0 knows no `details`."""
+def describe(host: str, totals: Totals, gpus: Gpus, runtimes: Sequence[str] = ()) -> Dict[str, Any]:
+    """The `Node` of the enrolment; `runtimes` are those of containers that work."""
     return {
         "host": host,
         "cores": totals.cores,
@@ -45,10 +44,21 @@ def describe(host: str, totals: Totals, gpus: Gpus) -> Dict[str, Any]:
         "glibc": _glibc(),
         "microarchitecture": _microarchitecture(),
         "gpus": totals.gpus,
-        "containers": [name for name in _RUNTIMES if shutil.which(name)],
+        "containers": list(runtimes),
         "python": platform.python_version(),
-        "details": _details(gpus),
+        "details": _details(gpus, runtimes),
     }
+
+
+def in_older_words(described: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+    """The same without its newest words; None when there are none: release 0.3.0 knows no `details.containers`, and
+    0.2.0 no `details`."""
+    details = described.get("details")
+    if details is None:
+        return None
+    older = {name: value for name, value in details.items() if name != "containers"}
+    rest = {name: value for name, value in described.items() if name != "details"}
+    return {**rest, "details": older} if "containers" in details else rest
 
 
 def user_namespaces(proc: str = "/proc", patience: float = PATIENCE) -> bool:
@@ -73,13 +83,14 @@ def microarchitecture_level(flags: FrozenSet[str]) -> str:
     return level
 
 
-def _details(gpus: Gpus) -> Dict[str, Any]:
+def _details(gpus: Gpus, runtimes: Sequence[str]) -> Dict[str, Any]:
     """In the words of requirements; what is not known is left out, and satisfies no wish."""
     known = {
         "system_name": platform.system(),
         "machine": platform.machine(),
         "level": _level(),
         "gpu": gpus.describe() if gpus.devices else None,
+        "containers": list(runtimes),
     }
     return {"user_namespaces": user_namespaces(), **{name: value for name, value in known.items() if value}}
 

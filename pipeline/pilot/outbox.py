@@ -14,6 +14,7 @@ from pipeline.pilot.log import log
 Key = Tuple[int, int]
 Report = Dict[str, Any]
 _BATCH = 100
+_UNKNOWN_FIELD = 422
 
 
 class Outbox:
@@ -106,12 +107,21 @@ class Outbox:
         try:
             self._post(reports)
         except Refused as error:
+            if error.status == _UNKNOWN_FIELD and self._drop_minor(keys):
+                self._send(keys)
+                return
             if len(reports) > 1:
                 for key in keys:
                     self._send([key])
                 return
             log("report_refused", job_id=keys[0][0], attempt=keys[0][1], reason=str(error))
             self._close(keys[0])
+
+    def _drop_minor(self, keys: List[Key]) -> bool:
+        """Whether these reports say what an API of release 0.3.0 does not know; they do not any more."""
+        with self._lock:
+            dropped = [self._pending[key].pop("minor", None) for key in keys if key in self._pending]
+        return any(dropped)
 
     def _post(self, reports: List[Report]) -> None:
         verdict = self._client.post("/v1/pilots/self/report", {"reports": reports})

@@ -1,36 +1,28 @@
-"""The job's command as processes: a session of its own, a clean environment, an end that leaves nothing behind."""
+"""The job's command as processes, as the pilot sees it: started by a guardian, in a clean environment."""
 
 import errno
+import json
 import os
-import resource
 import signal
-import subprocess
-import threading
-from typing import Any, Dict, NamedTuple, Sequence
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
-from pipeline.pilot import processes
-from pipeline.pilot.archive import LOGS
 from pipeline.pilot.errors import InfrastructureFailed, PayloadFailed
+from pipeline.pilot.guardian import Order
+from pipeline.pilot.log import log
 from pipeline.pilot.warden import Warden
 
-_OWN_FAULTS = frozenset(
-    (
-        errno.ENOENT,
-        errno.EACCES,
-        errno.ENOEXEC,
-        errno.ENOTDIR,
-        errno.EISDIR,
-        errno.ELOOP,
-        errno.E2BIG,
-        errno.ENAMETOOLONG,
-    )
-)
+_JOB_DIR = "PENSTOCK_JOB_DIR"
+_READ = 1 << 16
+_MISSING = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
+_OWN_FAULTS = _MISSING | {0, errno.EACCES, errno.ENOEXEC, errno.EISDIR, errno.E2BIG, errno.ENAMETOOLONG}
 
 
 class End(NamedTuple):
-    """How the first process ended: code as a shell counts (128 + signal), cpu_time in seconds, memory in MiB."""
+    """How it ended: code as a shell counts (128 + signal), why in a word and a sentence (nothing for code 0), cpu_time
+    in seconds, memory in MiB."""
 
     exit_code: int
+    minor: str
     reason: str
     cpu_time: float
     memory: int
@@ -53,100 +45,88 @@ def environment(job: Dict[str, Any], folder: str, scratch: str, gpus: Dict[str, 
             "PENSTOCK_JOB_ID": str(job["job_id"]),
             "PENSTOCK_ATTEMPT": str(job["attempt"]),
             "PENSTOCK_CORES": cores,
-            processes.MARK: folder,
+            _JOB_DIR: folder,
         }
     )
     return given
 
 
 class Payload:
-    """A started command. The thread that starts it must stay until `wait` returns: it dies with that thread."""
+    """A started command. `wait` belongs to one thread, the rest to any."""
 
-    def __init__(
-        self, command: Sequence[str], variables: Dict[str, str], folder: str, logs: str, warden: Warden
-    ) -> None:
-        self._folder = folder
-        self._warden = warden
-        self._lock = threading.Lock()
-        self._reaped = False
-        self._process = _start(command, variables, folder, logs)
-        self.session = self._process.pid
-        warden.watch(self.session, folder)
+    def __init__(self, order: Order, warden: Warden) -> None:
+        """Raises PayloadFailed when it is no command that can be run, InfrastructureFailed when the node can't."""
+        self._control = warden.guardian()
+        self._unread = b""
+        self._tell(order._asdict())
+        answer = self._answer()
+        if answer is None:
+            raise InfrastructureFailed("the payload's guardian ended before it began", "pilot_error")
+        if "pid" not in answer:
+            self._control.close()
+            raise _not_run(order.command[0], answer)
+        self.pid = int(answer["pid"])
+        self.guardian = int(answer["guardian"])
 
     def wait(self) -> End:
-        """Blocks until the first process ends, then ends whatever it left behind."""
-        # WNOWAIT: while the process is not reaped its id can't belong to anybody else, so signals stay safe
-        os.waitid(os.P_PID, self.session, os.WEXITED | os.WNOWAIT)
-        processes.end_all(self.session, self._folder)
-        with self._lock:
-            _, status, usage = os.wait4(self.session, 0)
-            self._reaped = True
-        self._process.returncode = _code(status)
-        self._warden.forget(self.session)
-        return End(
-            self._process.returncode, _words(status), usage.ru_utime + usage.ru_stime, -(-usage.ru_maxrss // 1024)
-        )
+        """Blocks until the first process ended, and all that it left behind. Raises InfrastructureFailed."""
+        answer = self._answer()
+        self._control.close()
+        if answer is None:
+            raise InfrastructureFailed("the payload's guardian was killed", "guardian_killed")
+        status = int(answer["status"])
+        minor, reason = _words(status)
+        if answer["out_of_memory"]:
+            minor, reason = "memory_limit", "memory limit: the kernel ended it"
+        if answer["is_any_left"]:
+            log("processes_left", pid=self.pid)  # the kernel can't kill them, as on a hung mount
+        return End(_code(status), minor, reason, float(answer["cpu_time"]), int(answer["memory"]))
 
-    def stop(self, grace: float) -> None:
-        """SIGTERM to the process group now, SIGKILL to all of its processes after `grace` seconds."""
-        self._signal(signal.SIGTERM)
-        killer = threading.Timer(grace, self._kill)
-        killer.daemon = True
-        killer.start()
+    def stop(self, number: int, grace: float) -> None:
+        """This signal to its process group now, SIGKILL to all of its processes after `grace` seconds."""
+        self._tell({"signal": number, "grace": grace})
 
-    def _kill(self) -> None:
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: int) -> None:
-        with self._lock:
-            if not self._reaped:
-                try:
-                    os.killpg(self.session, number)
-                except (ProcessLookupError, PermissionError):
-                    return
-
-
-def _start(command: Sequence[str], variables: Dict[str, str], folder: str, logs: str) -> "subprocess.Popen[bytes]":
-    pilot = os.getpid()
-
-    def settle() -> None:
-        processes.die_with_parent()
-        if os.getppid() != pilot:
-            os._exit(127)  # the pilot died before the kernel was told
-        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-
-    with open(os.path.join(logs, LOGS[0]), "wb") as output, open(os.path.join(logs, LOGS[1]), "wb") as errors:
+    def _tell(self, words: Dict[str, Any]) -> None:
         try:
-            return subprocess.Popen(
-                list(command),
-                env=variables,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=errors,
-                start_new_session=True,
-                preexec_fn=settle,  # noqa: PLW1509 - it takes no lock; nothing else can set these in the child
-            )
-        except ValueError as error:
-            raise PayloadFailed("the command can't be run: {}".format(error)) from error
-        except OSError as error:
-            words = "the command {!r} can't be run: {}".format(command[0], os.strerror(error.errno or 0))
-            if error.errno in _OWN_FAULTS:
-                raise PayloadFailed(words) from error
-            raise InfrastructureFailed(words) from error
-        except subprocess.SubprocessError as error:
-            raise InfrastructureFailed("the command {!r} can't be run: {}".format(command[0], error)) from error
+            self._control.sendall(json.dumps(words).encode() + b"\n")
+        except OSError:
+            return  # it has ended; whoever waits hears so
+
+    def _answer(self) -> Optional[Dict[str, Any]]:
+        while b"\n" not in self._unread:
+            try:
+                content = self._control.recv(_READ)
+            except OSError:
+                content = b""
+            if not content:
+                return None
+            self._unread += content
+        line, _, self._unread = self._unread.partition(b"\n")
+        answer: Dict[str, Any] = json.loads(line.decode())
+        return answer
+
+
+def _not_run(program: str, answer: Dict[str, Any]) -> Exception:
+    words = "the command {!r} can't be run: {}".format(program, answer["reason"])
+    number = answer["errno"]
+    if answer["by_node"] or number not in _OWN_FAULTS:
+        return InfrastructureFailed(words, "start_failed")
+    return PayloadFailed(words, "command_not_found" if number in _MISSING else "command_not_runnable")
 
 
 def _code(status: int) -> int:
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
-def _words(status: int) -> str:
+def _words(status: int) -> Tuple[str, str]:
     if not os.WIFSIGNALED(status):
-        return "exit code {}".format(os.WEXITSTATUS(status))
+        code = os.WEXITSTATUS(status)
+        return ("exit_code", "exit code {}".format(code)) if code else ("", "")
     number = os.WTERMSIG(status)
+    if number == signal.SIGXFSZ:
+        return "disk_limit", "disk limit: a file of its own grew beyond it"
     try:
-        return "ended by signal {} ({})".format(number, signal.Signals(number).name)
+        name = " ({})".format(signal.Signals(number).name)
     except ValueError:
-        return "ended by signal {}".format(number)
+        name = ""
+    return "signal", "ended by signal {}{}".format(number, name)

@@ -4,9 +4,9 @@ import random
 import threading
 import time
 import traceback
-from typing import Any, Callable, Dict, NamedTuple, Optional
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
-from pipeline.pilot import folders, processes
+from pipeline.pilot import containers, folders, limits, processes
 from pipeline.pilot.bell import Bell
 from pipeline.pilot.client import Backoff, Client
 from pipeline.pilot.errors import ApiError, Fenced, Refused, Unreachable
@@ -21,7 +21,8 @@ from pipeline.pilot.sandbox import Sandboxes
 from pipeline.pilot.slots import Slots
 from pipeline.pilot.warden import Warden
 
-_WATCH_EVERY = 1.0
+_WATCH_SHARE = 20
+"""So many times as long as a look at all processes takes, none is taken."""
 _STOP_GRACE = 2.0
 _STOP_WITHIN = 8.0
 _END_TIMEOUT = 3.0
@@ -48,6 +49,7 @@ class Machine(NamedTuple):
     warden: Warden
     bell: Bell
     gpus: Gpus
+    runtimes: Tuple[containers.Runtime, ...] = ()
 
 
 class Pilot:
@@ -63,13 +65,15 @@ class Pilot:
         pace = max(terms.heartbeat_interval, 0.1)
         self._outbox = Outbox(machine.folders, terms.pilot_id, client, self._settled, pace)
         sandboxes = Sandboxes(machine.folders.sandboxes, client)
-        place = Place(machine.folders, sandboxes, machine.warden, self._outbox.archive_path, machine.gpus)
+        archive_path = self._outbox.archive_path
+        place = Place(machine.folders, sandboxes, machine.warden, archive_path, machine.gpus, machine.runtimes)
         orders = Orders(self._begin, self._drain, lambda: terms.deadline - time.monotonic(), pace)
         self._offers = Offers(client, self._slots, self._ledger, place, orders)
         self._failures = 0
         self._drain_reason = ""
         self._lost_reason = ""
         self._stop_by: Optional[float] = None
+        self._look_in = limits.QUICK
 
     def run(self) -> int:
         """Work until there is a reason to end. 0 for an orderly end, 1 when the API sent the pilot away."""
@@ -86,6 +90,7 @@ class Pilot:
             return 1
         self._say_goodbye(reason)
         folders.remove(self._machine.folders.sandboxes)
+        containers.clear(self._machine.runtimes)
         return 0
 
     # the main thread
@@ -149,9 +154,8 @@ class Pilot:
         for job_id, attempt in orphans:
             log("orphan_found", job_id=job_id, attempt=attempt)
             reason = "the pilot was killed while it held the job"
-            self._outbox.add(
-                {"job_id": job_id, "attempt": attempt, "outcome": "infrastructure_failed", "reason": reason}
-            )
+            lost = {"outcome": "infrastructure_failed", "reason": reason, "minor": "lost"}
+            self._outbox.add({"job_id": job_id, "attempt": attempt, **lost})
 
     # a thread of each job
 
@@ -166,7 +170,8 @@ class Pilot:
         except Exception as error:  # noqa: BLE001 - whatever happened, the server must hear that the attempt has ended
             log("job_crashed", job_id=job.key[0], attempt=job.key[1], trace=traceback.format_exc())
             job.stop("pilot", "internal error of the pilot: {!r}".format(error))
-            report = {**job.reference(), "outcome": "infrastructure_failed", "reason": repr(error)[:1000]}
+            failed = {"outcome": "infrastructure_failed", "reason": repr(error)[:1000], "minor": "pilot_error"}
+            report = {**job.reference(), **failed}
         job.phase = "ended"
         if job.superseded():
             self._forget(job)
@@ -217,12 +222,14 @@ class Pilot:
         self._machine.bell.ring()
 
     def _watch(self) -> None:
-        time.sleep(_WATCH_EVERY)
+        time.sleep(self._look_in)
+        self._look_in = limits.QUICK
         running = [job for job in self._slots.held() if job.phase == "running"]
         if running:
+            began = time.monotonic()
             table = processes.table()
-            for job in running:
-                job.watch(table)
+            took = time.monotonic() - began
+            self._look_in = max(min(job.watch(table) for job in running), _WATCH_SHARE * took)
 
     def _beat(self) -> None:
         # jitter keeps thousands of pilots that were started together from beating together

@@ -5,21 +5,21 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from typing import Optional, Tuple
+from typing import Dict, Optional, Tuple
 
 PATIENCE = 10.0
 """Seconds that a tool gets: on a sick node some never answer."""
 _MOST = 1 << 18
 
 
-def ask(*command: str, patience: float = PATIENCE) -> Optional[str]:
-    """What a tool prints; None where it is missing, fails or takes too long."""
+def ask(*command: str, patience: float = PATIENCE, environment: Optional[Dict[str, str]] = None) -> Optional[str]:
+    """What a tool prints; None where it is missing, fails or takes too long. `environment`: none is the pilot's."""
     if not shutil.which(command[0]):
         return None
     try:
         # a file, not a pipe: what the tool may leave behind would keep a pipe open for as long as it lives
         with tempfile.TemporaryFile() as output:
-            return _answer(command, output.fileno(), patience)
+            return _answer(command, output.fileno(), patience, environment)
     except OSError:
         return None
 
@@ -33,9 +33,16 @@ def content(path: str) -> str:
         return ""
 
 
-def _answer(command: Tuple[str, ...], output: int, patience: float) -> Optional[str]:
+def _answer(
+    command: Tuple[str, ...], output: int, patience: float, environment: Optional[Dict[str, str]]
+) -> Optional[str]:
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         code = process.wait(patience)

@@ -1,24 +1,24 @@
-"""Processes as /proc shows them: who belongs to a job, what they use, and how to end them all."""
+"""Processes as /proc shows them: who descends from whom, what they use, and how to end them all."""
 
 import ctypes
 import os
 import signal
 import time
-from typing import Callable, Dict, List, NamedTuple, Optional, Set
+from typing import AbstractSet, Callable, Dict, List, NamedTuple, Optional, Set
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK = float(os.sysconf("SC_CLK_TCK"))
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
-_SWEEPS = 40
-MARK = "PENSTOCK_JOB_DIR"
+_PR_SET_CHILD_SUBREAPER = 36
+_LONGEST_PAUSE = 0.05
 
 
 class Process(NamedTuple):
     """One line of the process table; cpu in seconds (ended children that were waited for included), rss in bytes."""
 
     parent: int
-    session: int
+    group: int
     state: str
     cpu: float
     rss: int
@@ -31,23 +31,31 @@ def _load_prctl() -> Optional[Callable[..., int]]:
     try:
         prctl = ctypes.CDLL(None, use_errno=True).prctl
     except (OSError, AttributeError):
-        return None  # not Linux: the warden alone then watches over the pilot's death
+        return None  # not Linux
     return prctl
 
 
 _PRCTL = _load_prctl()
 
 
+def _prctl(option: int, value: int) -> None:
+    if _PRCTL is not None:
+        _PRCTL(option, value, 0, 0, 0)
+
+
 def hide_from_payloads() -> None:
     """Payloads run under the pilot's account: keep them from reading its memory and environment in /proc."""
-    if _PRCTL is not None:
-        _PRCTL(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def die_with_parent() -> None:
     """Called in a child before exec: the kernel kills it when the thread that started it is gone."""
-    if _PRCTL is not None:
-        _PRCTL(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """What descends from this process stays its descendant, whatever it does to leave: daemons become its children."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def table() -> Table:
@@ -70,15 +78,16 @@ def _read(pid: str) -> Optional[Process]:
     if len(fields) < 22:
         return None
     cpu = sum(int(ticks) for ticks in fields[11:15]) / _TICK
-    return Process(int(fields[1]), int(fields[3]), fields[0].decode(), cpu, int(fields[21]) * _PAGE)
+    return Process(int(fields[1]), int(fields[2]), fields[0].decode(), cpu, int(fields[21]) * _PAGE)
 
 
-def members(processes: Table, session: int) -> Set[int]:
-    """The living processes of a session and all their descendants, even those that went into another session."""
+def descendants(processes: Table, ancestor: int, spared: AbstractSet[int] = frozenset()) -> Set[int]:
+    """The living processes that descend from `ancestor`, but for those `spared` and what descends from them."""
     children: Dict[int, List[int]] = {}
     for pid, process in processes.items():
-        children.setdefault(process.parent, []).append(pid)
-    queue = [pid for pid, process in processes.items() if process.session == session]
+        if pid not in spared:
+            children.setdefault(process.parent, []).append(pid)
+    queue = list(children.get(ancestor, ()))
     found: Set[int] = set()
     while queue:
         pid = queue.pop()
@@ -105,37 +114,45 @@ def proportional_memory(pids: Set[int]) -> Optional[int]:
     return total
 
 
-def marked(processes: Table, folder: str) -> Set[int]:
-    """Processes whose environment names the job's folder: daemons that left both session and family."""
-    mark = "{}={}".format(MARK, folder).encode()
-    found = set()
-    for pid, process in processes.items():
-        if process.state in ("Z", "X") or pid == os.getpid():
-            continue
-        try:
-            with open("/proc/{}/environ".format(pid), "rb") as stream:
-                if mark in stream.read().split(b"\0"):
-                    found.add(pid)
-        except OSError:
-            continue  # another user's, or ended
-    return found
+def end_descendants(is_any_left: Callable[[], bool], patience: float, spared: AbstractSet[int] = frozenset()) -> bool:
+    """Kill all that descends from this process, which leads a session of its own, until `is_any_left` denies.
+
+    False when something is left after `patience` seconds: what the kernel can't kill (a hung mount).
+    """
+    until = time.monotonic() + patience
+    known: Set[int] = set()
+    pause = 0.0
+    while is_any_left():
+        if time.monotonic() > until:
+            return False
+        left = _kill_descendants(spared)
+        # no pause while there are new ones: whoever forks faster than this sleeps would never end
+        pause = min(pause + 0.005, _LONGEST_PAUSE) if left <= known else 0.0
+        known |= left
+        time.sleep(pause)
+    return True
 
 
-def end_all(session: int, folder: str) -> None:
-    """Kill what is left of a job until nothing is; gives up on what the kernel can't kill (a hung mount)."""
-    for _ in range(_SWEEPS):
-        processes = table()
-        left = members(processes, session) | marked(processes, folder)
-        if not left:
-            return
-        for pid in left:
-            send(pid, signal.SIGKILL)
-        time.sleep(0.05)
+def _kill_descendants(spared: AbstractSet[int]) -> Set[int]:
+    """Whole process groups first: against that signal no fork is quick enough."""
+    processes = table()
+    left = descendants(processes, os.getpid(), spared)
+    for group in {processes[pid].group for pid in left} - {os.getpgrp()}:
+        _kill_group(group)
+    for pid in left:
+        _kill(pid)
+    return left
 
 
-def send(pid: int, number: int) -> None:
-    """Signal a process that may be gone."""
+def _kill_group(group: int) -> None:
     try:
-        os.kill(pid, number)
+        os.killpg(group, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         return

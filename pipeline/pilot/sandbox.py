@@ -46,10 +46,10 @@ def unpack(path: str, folder: str, limit: int) -> None:
             for member in archive:
                 limit -= member.size
                 if limit < 0:
-                    raise PayloadFailed("sandbox: it is larger than the job's disk limit")
+                    raise _refused("it is larger than the job's disk limit")
                 _unpack_entry(archive, member, root, made)
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise PayloadFailed("sandbox: broken archive: {}".format(error)) from error
+        raise _refused("broken archive: {}".format(error)) from error
 
 
 def _unpack_entry(archive: tarfile.TarFile, member: tarfile.TarInfo, root: str, made: Set[str]) -> None:
@@ -59,9 +59,9 @@ def _unpack_entry(archive: tarfile.TarFile, member: tarfile.TarInfo, root: str, 
         return
     # the real path too: an earlier entry may have been a link
     if os.path.isabs(member.name) or not _inside(path, root) or not (parent == root or _inside(parent, root)):
-        raise PayloadFailed("sandbox: entry {!r} lies outside of the working directory".format(member.name))
+        raise _refused("entry {!r} lies outside of the working directory".format(member.name))
     if os.path.lexists(path) and not (member.isdir() and os.path.isdir(path)):
-        raise PayloadFailed("sandbox: entry {!r} is there twice".format(member.name))
+        raise _refused("entry {!r} is there twice".format(member.name))
     if parent not in made:
         os.makedirs(parent, exist_ok=True)
         made.add(parent)
@@ -76,7 +76,7 @@ def _unpack_entry(archive: tarfile.TarFile, member: tarfile.TarInfo, root: str, 
 def _link(member: tarfile.TarInfo, path: str, parent: str, root: str) -> None:
     target = os.path.realpath(os.path.join(parent, member.linkname))
     if target != root and not _inside(target, root):
-        raise PayloadFailed("sandbox: link {!r} points outside of the working directory".format(member.name))
+        raise _refused("link {!r} points outside of the working directory".format(member.name))
     os.symlink(member.linkname, path)
 
 
@@ -86,7 +86,7 @@ def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> None
     except KeyError:
         content = None
     if content is None:
-        raise PayloadFailed("sandbox: entry {!r} is neither file, folder nor link".format(member.name))
+        raise _refused("entry {!r} is neither file, folder nor link".format(member.name))
     with content, open(path, "xb") as stream:
         shutil.copyfileobj(content, stream, 1 << 20)
     os.chmod(path, member.mode & 0o777 | 0o600)
@@ -94,3 +94,7 @@ def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> None
 
 def _inside(path: str, root: str) -> bool:
     return path.startswith(root + os.sep)
+
+
+def _refused(words: str) -> PayloadFailed:
+    return PayloadFailed("sandbox: " + words, "sandbox_invalid")

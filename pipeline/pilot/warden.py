@@ -1,65 +1,138 @@
-"""A small process that outlives the pilot by a moment, to end the payloads of a pilot that was killed.
+"""The process that payloads are started from: forked before the pilot has threads, it has one for all its life.
 
-The kernel kills a payload's first process with the pilot (see `processes.die_with_parent`), but not
-that one's children. The warden holds the other end of a pipe: when it closes, the pilot is gone.
+For each payload it forks a guardian (see guardian.py), which hears from the pilot over a socket of its own. The warden
+hears from the pilot, too: when that is gone, it waits for its guardians and takes the control groups away. What comes
+to it as an orphan has lost its guardian, which a payload may have killed, and is ended.
 """
 
+import array
 import os
+import select
 import signal
+import socket
 import threading
-from typing import Dict
+from contextlib import suppress
+from typing import NoReturn, Set
 
-from pipeline.pilot import processes
+from pipeline.pilot import cgroups, guardian, processes
+from pipeline.pilot.errors import InfrastructureFailed
+
+_INT = array.array("i").itemsize
+_PATIENCE = 20.0
+_READ = 4096
 
 
 class Warden:
-    """Told of each payload's session and folder. Start it before any thread."""
+    """Start it before any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, nest: cgroups.Nest = cgroups.NONE) -> None:
+        self.nest = nest
         self._lock = threading.Lock()
-        reader, self._writer = os.pipe()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork() == 0:
-            os.close(self._writer)
-            _keep_watch(reader)
-        os.close(reader)
+            self._socket.close()
+            _keep_watch(theirs, nest)
+        theirs.close()
 
-    def watch(self, session: int, folder: str) -> None:
-        self._tell("+ {} {}".format(session, folder))
-
-    def forget(self, session: int) -> None:
-        self._tell("- {}".format(session))
-
-    def _tell(self, line: str) -> None:
+    def guardian(self) -> socket.socket:
+        """A new guardian, as the socket that it listens to. Raises InfrastructureFailed."""
+        mine, theirs = socket.socketpair()
         try:
-            with self._lock:
-                os.write(self._writer, (line + "\n").encode())
-        except BrokenPipeError:
-            return  # somebody killed the warden; the kernel's own signal remains
+            with self._lock, theirs:
+                rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs.fileno()]))
+                self._socket.sendmsg([b"+"], [rights])
+        except OSError as error:
+            mine.close()
+            raise InfrastructureFailed("the pilot's warden is gone: {}".format(error), "pilot_error") from error
+        return mine
 
 
-def _keep_watch(reader: int) -> None:
-    """The warden's whole life; never returns."""
+def _keep_watch(pilot: socket.socket, nest: cgroups.Nest) -> NoReturn:
+    """The warden's whole life."""
     try:
         os.setsid()
+        processes.adopt_orphans()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        silence = os.open(os.devnull, os.O_RDWR)
-        for standard in (0, 1, 2):
-            os.dup2(silence, standard)
-        for session, folder in _read_until_closed(reader).items():
-            processes.end_all(session, folder)
+        _close_all_but(pilot.fileno())
+        _Warden(pilot).work()
+        nest.leave()
     finally:
         os._exit(0)
 
 
-def _read_until_closed(reader: int) -> Dict[int, str]:
-    watched: Dict[int, str] = {}
-    with os.fdopen(reader, encoding="utf-8") as lines:
-        for line in lines:
-            sign, _, rest = line.rstrip("\n").partition(" ")
-            session, _, folder = rest.partition(" ")
-            if sign == "+":
-                watched[int(session)] = folder
-            else:
-                watched.pop(int(session), None)
-    return watched
+class _Warden:
+    def __init__(self, pilot: socket.socket) -> None:
+        self._pilot = pilot
+        self._guardians: Set[int] = set()
+        self._woken, waker = os.pipe()
+        for descriptor in (self._woken, waker):
+            os.set_blocking(descriptor, False)
+        signal.set_wakeup_fd(waker)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def work(self) -> None:
+        """Until the pilot is gone, and every guardian after it."""
+        is_pilot_there = True
+        while is_pilot_there:
+            ready, _, _ = select.select([self._pilot.fileno(), self._woken], [], [])
+            if self._woken in ready:
+                self._tend()
+            if self._pilot.fileno() in ready:
+                is_pilot_there = self._obey()
+        while self._reap() and self._guardians:
+            select.select([self._woken], [], [], 1.0)
+            self._tend()
+        processes.end_descendants(self._reap, _PATIENCE)
+
+    def _obey(self) -> bool:
+        """Fork a guardian; False when nobody asks any more."""
+        content, ancillary, _, _ = self._pilot.recvmsg(_READ, socket.CMSG_SPACE(_INT))
+        if not content:
+            return False
+        for _, _, data in ancillary:
+            (descriptor,) = array.array("i", data[:_INT])
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=descriptor) as control:
+                pid = os.fork()
+                if pid == 0:
+                    self._pilot.close()
+                    guardian.guard(control)
+                self._guardians.add(pid)
+        return True
+
+    def _tend(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._woken, _READ)
+        lost = len(self._guardians)
+        if self._reap() and len(self._guardians) < lost:
+            self._end_strays()
+
+    def _end_strays(self) -> None:
+        """Children that are no guardians are what a killed one has left."""
+        processes.end_descendants(self._is_any_stray_left, 1.0, self._guardians)
+
+    def _reap(self) -> bool:
+        """Whether there are children still."""
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            self._guardians.discard(pid)
+
+    def _is_any_stray_left(self) -> bool:
+        self._reap()
+        return bool(processes.descendants(processes.table(), os.getpid(), self._guardians))
+
+
+def _close_all_but(kept: int) -> None:
+    """What the batch system waits for to be closed, or has left open, is not for payloads, nor for the warden."""
+    silence = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(silence, standard)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != kept:
+            with suppress(OSError):
+                os.close(int(name))

@@ -26,6 +26,8 @@ from schemas.pilots import AttemptRef, Refusal, Report, Verdict
 from schemas.states import JOB_OCCUPYING, JobState
 
 MAX_REASON = 1000
+OUTPUTS_WRONG = "outputs_wrong"
+"""In one word: its pilot says that it succeeded, but not with the outputs that it was to leave."""
 SUPERSEDED = "superseded: the job is not this pilot's any more"
 _GOES_ON = frozenset({JobState.RUNNING, JobState.STALLED})
 _TAKEN_UP = frozenset({JobState.COMPLETING, JobState.DONE})
@@ -248,6 +250,7 @@ def _attempt_row(tx: Transaction, ending: _Ending) -> dict[str, Any]:
         "outcome": ending.outcome,
         "exit_code": ending.word.exit_code,
         "reason": ending.reason[:MAX_REASON] or None,
+        "minor": ending.word.minor if ending.outcome == ending.word.outcome else OUTPUTS_WRONG,
         "wall_time": ending.word.wall_time,
         "cpu_time": ending.word.cpu_time,
         "memory": ending.word.memory,

@@ -132,6 +132,7 @@ def _attempts(tx: Transaction, job_id: int) -> Sequence[AttemptView]:
             outcome=row.outcome,
             exit_code=row.exit_code,
             reason=row.reason,
+            minor=row.minor,
             wall_time=row.wall_time,
             cpu_time=row.cpu_time,
             memory=row.memory,

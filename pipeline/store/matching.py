@@ -74,8 +74,8 @@ class Kinds:
         """Read what nodes of these kinds are like, where it is not known yet, and what these queues declare, where
         that was read a while ago."""
         for part in in_chunks(sorted(set(resource_ids) - self._nodes.keys())):
-            query = select(resources.c.id, resources.c.body).where(resources.c.id.in_(part))
-            self._nodes |= {row.id: NodeKind.model_validate_json(row.body) for row in tx.rows(query)}
+            query = select(resources.c.id, resources.c.body, resources.c.containers).where(resources.c.id.in_(part))
+            self._nodes |= {row.id: NodeKind.stored(row.body, row.containers) for row in tx.rows(query)}
         since = tx.after(-FRESH)
         known = self._queues
         stale = [queue_id for queue_id in set(queue_ids) if queue_id not in known or known[queue_id].at < since]

@@ -15,6 +15,7 @@ def keep(tx: Transaction, kind: NodeKind) -> int:
     query = select(resources.c.id).where(resources.c.signature == signature)
     found = tx.scalar(query)
     if found is None:
-        tx.add_missing(resources, [{"signature": signature, "body": kind.body()}])
+        row = {"signature": signature, "body": kind.body(), "containers": ",".join(kind.containers) or None}
+        tx.add_missing(resources, [row])
         found = tx.scalar(query)
     return int(found)

@@ -249,6 +249,7 @@ attempts = Table(
     Column("cpu_time", Float, nullable=False),
     Column("memory", Integer, nullable=False),
     _at("ended_at"),
+    Column("minor", String(32)),
 )
 """What a pilot reported of an attempt that ended; refused reports leave no row."""
 
@@ -460,8 +461,10 @@ resources = Table(
     _id(),
     Column("signature", String(64), nullable=False, unique=True),
     Column("body", LongText, nullable=False),
+    Column("containers", String(255)),
 )
-"""What pilots found their nodes to be like, each kind of node once."""
+"""What pilots found their nodes to be like, each kind of node once. `containers`: names with commas between them, and
+no part of `body`, which release 0.3.0 must be able to read."""
 
 nodes = Table(
     "nodes",

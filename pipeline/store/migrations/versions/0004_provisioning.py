@@ -1,4 +1,5 @@
-"""Limits of pilots, what was planned for each queue, held pilots, outputs that are asked for."""
+"""Limits of pilots, what was planned for each queue, held pilots, outputs that are asked for; containers of nodes, and
+why attempts ended in one word."""
 
 from __future__ import annotations
 
@@ -20,9 +21,9 @@ _LONG = sa.Text().with_variant(mysql.LONGTEXT, "mysql", "mariadb")
 _WORD = sa.String(length=16)
 
 
-def _columns() -> list[sa.Column[Any]]:
-    """Of pilots. All may be left out by the release before, which knows none."""
-    return [
+def _columns() -> dict[str, list[sa.Column[Any]]]:
+    """By table. All may be left out by the release before, which knows none."""
+    of_pilots: list[sa.Column[Any]] = [
         sa.Column("runs_since", _AT, nullable=True),
         sa.Column("held_at", _AT, nullable=True),
         sa.Column("releases", sa.Integer(), nullable=False, server_default="0"),
@@ -31,6 +32,11 @@ def _columns() -> list[sa.Column[Any]]:
         sa.Column("output_wanted_at", _AT, nullable=True),
         sa.Column("output_at", _AT, nullable=True),
     ]
+    return {
+        "pilots": of_pilots,
+        "attempts": [sa.Column("minor", sa.String(length=32), nullable=True)],
+        "resources": [sa.Column("containers", sa.String(length=255), nullable=True)],
+    }
 
 
 _INDEXES = ("output_wanted_at", "requested_at")
@@ -39,10 +45,11 @@ _INDEXES = ("output_wanted_at", "requested_at")
 def upgrade() -> None:
     """Columns that may be null or have defaults, indexes, and tables that the release before does not look at."""
     there = sa.inspect(op.get_bind())
-    known = {column["name"] for column in there.get_columns("pilots")}
-    for column in _columns():
-        if column.name not in known:  # MySQL commits each of them: an upgrade that broke off goes on here
-            op.add_column("pilots", column)
+    for table, columns in _columns().items():
+        known = {column["name"] for column in there.get_columns(table)}
+        for column in columns:
+            if column.name not in known:  # MySQL commits each of them: an upgrade that broke off goes on here
+                op.add_column(table, column)
     indexes = {index["name"] for index in there.get_indexes("pilots")}
     for name in _INDEXES:
         if _index(name) not in indexes:
@@ -78,9 +85,10 @@ def downgrade() -> None:
         op.drop_table(table)
     for name in _INDEXES:
         op.drop_index(_index(name), "pilots")
-    with op.batch_alter_table("pilots") as altered:
-        for column in reversed(_columns()):
-            altered.drop_column(str(column.name))
+    for table, columns in _columns().items():
+        with op.batch_alter_table(table) as altered:
+            for column in reversed(columns):
+                altered.drop_column(str(column.name))
 
 
 def _index(column: str) -> str:
