@@ -13,11 +13,11 @@ from rich.console import Console
 
 from pipeline.cli import offered
 from pipeline.cli.options import Duration, RowId, example, json_option, pass_settings
-from pipeline.cli.output import cells, moment, print_json
+from pipeline.cli.output import cells, moment, print_json, warn
 from pipeline.client import Client, open_client
 from pipeline.errors import ApiUnavailable, NotFound
 from pipeline.settings import Settings
-from schemas.pilot_views import LogWanted, PilotLog
+from schemas.pilot_views import LogWanted, PilotDetail, PilotLog
 
 LOOK = 0.5
 """Seconds between two looks whether the output has come."""
@@ -57,7 +57,8 @@ def _print(found: PilotLog, only: str | None) -> None:
 
 
 def _wait(client: Client, wanted: LogWanted, timeout: float) -> None:
-    """Until what was asked for has come. Raises NotFound where there is nothing, ApiUnavailable after `timeout` s."""
+    """Until what was asked for has come, or nothing does. Raises NotFound where nothing is kept either, ApiUnavailable
+    after `timeout` seconds."""
     pilot_id, since = wanted.pilot_id, time.monotonic()
     with _progress(f"waiting for the output of pilot {pilot_id}") as say:
         while (waited := time.monotonic() - since) < timeout:
@@ -65,16 +66,22 @@ def _wait(client: Client, wanted: LogWanted, timeout: float) -> None:
             if view.output_at is not None and view.output_at != wanted.output_at:
                 return
             if view.output_wanted_at is None:
-                raise NotFound(
-                    f"the batch system {view.batch_system} of {view.site}/{view.queue} has no output of pilot "
-                    f"{pilot_id}: it has not run yet, or was cleaned up there"
-                )
+                _say_nothing_came(view)
+                return
             say(f"waiting for the output of pilot {pilot_id} from {view.site}/{view.queue}: {waited:.0f} s")
             time.sleep(LOOK)
     raise ApiUnavailable(
         f"the output of pilot {pilot_id} did not come within {timeout:g} s; it is still wanted: try "
         f"`penstock pilots log {pilot_id}` later, `penstock pilots show {pilot_id}` says how its queue does"
     )
+
+
+def _say_nothing_came(view: PilotDetail) -> None:
+    """A batch system forgets pilots that have ended, once their output is kept. Raises NotFound where none is kept."""
+    whose = f"the batch system {view.batch_system} of {view.site}/{view.queue} has no output of pilot {view.id}"
+    if view.output_at is None:
+        raise NotFound(f"{whose}: it has not run yet, or was cleaned up there")
+    warn(f"{whose} any more; this was fetched {moment(view.output_at)} UTC")
 
 
 @contextmanager

@@ -227,18 +227,21 @@ def test_a_fresh_log_that_does_not_come_ends_in_one_clear_line(
 def test_a_fresh_log_of_which_the_batch_system_knows_nothing_says_so(
     api: RunningApi, at: building.Site, printed: Callable[..., tuple[str, str]]
 ) -> None:
-    pilot_id = pilot(api, at, "failed")
+    unknown, kept = pilot(api, at, "failed"), pilot(api, at, "done")
+    store(api, kept, "old\n", "")
 
-    def give_up() -> None:
+    def give_up(pilot_id: int) -> None:
         eventually(lambda: row(api, pilot_id).output_wanted_at is not None, within=20)
         mine = update(pilots).where(pilots.c.id == pilot_id).values(output_wanted_at=None)
         api.database.transact(lambda tx: tx.run(mine))
 
-    thread = Thread(target=give_up)
-    thread.start()
-    _out, err = printed("log", str(pilot_id), "--fresh", expect=2)
-    thread.join()
-    assert f"the batch system local of {at.name}/local has no output of pilot {pilot_id}" in err
+    for pilot_id, code, out in ((unknown, 2, ""), (kept, 0, "old\n")):
+        thread = Thread(target=give_up, args=(pilot_id,))
+        thread.start()
+        got, err = printed("log", str(pilot_id), "--fresh", expect=code)
+        thread.join()
+        assert got == out
+        assert f"the batch system local of {at.name}/local has no output of pilot {pilot_id}" in err
 
 
 def test_users_may_look_and_not_touch(
