@@ -25,8 +25,15 @@ class Allowance:
             else:
                 self._rules.append(limit)
 
+    @property
+    def is_endless(self) -> bool:
+        """Whether there is no limit at all."""
+        return not self._free
+
     def rules_of(self, owner: Owner | None) -> tuple[LimitRow, ...]:
         """The rules that count such jobs, at one site or wherever they run."""
+        if not self._rules:
+            return ()
         return tuple(rule for rule in self._rules if counts(rule, owner, rule.selector.site_id, is_granted=True))
 
     def room(self, rules: Sequence[LimitRow], site_id: int) -> float:

@@ -1,0 +1,79 @@
+"""What a site queue may be expected to do: how long its pilots wait, how many it may be trusted with, which of the
+pending ones will come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from statistics import median
+
+from executors.pilots.plans import PlanRules
+from executors.pilots.roll import Roll
+from pipeline.store.provisioning_rows import History, LivePilot, Past
+from schemas.states import PilotState
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """Of one site queue. `pending`: pilots that may be pending there in all, by the queue's record alone."""
+
+    wait: float
+    """Seconds until a pilot that is requested now can be expected."""
+    usual: float
+    """Seconds that pilots have waited of late; where none has started, our patience."""
+    success: float
+    """Part of the pilots that begin to run at all."""
+    pending: int
+    stage: str
+    """In words."""
+    is_dead: bool = False
+
+    @property
+    def speed(self) -> float:
+        """By which queues are weighted."""
+        return self.success / self.wait
+
+
+def prospect(history: History, rolls: Sequence[Roll], nodes: int, rules: PlanRules) -> Prospect:
+    """By its history and its live pilots. Nothing known: a few pilots; what starts earns four times as many, so that
+    a queue that starts pilots gets all that it may within a few rounds of its queue time."""
+    pending = [age for roll in rolls for age in roll.ages()]
+    started = max(history.started, sum(roll.began for roll in rolls))
+    usual = max(rules.patience if history.queue_time is None else history.queue_time, rules.least_wait)
+    wait = max(usual, median(pending)) if pending else usual
+    ended = f"{started} started of {history.submitted} of late"
+    if started:
+        success = started / (started + history.stillborn)
+        most = max(rules.probes * nodes, rules.growth * started)
+        words = ended if not history.stillborn else f"{ended}, {history.stillborn} failed to start"
+        return Prospect(wait, usual, success, most, words)
+    if history.stillborn:
+        words = f"none started of {history.submitted} of late, {history.stillborn} failed to start"
+        return Prospect(wait, usual, 1 / (1 + history.stillborn), nodes, words, is_dead=True)
+    words = "none started yet" if history.submitted or pending else "not tried of late"
+    return Prospect(wait, usual, 1.0, rules.probes * nodes, words)
+
+
+def held_off(prospect_: Prospect, past: Past | None, now: datetime) -> datetime | None:
+    """Until when a dead queue gets no probe; None: it may get one, or is alive."""
+    if not prospect_.is_dead or past is None or past.hold_until is None or past.hold_until <= now:
+        return None
+    return past.hold_until
+
+
+def next_hold(history: History, now: datetime, rules: PlanRules) -> datetime:
+    """When a dead queue that gets a probe now may get the next one."""
+    seconds = min(rules.first_hold * 2.0 ** min(history.stillborn, 30), rules.longest_hold)
+    return now + timedelta(seconds=seconds)
+
+
+def coming(pilots: Sequence[LivePilot], usual: float, rules: PlanRules) -> int:
+    """How many of these pending pilots can be counted on: surely the ones that have waited as long as is usual or a few
+    times that, and ever fewer of the older ones. Held ones are not."""
+    sure, never = rules.sure_until * usual, rules.unsure_after * usual
+    expected = 0.0
+    for pilot in pilots:
+        if pilot.state is not PilotState.HELD:
+            expected += 1.0 if pilot.age <= sure else max((never - pilot.age) / (never - sure), 0.0)
+    return int(expected + 0.5)
