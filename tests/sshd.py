@@ -37,16 +37,8 @@ class SshServer(Server):
         super().__init__(folder)
         self.port = free_port()
         for key in ("host_key", "client_key"):
-            command = [
-                find_program(["ssh-keygen"], "openssh-client"),
-                "-q",
-                "-t",
-                "ed25519",
-                "-N",
-                "",
-                "-f",
-                folder / key,
-            ]
+            program = find_program(["ssh-keygen"], "openssh-client")
+            command = [program, "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)]
             subprocess.run(command, check=True, timeout=STARTUP)
         set_env = "".join(f'SetEnv "{name}={value}"\n' for name, value in variables.items())
         (folder / "sshd_config").write_text(_CONF.format(port=self.port, folder=folder) + set_env)

@@ -16,9 +16,14 @@ class BatchSite(Protocol):
 
     kind: str
     """The entry point of `penstock.batch_systems`."""
-    options: Mapping[str, Any]
-    """The queue's options in the sites file."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The queue's options in the sites file, as they are to be now."""
+
     data_dir: Path
+    notes: Path
+    """A folder where its pilots may write, under the same path here as on its nodes."""
 
     def down(self) -> None:
         """Stop the server: calls must raise BatchSystemUnavailable. What it holds is kept."""
@@ -30,8 +35,8 @@ class BatchSite(Protocol):
         """Have a queued or running pilot held, as the system does it itself or its administrator would."""
 
     def fill(self, *, full: bool) -> None:
-        """`full`: nothing more starts to run or, where the system knows such a limit, no more than a few are taken,
-        so that what is submitted stays queued; else as usual."""
+        """`full`: nothing more starts to run, so that what is submitted stays queued; or no more than a few pilots are
+        taken. Else as usual: what waits is started. The suite opens its queue again after this."""
 
 
 def open_queue(site: BatchSite, **options: object) -> BatchSystem:
