@@ -23,7 +23,7 @@ from schemas.states import PILOT_FINAL, PILOT_PENDING, PilotState
 
 _TAGS = UUID("6f1c2a52-6a0e-4b57-9f6e-0d6b1f5f7c11")
 """Of which the tags are made that an Idempotency-Key stands for."""
-_COUNTED = tuple(state for state in PilotState if state not in PILOT_FINAL | {PilotState.LOST})
+_LIVE = tuple(state for state in PilotState if state not in PILOT_FINAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ def _counted(tx: Transaction, cap: Cap, since: datetime) -> _There:
     covered = [] if cap.vo_id is None else [pilots.c.vo_id == cap.vo_id]
     if cap.queues is not None:
         covered.append(pilots.c.site_queue_id.in_(sorted(cap.queues)))
-    of_states = select(pilots.c.state, func.count().label("many")).where(pilots.c.state.in_(_COUNTED), *covered)
+    of_states = select(pilots.c.state, func.count().label("many")).where(pilots.c.state.in_(_LIVE), *covered)
     many = {row.state: row.many for row in tx.rows(of_states.group_by(pilots.c.state))}
     new = 0
     if cap.limits.max_submissions is not None:

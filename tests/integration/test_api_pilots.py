@@ -213,7 +213,7 @@ def test_orders_that_come_at_once_keep_within_the_limit(database: Database) -> N
 @pytest.mark.parametrize(
     ("queue", "limit"),
     [
-        ({"max_pilots": 3}, "max_pilots of queue {label} is 3 and 2 pilots are there: no room for 2 more"),
+        ({"max_pilots": 4}, "max_pilots of queue {label} is 4 and 3 pilots are there: no room for 2 more"),
         ({"max_pending_pilots": 2}, "max_pending_pilots of queue {label} is 2 and 1 pilots do not run yet"),
         ({"max_held_pilots": 1}, "max_held_pilots of queue {label} is 1 and 1 pilots are held"),
         ({"max_submissions": 1}, "max_submissions of queue {label} is 1"),
