@@ -1,18 +1,21 @@
-"""What a node would get now: a question that matching answers, found by its entry point, since it lies above us."""
+"""Questions that executors answer, found by their entry points, since they lie above us: what a node would get now, and
+which pilots would be requested now."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from typing import Any
 
 from pipeline.errors import BadSettings
 from pipeline.settings import Settings
 from pipeline.store.database import Transaction
 from schemas.match_views import MatchRequest, MatchView
+from schemas.plan_views import PlanView
 
 GROUP = "penstock.previews"
-"""The group of entry points; `matching` is the one that is asked."""
+"""The group of entry points; `matching` and `provisioning` are the ones that are asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +30,23 @@ Preview = Callable[[Transaction, Settings, Question], MatchView]
 """Answers within a transaction that only reads: nothing is locked, nothing is assigned."""
 
 
+PlanPreview = Callable[[Transaction, Settings, int], PlanView]
+"""What provisioning would do now, as the VO of this id may see it; it only reads, too."""
+
+
 def find_preview() -> Preview:
     """The entry point `matching` of `penstock.previews`. Raises BadSettings when nothing of that name is installed."""
-    for entry in entry_points(group=GROUP, name="matching"):
-        preview: Preview = entry.load()
-        return preview
-    raise BadSettings(f"nothing answers this: no entry point `matching` of {GROUP} is installed")
+    preview: Preview = _find("matching")
+    return preview
+
+
+def find_plan_preview() -> PlanPreview:
+    """The entry point `provisioning`. Raises BadSettings when nothing of that name is installed."""
+    preview: PlanPreview = _find("provisioning")
+    return preview
+
+
+def _find(name: str) -> Any:
+    for entry in entry_points(group=GROUP, name=name):
+        return entry.load()
+    raise BadSettings(f"nothing answers this: no entry point `{name}` of {GROUP} is installed")

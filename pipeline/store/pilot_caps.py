@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from sqlalchemy import delete, insert, select, update
 
@@ -53,9 +52,11 @@ def wanted_caps(file: SitesFile) -> Mapping[Key, str]:
     return {key: limits.model_dump_json(exclude_defaults=True) for key, limits in found.items() if limits != _NONE}
 
 
-def known_caps(tx: Transaction) -> Mapping[Key, Any]:
-    """The rows as they are, by kind and name."""
-    return {(row.kind, row.name): row for row in tx.lock(select(pilot_caps).order_by(pilot_caps.c.id))}
+def known_caps(tx: Transaction, *, is_dry_run: bool) -> Mapping[Key, str]:
+    """The rows as they are, locked unless nothing will be written."""
+    query = select(pilot_caps).order_by(pilot_caps.c.id)
+    rows = tx.rows(query) if is_dry_run else tx.lock(query)
+    return {(row.kind, row.name): row.body for row in rows}
 
 
 def put_cap(tx: Transaction, key: Key, body: str | None) -> None:

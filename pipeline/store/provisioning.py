@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, case, exists, func, literal_column, select, update
@@ -62,6 +63,17 @@ def busy_queues(tx: Transaction) -> list[int]:
     wanted = exists().where(mine, pilots.c.output_wanted_at.is_not(None))
     query = select(site_queues.c.id).where(free, site_queues.c.dead_letter_id.is_(None), live | wanted)
     return [row.id for row in tx.rows(query.order_by(site_queues.c.id))]
+
+
+def vo_names(tx: Transaction) -> Mapping[int, str]:
+    """The VOs' names by id."""
+    return {row.id: row.name for row in tx.rows(select(vos.c.id, vos.c.name))}
+
+
+def backoffs(tx: Transaction) -> Mapping[int, datetime]:
+    """Until when site queues back off that do so now."""
+    query = select(site_queues.c.id, site_queues.c.backoff_until).where(site_queues.c.backoff_until > tx.now)
+    return {row.id: row.backoff_until for row in tx.rows(query)}
 
 
 def histories(tx: Transaction) -> Mapping[int, History]:
@@ -124,7 +136,7 @@ def _rooms(tx: Transaction) -> Iterator[Room]:
         .order_by(site_queues.c.id)
     )
     for row in tx.rows(query):
-        entry = SiteQueueEntry.model_validate_json(row.entry)
+        entry = _entry(row.entry)
         trouble = _trouble(row, tx.now) or (resting[row.id][1] if row.id in resting else "")
         for vo in [known[name] for name in entry.vos if name in known]:
             everybody, own = (row.id, None), (row.id, vo.id)
@@ -140,6 +152,12 @@ def _rooms(tx: Transaction) -> Iterator[Room]:
                 share=vo.share,
                 banned=is_banned,
             )
+
+
+@lru_cache(maxsize=5_000)
+def _entry(body: str) -> SiteQueueEntry:
+    """Parsed once, and the same object from cycle to cycle, by which plans know it again."""
+    return SiteQueueEntry.model_validate_json(body)
 
 
 def _trouble(row: Any, now: datetime) -> str:

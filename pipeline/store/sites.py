@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Row, Table, case, delete, func, insert, select, update
 
+from pipeline.store import pilot_caps
 from pipeline.store.bans import Scope, Terms, allow, ban, end_bans
 from pipeline.store.database import Transaction
 from pipeline.store.held import wake_held
@@ -53,6 +54,7 @@ def apply(tx: Transaction, wanted: SitesFile, *, data_dir: Path, dry_run: bool =
         if changed and site.name in known:
             work.note(f"site {site.name}", work.changed)
         _apply_queues(work, site, site_id)
+    _apply_caps(work, wanted)
     left_out = {row.id: row for name, row in known.items() if name not in {site.name for site in wanted.sites}}
     for site_id, row in left_out.items():
         work.undeclare(f"site {row.name}", sites, row)
@@ -205,6 +207,23 @@ def _apply_shares(work: _Work, shares: Mapping[str, float]) -> None:
             work.run(update(vos).where(vos.c.id == row.id).values(share=share))
 
 
+def _apply_caps(work: _Work, wanted: SitesFile) -> None:
+    """Limits of pilots as a whole: what the file does not say is not there."""
+    known, wishes = pilot_caps.known_caps(work.tx, is_dry_run=work.dry_run), pilot_caps.wanted_caps(wanted)
+    for key in sorted({*known, *wishes}):
+        body = wishes.get(key)
+        if body == known.get(key):
+            continue
+        label = f"pilots {pilot_caps.label_of(*key)}"
+        if key[0] != pilot_caps.META:
+            work.note(label, work.changed)
+        else:
+            where = work.removed if body is None else work.changed if key in known else work.added
+            work.note(pilot_caps.label_of(*key), where)
+        if not work.dry_run:
+            pilot_caps.put_cap(work.tx, key, body)
+
+
 def _apply_queues(work: _Work, site: SiteEntry, site_id: int | None) -> None:
     known = {} if site_id is None else _queues(work.tx, site_id)
     for entry in site.queues:
@@ -229,9 +248,11 @@ def _warnings(tx: Transaction, wanted: SitesFile) -> list[str]:
     """What may well be meant, but will not work as long as it stays so."""
     known_vos = {row.name for row in tx.rows(select(vos.c.name))}
     strangers = sorted(wanted.vo_shares.keys() - known_vos)
+    unlimited = sorted(wanted.vo_pilots.keys() - known_vos)
     systems = {entry.name for entry in entry_points(group="penstock.batch_systems")}
     kinds = {entry.name for entry in entry_points(group="penstock.storages")}
     found = [f"vo_shares: there is no VO {name!r} yet" for name in strangers]
+    found += [f"vo_pilots: there is no VO {name!r} yet" for name in unlimited]
     found += [
         f"storage {storage.name}: no storage of kind {storage.kind!r} is installed here"
         for storage in wanted.storages
