@@ -26,9 +26,9 @@ _log = get_logger("pilots")
 class Bounds:
     """How many threads there are, and for how long they are waited for. Seconds."""
 
-    working: int = 128
+    working: int = 200
     """Threads that work at a time."""
-    hanging: int = 128
+    hanging: int = 64
     """Threads that were given up, beside those. More of them take the places of working ones."""
     answer: float = 120.0
     """Until work is given up."""

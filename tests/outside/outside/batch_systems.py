@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 
 from executors.pilots.port import BatchAnswer, BatchState, PilotOutput, PilotRequest, QueueSettings, Submission
 from executors.pilots.program import PilotProgram
+from pipeline.errors import BatchSystemUnavailable
 
 
 class SlowBatchSystem:
-    """Answers each call after `seconds`, or never where it `hangs`. What it has is files of its folder.
+    """What it has is files of its folder; all of them are queued, for ever.
 
-    Options: `seconds`; `hangs`; `room`: it takes no more than so many pilots.
+    Options: `seconds` that a call takes; `hangs`: a file without which no call comes back; `room`: pilots that one
+    submission may bring; `proxy_ends_at`: of all pilots; `raises`: what it is that it says instead of an answer.
     """
 
     def __init__(self, queue: QueueSettings) -> None:
@@ -23,10 +27,14 @@ class SlowBatchSystem:
         assert program.command
         self._take_time()
         self._folder.mkdir(parents=True, exist_ok=True)
-        room = int(self._options.get("room", len(requests)))
-        for request in requests[:room]:
+        taken = requests[: int(self._options.get("room", len(requests)))]
+        if not taken:
+            raise BatchSystemUnavailable("the queue is full")
+        for request in taken:
             (self._folder / request.tag).touch()
-        return {request.tag: Submission(f"slow-{request.tag}") for request in requests[:room]}
+        ends_at = self._options.get("proxy_ends_at")
+        ends = None if ends_at is None else datetime.fromisoformat(ends_at)
+        return {request.tag: Submission(f"slow-{request.tag}", ends) for request in taken}
 
     def poll(self, tags: Sequence[str]) -> Mapping[str, BatchAnswer]:
         self._take_time()
@@ -44,5 +52,10 @@ class SlowBatchSystem:
         return {tag: PilotOutput(f"I am {tag}\n", "") for tag in known}
 
     def _take_time(self) -> None:
-        hangs = self._options.get("hangs", False)
-        threading.Event().wait(None if hangs else float(self._options.get("seconds", 0)))
+        never = threading.Event()
+        never.wait(float(self._options.get("seconds", 0)))
+        hangs = self._options.get("hangs")
+        while hangs is not None and not Path(hangs).exists():
+            never.wait(0.02)
+        if "raises" in self._options:
+            raise LookupError(self._options["raises"])
