@@ -31,6 +31,7 @@ from schemas.pilot_views import (
     PilotSelection,
     PilotsOrdered,
 )
+from schemas.plan_views import PlanQuery, PlanView
 from schemas.policy import Policy
 from schemas.share_views import LimitsView, PolicyDiff, PolicyView, SharesView
 from schemas.site_views import Allowed, AllowRequest, BanRequest, BanView, OnlyRequest, SitesDiff, SitesView
@@ -224,6 +225,10 @@ class Client:
     def kill_pilots(self, selection: PilotKill) -> PilotsChanged:
         """Drain pilots, or end them at once. Raises BadInput for an empty selection, NotFound."""
         return self.post("/v1/pilots/kill", PilotsChanged, selection)
+
+    def plan(self, query: PlanQuery | None = None) -> PlanView:
+        """What provisioning would do now; nothing is done."""
+        return self.get("/v1/provisioning/plan", PlanView, query)
 
     def policy(self) -> PolicyView:
         """The VO's shares and limits as they were applied last."""

@@ -1,5 +1,4 @@
-"""Questions that executors answer, found by their entry points, since they lie above us: what a node would get now, and
-which pilots would be requested now."""
+"""Questions about what would be done now, answered by what does it: found by entry point, since it lies above us."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ GROUP = "penstock.previews"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Who asks, and what about."""
+    """Who asks, and about which node."""
 
     vo_id: int
     request: MatchRequest
@@ -28,14 +27,12 @@ class Question:
 
 Preview = Callable[[Transaction, Settings, Question], MatchView]
 """Answers within a transaction that only reads: nothing is locked, nothing is assigned."""
-
-
 PlanPreview = Callable[[Transaction, Settings, int], PlanView]
-"""What provisioning would do now, as the VO of this id may see it; it only reads, too."""
+"""The same of pilots, for a VO by its id: nothing is requested. Raises DemandUnknown."""
 
 
 def find_preview() -> Preview:
-    """The entry point `matching` of `penstock.previews`. Raises BadSettings when nothing of that name is installed."""
+    """The entry point `matching`. Raises BadSettings when nothing of that name is installed."""
     preview: Preview = _find("matching")
     return preview
 

@@ -10,6 +10,13 @@ from schemas.campaign import Model
 from schemas.states import PilotState
 
 
+class PlanQuery(Model):
+    """GET /v1/provisioning/plan: of which site queues it is told; all of them are planned."""
+
+    site: str | None = None
+    queue: str | None = Field(default=None, description="a site queue's name")
+
+
 class PlanRow(Model):
     """One site queue as the plan sees it for one VO."""
 
@@ -37,6 +44,6 @@ class PlanView(Model):
     is_sure: bool = Field(description="whether the demand is known to be all: nothing goes while it is not")
     waiting_jobs: int = Field(description="of the VO, wherever they could run")
     waiting_cores: int
-    request: int = Field(description="over all site queues; likewise the next two")
+    request: int = Field(description="over all site queues that are told of; likewise the next two")
     remove: int
     drain: int

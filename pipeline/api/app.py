@@ -18,6 +18,7 @@ from pipeline.api import (
     pilot_routes,
     policy_routes,
     problems,
+    provisioning_routes,
     sites_routes,
     system_routes,
     telemetry,
@@ -39,6 +40,7 @@ _ROUTERS = (
     match_routes.router,
     pilot_list_routes.router,
     pilot_command_routes.router,
+    provisioning_routes.router,
     pilot_routes.router,
     health_routes.router,
 )

@@ -18,6 +18,7 @@ from pipeline.errors import (
     BrokerUnavailable,
     Conflict,
     DatabaseUnavailable,
+    DemandUnknown,
     Forbidden,
     NotFound,
     PenstockError,
@@ -40,6 +41,7 @@ _STATUS: Mapping[type[PenstockError], HTTPStatus] = {
     BrokerUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     StorageUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     BatchSystemUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    DemandUnknown: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _HEADERS: Mapping[HTTPStatus, Mapping[str, str]] = {
     HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},

@@ -12,6 +12,7 @@ from pipeline.cli.output import cells, print_json, show_list, warn
 from pipeline.cli.pilot_commands import drain, kill
 from pipeline.cli.pilot_log import log
 from pipeline.cli.pilot_page import show_pilot
+from pipeline.cli.pilot_plan import plan
 from pipeline.cli.remote import asked, gather
 from pipeline.cli.words import counted
 from pipeline.client import open_client
@@ -26,7 +27,7 @@ _COLUMNS = (
 )
 
 
-@click.group(epilog=example("penstock pilots list --state running", "penstock pilots show 7"))
+@click.group(epilog=example("penstock pilots list --state running", "penstock pilots plan"))
 def pilots() -> None:
     """List, show, submit, drain and kill pilots; show what is planned."""
 
@@ -95,6 +96,7 @@ def submit(settings: Settings, /, *, place: str, count: int) -> None:
     click.echo(f"{counted(len(made.pilot_ids), 'pilot')} requested on {place}: {which}")
 
 
+pilots.add_command(plan)
 pilots.add_command(log)
 pilots.add_command(drain)
 pilots.add_command(kill)

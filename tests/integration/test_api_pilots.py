@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -20,10 +21,12 @@ from pipeline.store.pilot_requests import Order, request
 from pipeline.store.tables import pilot_caps, pilots, site_queues
 from schemas.api import Role
 from schemas.pilot_views import PilotKill, PilotOrder, PilotQuery, PilotSelection
+from schemas.plan_views import PlanQuery
 from schemas.sites import MetaSiteEntry, PilotCaps
 from schemas.states import PilotState
 from tests import building
 from tests.api_server import RunningApi, running_api
+from tests.backlog import person, waiting
 from tests.pilot_rows import match
 from tests.submitting import all_jobs, array, submit, user
 
@@ -344,6 +347,35 @@ def test_a_log_is_asked_for_fetched_and_read_again_only_when_it_has_changed(api:
             .json()["stdout"]
             .endswith("ended\n")
         )
+
+
+def test_the_plan_is_told_and_nothing_of_it_is_done(api: RunningApi, shared_api: RunningApi) -> None:
+    at, other = place(api), place(api)
+    foreign = shared_api.in_new_vo()
+    place(foreign)
+    waiting(api.database, person(api.database, api.vo), 3, requirements={"sites": [at.name]})
+    with api.client(Role.MONITOR) as client:
+        view = client.plan()
+        assert {row.site: (row.waiting_jobs, row.request) for row in view.items} == {
+            at.name: (3, 1),
+            other.name: (0, 0),
+        }
+        assert (view.waiting_jobs, view.request, view.is_sure) == (3, 1, True)
+        assert all(row.why for row in view.items)
+        narrow = client.plan(PlanQuery(site=other.name, queue="local"))
+        assert ([row.site for row in narrow.items], narrow.request) == ([other.name], 0)
+        assert client.plan(PlanQuery(queue="nothing")).items == ()
+        assert client.pilots().items == ()
+
+
+def test_a_plan_without_a_reading_of_the_demand_is_503(tmp_path: Path) -> None:
+    with (
+        running_api(tmp_path, demand_sources=("nobody",)) as blind,
+        blind.http(blind.token(Role.USER)) as http,
+    ):
+        answer = http.get("/v1/provisioning/plan")
+    assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+    assert "no demand source 'nobody' is installed" in answer.json()["detail"]
 
 
 def test_a_selection_must_name_something_that_is_there(api: RunningApi) -> None:

@@ -21,6 +21,7 @@ from schemas.sites import MetaSiteEntry, PilotCaps
 from schemas.states import PilotState
 from tests import building
 from tests.api_server import RunningApi, running_api
+from tests.backlog import person, waiting
 from tests.waiting import eventually
 
 Say = Callable[..., str]
@@ -254,6 +255,23 @@ def test_users_may_look_and_not_touch(
         assert "is for operator; your token's role is user" in refused(*words)
 
 
+def test_the_plan_is_a_line_for_each_queue_with_the_reason(
+    api: RunningApi, at: building.Site, printed: Callable[..., tuple[str, str]], said: Say
+) -> None:
+    waiting(api.database, person(api.database, api.vo), 2, requirements={"sites": [at.name]})
+    pilot(api, at, "held")
+    out, err = printed("plan", "--site", at.name)
+    head, row = out.splitlines()
+    assert head.split() == ["SITE", "QUEUE", "WAITING", "RUNNING", "IDLE", "PENDING", "HELD", "WANTED", "PLAN", "WHY"]
+    assert row.split()[:7] == [at.name, "local", "2", "0", "-", "1", "1"]
+    assert "2 jobs wait" in row
+    assert err.startswith("2 jobs of your VO wait for 2 cores: ")
+    (shown,) = json.loads(said("plan", "--queue", "local", "--json"))["items"]
+    assert (shown["site"], shown["waiting_jobs"]) == (at.name, 2)
+    out, err = printed("plan", "--site", "NOWHERE")
+    assert (len(out.splitlines()), err.splitlines()[0][:14]) == (1, "no site queues")
+
+
 def test_sites_are_listed_with_the_limits_over_several_queues(
     api: RunningApi, at: building.Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -303,4 +321,4 @@ def test_a_shell_completes_ids_sites_queues_and_states(
 def test_every_command_of_pilots_is_there() -> None:
     group = cli.get_command(click.Context(cli), "pilots")
     assert isinstance(group, click.Group)
-    assert set(group.commands) == {"list", "show", "log", "submit", "drain", "kill"}
+    assert set(group.commands) == {"list", "show", "plan", "log", "submit", "drain", "kill"}
