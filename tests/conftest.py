@@ -13,6 +13,8 @@ from hypothesis import settings
 from pipeline.store.database import Database
 from pipeline.store.tables import metadata
 from tests.activemq import ActiveMqServer, running_activemq
+from tests.arex import ArexServer, running_arex
+from tests.htcondor import HtcondorPool, running_htcondor
 from tests.rabbitmq import RabbitMqServer, running_rabbitmq
 from tests.servers import MariaDbServer, RedisServer, running_mariadb, running_redis
 from tests.slurm import SlurmServer, running_slurm
@@ -68,6 +70,20 @@ def activemq_server() -> Iterator[ActiveMqServer]:
 def slurm_server() -> Iterator[SlurmServer]:
     """A private Slurm without accounting, shared by all tests of the session; a test removes its own jobs."""
     with running_slurm() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def htcondor_pool() -> Iterator[HtcondorPool]:
+    """A private HTCondor pool of 20 cores, shared by all tests of the session; a test removes its own jobs."""
+    with running_htcondor() as pool:
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def arex_server() -> Iterator[ArexServer]:
+    """A private ARC compute element, shared by all tests of the session; its jobs run as nobody."""
+    with running_arex() as server:
         yield server
 
 

@@ -1,17 +1,19 @@
 """A private real HTCondor pool for tests: collector, negotiator, schedd and startd on one port of 127.0.0.1.
 
 HTCondor is not in Debian 12: unless a `condor_master` is on PATH, the pool lives in a chroot of Debian 13, which is
-made once (about a minute) and kept in `build/htcondor-pool`. Each pool has folders, a port and keys of its own, and a
-mount and a process namespace: nothing stays mounted or running when it, or the run, is killed.
+made once (about a minute) and kept in `build/htcondor-pool`. Each pool has folders, a port and keys of its own, a mount
+namespace, and a keeper that ends all of its processes: nothing stays mounted or running when the run is killed.
 """
 
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import secrets
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +34,6 @@ USER = "nobody"
 """Jobs run as this user."""
 USER_ID = 65534
 
-# debootstrap mounts things into its target, which must go when it is killed: so all of it is in namespaces, too
 _MAKE_CHROOT = """
 debootstrap --variant=minbase trixie "$1"
 printf '#!/bin/sh\\nexit 101\\n' > "$1/usr/sbin/policy-rc.d"
@@ -137,7 +138,13 @@ class HtcondorPool(Server):
         self.port = free_port()
         self._root = pool_root()
         self._folders = folders
+        self._versions = itertools.count(1)
         self._size = {"cores": cores, "memory": memory}
+
+    @property
+    def shared(self) -> Path:
+        """A folder that its jobs may write to."""
+        return self.folder / "shared"
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -150,7 +157,7 @@ class HtcondorPool(Server):
         for name, mode, owner in (
             *((name, 0o755, condor) for name in ("log", "lock", "run", "spool")),
             *((name, 0o700, 0) for name in ("cred", "keys", "tokens")),
-            *((name, 0o1777, 0) for name in ("execute", "tmp")),
+            *((name, 0o1777, 0) for name in ("execute", "tmp", "shared")),
         ):
             made = self.folder / name
             made.mkdir()
@@ -170,11 +177,11 @@ class HtcondorPool(Server):
         )
 
     def command(self) -> list[str]:
-        return [
-            *_NAMESPACES,
+        start = [
             *("env", f"CONDOR_CONFIG={self.folder / 'condor_config'}", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"),
             *("sh", "-ec", _START, "sh", str(self._root), str(self.folder), *map(str, self._folders)),
         ]
+        return _kept(start)
 
     def answers(self) -> bool:
         if not self._daemons("condor_startd"):
@@ -198,10 +205,13 @@ class HtcondorPool(Server):
         assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def configure(self, daemon: str, **settings: object) -> None:
-        """Change settings of a daemon of the running pool; they replace those that were given before."""
-        (self.folder / "extra").write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
-        self.ask("condor_reconfig", "-daemon", daemon)
+    def configure(self, **settings: object) -> None:
+        """Change settings of the running schedd; they replace those that were given before."""
+        version = str(next(self._versions))
+        lines = [f"{name} = {value}\n" for name, value in {**settings, "CONFIGURED": version}.items()]
+        (self.folder / "extra").write_text("".join(lines))
+        self.ask("condor_reconfig", "-daemon", "schedd")
+        eventually(lambda: self._run("condor_config_val", "-schedd", "CONFIGURED").stdout.strip() == version)
 
     def schedd_down(self) -> None:
         """Stop the schedd. Its queue is kept, and running jobs run on."""
@@ -225,18 +235,17 @@ class HtcondorPool(Server):
 
     def _daemons(self, name: str) -> list[psutil.Process]:
         below = psutil.Process(self.pid).children(recursive=True)
-        return [process for process in below if process.name() == name]
+        return [process for process in below if _name(process) == name]
 
     @property
-    def _init(self) -> int:
-        """The pool's condor_master, the first process of its namespace: with it all others end."""
-        (master,) = self._daemons("condor_master")
-        return master.pid
+    def _master(self) -> int:
+        (master,) = [child for child in psutil.Process(self.pid).children() if _name(child) == "condor_master"]
+        return int(master.pid)
 
     def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [
-                *("nsenter", "--target", str(self._init), "--mount", "--pid", "--root", "--wd"),
+                *("nsenter", "--target", str(self._master), "--mount", "--root", "--wd"),
                 *("env", "-i", f"CONDOR_CONFIG={self.folder / 'condor_config'}", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"),
                 *("_CONDOR_SEC_CLIENT_AUTHENTICATION_METHODS=FS", *command),
             ],
@@ -248,18 +257,45 @@ class HtcondorPool(Server):
         (found,) = [int(line.split(":")[2]) for line in users if line.startswith("condor:")]
         return found
 
-    def _end(self, signum: int) -> None:
-        """Jobs get no time to end: nobody minds them any more. `signum` makes no difference."""
-        if self._process is not None and psutil.pid_exists(self._process.pid):
-            for process in psutil.Process(self._process.pid).children():
-                process.kill()
-        super()._end(signum)
+    def kill(self) -> None:
+        """As `stop`: the jobs get no time to end in any case, and nothing may be left."""
+        self.stop()
 
 
-_NAMESPACES = (
-    *("setpriv", "--pdeathsig", "KILL"),
-    *("unshare", "--mount", "--pid", "--fork", "--kill-child=KILL"),
-)
+def _name(process: psutil.Process) -> str:
+    try:
+        return str(process.name())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+# Ends all that it has started when it is told to, or when whoever started it has died.
+_KEEPER = """
+import ctypes, os, signal, subprocess, sys, threading, psutil
+told = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: told.set())
+libc = ctypes.CDLL(None)
+libc.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what loses its parent is ours
+libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+first = subprocess.Popen(sys.argv[2:]) if os.getppid() == int(sys.argv[1]) else None
+code = None if first else 1
+while code is None and not told.wait(0.05):
+    while code is None and (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)):
+        code = ended.si_status if ended.si_pid == first.pid else None
+while below := psutil.Process().children(recursive=True):
+    for process in below:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            pass
+    psutil.wait_procs(below, timeout=1)
+sys.exit(code or 0)
+"""
+
+
+def _kept(command: Sequence[str]) -> list[str]:
+    """A command in a mount namespace of its own, which ends with all that it starts when this process ends."""
+    return [sys.executable, "-c", _KEEPER, str(os.getpid()), "unshare", "--mount", *command]
 
 
 def pool_root() -> Path:
@@ -283,7 +319,7 @@ def _make_chroot(root: Path) -> None:
     half = root.with_name(f"{root.name}.half")
     shutil.rmtree(half, ignore_errors=True)
     done = subprocess.run(
-        [*_NAMESPACES, "sh", "-ec", _MAKE_CHROOT, "sh", str(half)],
+        _kept(["sh", "-ec", _MAKE_CHROOT, "sh", str(half)]),
         check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=BUILD_TIME,
     )  # fmt: skip
     assert done.returncode == 0, f"no chroot with HTCondor could be made:\n{done.stdout[-4000:]}"

@@ -173,12 +173,11 @@ def submit_words(label: str, entry: SiteQueueEntry, options: HtcondorOptions) ->
 
 
 def _requirements(entry: SiteQueueEntry, options: HtcondorOptions) -> str:
-    """Never started again after an eviction: its jobs run elsewhere by then. Without `Arch` that of our own machine
-    would be asked for."""
-    terms = [f"(MY.NumJobStarts ?: 0) <= MY.{STARTS}"]
-    if entry.architecture.name:
-        name = entry.architecture.name
-        terms.append(f'TARGET.Arch == "{_ARCHITECTURES.get(name, name)}"')
+    """Never started again after an eviction: its jobs run elsewhere by then. Without a word about `Arch`, nodes like
+    our own machine would be asked for."""
+    name = entry.architecture.name
+    arch = "isnt undefined" if name is None else f'== "{_ARCHITECTURES.get(name, name)}"'
+    terms = [f"(MY.NumJobStarts ?: 0) <= MY.{STARTS}", f"TARGET.Arch {arch}"]
     if options.requirements:
         terms.append(f"({options.requirements})")
     return " && ".join(terms)

@@ -29,7 +29,9 @@ from executors.pilots.htcondor_ads import (
     COMPLETED,
     ENDED,
     FORGOTTEN,
+    HELD,
     REMOVED,
+    SPOOLING_HOLD,
     STARTS,
     TAG,
     Phase,
@@ -42,6 +44,8 @@ Ads = dict[str, dict[str, Any]]
 """Attributes by tag."""
 
 _PR_SET_PDEATHSIG = 1
+_PAUSE = 0.02
+_CUT_OFF = f"JobStatus == {HELD} && HoldReasonCode == {SPOOLING_HOLD}"
 _TOLD_ROOM = re.compile(r"expected next ProcId to be (\d+), but Schedd says -[234]\b")
 _LIMIT = re.compile(r"MAX_JOBS_\w+ exceeded|Schedd says -[234]\b")
 _LIMITS = {"-2": "MAX_JOBS_SUBMITTED", "-3": "MAX_JOBS_PER_OWNER", "-4": "MAX_JOBS_PER_SUBMISSION"}
@@ -85,13 +89,12 @@ def _locate(order: Order) -> classad2.ClassAd:
     if order["address"]:
         return classad2.ClassAd({"MyAddress": _contact(order["address"]), "CondorVersion": ""})
     pool = htcondor2.Collector(order["collector"]) if order["collector"] else htcondor2.Collector()
-    try:
-        if order["schedd"]:
-            return pool.locate(htcondor2.DaemonType.Schedd, order["schedd"])
-        return pool.locate(htcondor2.DaemonType.Schedd)
-    except htcondor2.HTCondorException as error:
+    wanted = [order["schedd"]] if order["schedd"] else []
+    found = pool.locate(htcondor2.DaemonType.Schedd, *wanted)
+    if found is None:  # the bindings would take it for this machine's schedd
         there = f"collector {order['collector']}" if order["collector"] else "the collector of this machine's pool"
-        raise LookupError(f"{there} knows no schedd {order['schedd'] or 'of this machine'}: {error}") from error
+        raise LookupError(f"{there} knows no schedd {order['schedd'] or 'of this machine'}")
+    return found
 
 
 def _contact(address: str) -> str:
@@ -104,9 +107,8 @@ def _contact(address: str) -> str:
 def submit(schedd: htcondor2.Schedd, order: Order) -> dict[str, Any]:
     """Submit the tags that are not known, in one cluster if the limits of the schedd allow it; release held ones."""
     tags: list[str] = order["tags"]
-    queued, ended = _in_queue(schedd, tags), _in_history(schedd, tags, order["history"])
-    _forget(schedd, [ad for ad in queued.values() if phase(ad) is Phase.SPOOLING])
-    known = ended | {tag: ad for tag, ad in queued.items() if phase(ad) is not Phase.SPOOLING}
+    queued = _without_cut_off(schedd, tags)
+    known = _in_history(schedd, [tag for tag in tags if tag not in queued], order["history"]) | queued
     _release(schedd, [ad for ad in known.values() if phase(ad) is Phase.HELD])
     taken = {tag: job_id(ad) for tag, ad in known.items()}
     new = [tag for tag in tags if tag not in known]
@@ -130,7 +132,10 @@ def submit(schedd: htcondor2.Schedd, order: Order) -> dict[str, Any]:
 def _submit_cluster(schedd: htcondor2.Schedd, words: dict[str, str], tags: Sequence[str]) -> dict[str, str]:
     result = schedd.submit(htcondor2.Submit(words), spool=True, itemdata=iter([{"tag": tag} for tag in tags]))
     schedd.spool(result)
-    return {tag: f"{result.cluster()}.{number}" for number, tag in enumerate(tags, result.first_proc())}
+    cluster = result.cluster()
+    while schedd.query(f"ClusterId == {cluster} && {_CUT_OFF}", ["ClusterId"], limit=1):
+        time.sleep(_PAUSE)  # the files are there; the schedd takes a moment to see it
+    return {tag: f"{cluster}.{number}" for number, tag in enumerate(tags, result.first_proc())}
 
 
 def _limit_words(refusal: str) -> str:
@@ -149,11 +154,11 @@ def poll(schedd: htcondor2.Schedd, order: Order) -> list[dict[str, Any]]:
 def remove(schedd: htcondor2.Schedd, order: Order) -> None:
     """End what has not ended; what has leaves the queue, and its files with it."""
     queued = _in_queue(schedd, order["tags"])
-    past = {tag for tag, ad in queued.items() if phase(ad) in ENDED or phase(ad) is Phase.SPOOLING}
-    live = [job_id(ad) for tag, ad in queued.items() if tag not in past and ad["JobStatus"] != REMOVED]
-    if live:
-        schedd.act(htcondor2.JobAction.Remove, live, "not wanted any more, says Penstock")
-    _forget(schedd, [queued[tag] for tag in past])
+    live = [ad for ad in queued.values() if phase(ad) not in ENDED]
+    there = [job_id(ad) for ad in live if ad["JobStatus"] != REMOVED]
+    if there:
+        schedd.act(htcondor2.JobAction.Remove, there, ("not wanted any more, says Penstock", 0))
+    _forget(schedd, [ad for ad in queued.values() if phase(ad) in ENDED])
 
 
 def fetch_output(schedd: htcondor2.Schedd, order: Order) -> list[str]:
@@ -176,6 +181,19 @@ def _retrieve_alone(schedd: htcondor2.Schedd, one: str) -> None:
     except htcondor2.HTCondorException as error:
         if "errno 2" not in str(error):
             raise
+
+
+def _without_cut_off(schedd: htcondor2.Schedd, tags: Sequence[str]) -> Ads:
+    """What the queue knows, once those are gone whose files never came: unless they just have."""
+    queued = _in_queue(schedd, tags)
+    cut_off = [tag for tag, ad in queued.items() if phase(ad) is Phase.SPOOLING]
+    if not cut_off:
+        return queued
+    schedd.act(htcondor2.JobAction.Remove, f"{_constraint(cut_off)} && {_CUT_OFF}", ("its files never came", 0))
+    queued = _in_queue(schedd, tags)
+    gone = {tag: ad for tag, ad in queued.items() if tag in cut_off and ad["JobStatus"] == REMOVED}
+    _forget(schedd, list(gone.values()))
+    return {tag: ad for tag, ad in queued.items() if tag not in gone}
 
 
 def _in_queue(schedd: htcondor2.Schedd, tags: Sequence[str]) -> Ads:
@@ -212,7 +230,7 @@ def _release(schedd: htcondor2.Schedd, held: Sequence[dict[str, Any]]) -> None:
         if ad.get("NumJobStarts", 0) != ad.get(STARTS, 0):
             schedd.edit([job_id(ad)], STARTS, str(ad["NumJobStarts"]))
     if held:
-        schedd.act(htcondor2.JobAction.Release, [job_id(ad) for ad in held], "released by Penstock")
+        schedd.act(htcondor2.JobAction.Release, [job_id(ad) for ad in held], ("released by Penstock", 0))
 
 
 def _forget(schedd: htcondor2.Schedd, past: Sequence[dict[str, Any]]) -> None:
@@ -222,8 +240,8 @@ def _forget(schedd: htcondor2.Schedd, past: Sequence[dict[str, Any]]) -> None:
     schedd.edit(jobs, FORGOTTEN, "true")
     there = [job_id(ad) for ad in past if ad["JobStatus"] != REMOVED]
     if there:
-        schedd.act(htcondor2.JobAction.Remove, there, "forgotten by Penstock")
-    schedd.act(htcondor2.JobAction.RemoveX, jobs, "forgotten by Penstock")
+        schedd.act(htcondor2.JobAction.Remove, there, ("forgotten by Penstock", 0))
+    schedd.act(htcondor2.JobAction.RemoveX, jobs, ("forgotten by Penstock", 0))
 
 
 def _words(error: Exception) -> str:

@@ -88,7 +88,7 @@ class Schedd:
                 f"{self.address}: the call {name!r} ended with {done.returncode}, without an answer{_last(done.stderr)}"
             ) from None
         if "error" in said:
-            raise BatchSystemUnavailable(f"{self.address}: {said['error']}{_last(done.stderr)}")
+            raise BatchSystemUnavailable(f"{self.address}: {' '.join(said['error'].split())}{_last(done.stderr)}")
         return said["answer"]
 
     def _run(self, order: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
@@ -139,5 +139,6 @@ def _sweep(root: Path) -> None:
 
 def _last(complaint: str) -> str:
     """The last line that the bindings wrote, which mostly says more than their error."""
-    lines = [_LOG_DATE.sub("", line) for line in complaint.strip().splitlines()]
+    lines = [_LOG_DATE.sub("", line) for line in complaint.splitlines()]
+    lines = [line for line in lines if line.strip() and not line.startswith("Warning:")]
     return f" ({lines[-1][-_COMPLAINT:]})" if lines else ""
