@@ -114,13 +114,13 @@ class SlurmServer:
         eventually(self._is_ready, within=STARTUP, every=0.05)
 
     def stop(self) -> None:
-        """End everything, jobs too, each by its process id. May be called twice."""
-        for name in reversed(list(self._processes)):
-            if name.startswith(("slurmctld", "slurmd -")):
-                self._end(name)
+        """Kill everything, jobs too, each by its process id. May be called twice."""
+        for process in self._processes.values():
+            _kill_tree(process.pid)
         self._end_jobs()
-        for name in reversed(list(self._processes)):
-            self._end(name)
+        for process in self._processes.values():
+            process.wait()
+        self._processes.clear()
 
     def down(self) -> None:
         """Stop the controller; nodes and jobs go on."""
@@ -138,6 +138,15 @@ class SlurmServer:
     def thaw(self) -> None:
         """Let a frozen one go on."""
         self._processes["slurmctld -D"].send_signal(signal.SIGCONT)
+
+    def fail_node(self, node: str) -> None:
+        """Give a node up, with all that runs there."""
+        self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+
+    def mend_node(self, node: str) -> None:
+        """Have it again: it may have reported back by itself before."""
+        self._try("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        eventually(self._is_ready, within=STARTUP, every=0.05)
 
     def run(self, *words: str, given: str | None = None) -> str:
         """What one of Slurm's commands prints, `given` on its standard input; AssertionError when it fails."""
@@ -211,15 +220,17 @@ class SlurmServer:
         """What the nodes have started: daemons with our configuration in their environment, and children of those."""
         mark = f"SLURM_CONF={self.conf}".encode()
         for environment in Path("/proc").glob("[0-9]*/environ"):
-            with suppress(OSError, psutil.NoSuchProcess):  # psutil can't read it where a daemon has changed its title
+            with suppress(OSError):  # psutil can't read it where a daemon has changed its title
                 if mark in environment.read_bytes().split(b"\0"):
-                    _kill_tree(psutil.Process(int(environment.parent.name)))
+                    _kill_tree(int(environment.parent.name))
 
 
-def _kill_tree(process: psutil.Process) -> None:
-    for each in [process, *process.children(recursive=True)]:
-        with suppress(psutil.NoSuchProcess):
-            each.kill()
+def _kill_tree(pid: int) -> None:
+    with suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        for process in [root, *root.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 @contextmanager

@@ -24,9 +24,9 @@ class Finished:
 
     @property
     def words(self) -> str:
-        """The last line of what it complained of: these commands put the cause there."""
+        """The last two lines of what it complained of: there these commands put the cause and what it prevents."""
         lines = [line.strip() for line in self.error.splitlines() if line.strip()]
-        return lines[-1] if lines else f"exit code {self.code} without a word"
+        return "; ".join(lines[-2:]) if lines else f"exit code {self.code} without a word"
 
 
 class Shell(Protocol):

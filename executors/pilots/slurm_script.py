@@ -57,7 +57,8 @@ _MANY_NODES = """if [ $# -eq 0 ]; then
     trap : TERM
     worst=0
     for step in $steps; do
-        code=0
+        wait "$step"
+        code=$?
         while kill -0 "$step" 2>/dev/null; do
             wait "$step"
             code=$?

@@ -45,7 +45,8 @@ class SshOptions(BaseModel):
 
     def words(self) -> list[str]:
         """What they are on ssh's command line."""
-        given = {"BatchMode": "yes", "StrictHostKeyChecking": "yes", "ForwardAgent": "no", "ForwardX11": "no"}
+        given = {"BatchMode": "yes", "StrictHostKeyChecking": "yes", "LogLevel": "ERROR"}
+        given |= {"ForwardAgent": "no", "ForwardX11": "no"}
         if self.identity_file is not None:
             given |= {"IdentityFile": _quoted(self.identity_file), "IdentitiesOnly": "yes"}
         if self.known_hosts_file is not None:

@@ -14,6 +14,7 @@ import pytest
 from executors.pilots.port import BATCH_ENDED, OUTPUT_LIMIT, BatchAnswer, BatchState, BatchSystem, PilotRequest
 from executors.pilots.program import SECRET_FILE, TAG, PilotProgram
 from pipeline.errors import BatchSystemUnavailable
+from tests.conformance.arc_site import ArcSite
 from tests.conformance.batch_site import BatchSite, open_queue, requests, shell
 from tests.conformance.htcondor_site import HtcondorSite
 from tests.conformance.local_site import LocalSite
@@ -26,6 +27,7 @@ SITES: Mapping[str, Callable[[pytest.FixtureRequest, Path], BatchSite]] = {
     "slurm-ssh": lambda request, folder: SlurmSite(
         request.getfixturevalue("slurm_server"), folder, request.getfixturevalue("login_node")
     ),
+    "arc": lambda request, folder: ArcSite(request.getfixturevalue("arex_server"), folder),
     "htcondor": lambda request, folder: HtcondorSite(request.getfixturevalue("htcondor_pool"), folder),
 }
 QUEUEING = tuple(name for name in SITES if name != "local")
