@@ -185,6 +185,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "start-rate-entry": lambda: fields(sites.StartRateEntry),
     "storage-entry": lambda: fields(sites.StorageEntry),
     "site-entry": lambda: fields(sites.SiteEntry),
+    "pilot-caps": lambda: fields(sites.PilotCaps),
+    "meta-site-entry": lambda: fields(sites.MetaSiteEntry),
     "site-queue-entry": lambda: fields(sites.SiteQueueEntry),
     "policy": lambda: fields(policy.Policy),
     "share-entries": lambda: fields(policy.ShareEntries),
