@@ -213,6 +213,16 @@ class HtcondorPool(Server):
         self.ask("condor_reconfig", "-daemon", "schedd")
         eventually(lambda: self._run("condor_config_val", "-schedd", "CONFIGURED").stdout.strip() == version)
 
+    def clear(self) -> None:
+        """Throw all jobs out of the queue, in whatever state they are."""
+
+        def empty() -> bool:
+            for force in ((), ("-forcex",)):
+                self._run("condor_rm", "-all", *force)
+            return not self.ask("condor_q", "-all", "-af", "ClusterId").split()
+
+        eventually(empty)
+
     def schedd_down(self) -> None:
         """Stop the schedd. Its queue is kept, and running jobs run on."""
         self.ask("condor_off", "-fast", "-daemon", "schedd")
