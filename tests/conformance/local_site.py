@@ -7,7 +7,8 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
-from executors.pilots.port import BatchSystem
+from executors.pilots.port import BatchState, BatchSystem
+from tests.waiting import eventually
 
 FEW = 5
 
@@ -40,8 +41,9 @@ class LocalSite:
         (self.data_dir / "away").rename(self._root)
 
     def hold(self, system: BatchSystem, tag: str) -> None:
-        """Stopped by somebody."""
-        pid = (self._root / "SITE.queue" / system.poll([tag])[tag].handle / "pid").read_text().split()[0]
+        """Stopped by somebody, once it runs."""
+        eventually(lambda: system.poll([tag])[tag].state is BatchState.RUNNING)
+        pid = (self._root / "SITE.queue" / tag / "pid").read_text().split()[0]
         os.killpg(int(pid), signal.SIGSTOP)
 
     def fill(self, *, full: bool) -> None:

@@ -1,0 +1,92 @@
+"""What is the local batch system's alone: its pilots are processes that outlive who submitted them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from executors.pilots.local import LocalBatchSystem
+from executors.pilots.port import BATCH_ENDED, BatchState, QueueSettings
+from schemas.sites import SiteQueueEntry
+from tests.conformance.batch_site import requests, shell
+from tests.waiting import eventually
+
+VICTIM = """
+import sys
+from pathlib import Path
+from executors.pilots.local import LocalBatchSystem
+from executors.pilots.port import PilotRequest, QueueSettings
+from executors.pilots.program import PilotProgram
+from schemas.sites import SiteQueueEntry
+data_dir, script, *tags = sys.argv[1:]
+system = LocalBatchSystem(QueueSettings("SITE.queue", SiteQueueEntry(name="queue"), Path(data_dir)))
+program = PilotProgram({"program.sh": script.encode()}, ("/bin/sh", "program.sh"))
+for tag in tags:
+    system.submit([PilotRequest(tag)], program)
+    print(tag, flush=True)
+"""
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Iterator[LocalBatchSystem]:
+    entry = SiteQueueEntry(name="queue", options={"grace": 1.0})
+    opened = LocalBatchSystem(QueueSettings("SITE.queue", entry, tmp_path))
+    yield opened
+    opened.remove([folder.name for folder in (tmp_path / "local-batch" / "SITE.queue").iterdir()])
+
+
+def victim(folder: Path, script: str, tags: Sequence[str]) -> list[str]:
+    """The command of a process that submits these pilots one by one, and says so."""
+    return [sys.executable, "-c", VICTIM, str(folder), script, *tags]
+
+
+def ended(system: LocalBatchSystem, tags: Sequence[str]) -> None:
+    """Waits until all of these have."""
+
+    def check() -> bool:
+        answers = system.poll(tags)
+        return len(answers) == len(tags) and all(answer.state in BATCH_ENDED for answer in answers.values())
+
+    eventually(check)
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_submitter_killed_in_between_neither_doubles_nor_loses_a_pilot(
+    system: LocalBatchSystem, tmp_path: Path, after: int
+) -> None:
+    tags = [f"tag{number:02}" for number in range(20)]
+    script = f"echo $PENSTOCK_PILOT_TAG >> {tmp_path / 'runs'}; sleep 0.2"
+    with subprocess.Popen(victim(tmp_path, script, tags), stdout=subprocess.PIPE) as killed:
+        assert killed.stdout is not None
+        for _ in range(after):
+            killed.stdout.readline()
+        killed.send_signal(signal.SIGKILL)
+    known = system.poll(tags)
+    assert tags[0] in known
+    system.submit(requests([tag for tag in tags if tag not in known]), shell(script))
+    ended(system, tags)
+    assert sorted((tmp_path / "runs").read_text().split()) == tags
+
+
+def test_a_pilot_outlives_its_submitter(system: LocalBatchSystem, tmp_path: Path) -> None:
+    subprocess.run(victim(tmp_path, "sleep 600", ["a"]), check=True, stdout=subprocess.DEVNULL)
+    eventually(lambda: system.poll(["a"])["a"].state is BatchState.RUNNING)
+
+
+def test_a_pilot_gets_no_settings_and_no_lowered_limits_but_our_python_first(
+    system: LocalBatchSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENSTOCK_DATABASE_URL", "mysql://user:password@host/name")
+    limited = ["/bin/sh", "-c", 'ulimit -S -d 4000000; exec "$@"', "sh"]
+    script = "env; echo data=$(ulimit -S -d); command -v python3"
+    subprocess.run([*limited, *victim(tmp_path, script, ["a"])], check=True)
+    ended(system, ["a"])
+    lines = system.fetch_output(["a"])["a"].stdout.splitlines()
+    assert not [line for line in lines if "password" in line]
+    assert "data=4000000" not in lines
+    assert lines[-1] == str(Path(sys.executable).parent / "python3")
