@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 import httpx
 import psutil
@@ -73,26 +74,33 @@ logfile={folder}/log/info.log
 [queue:fork]
 """
 
+_AGAIN = 'kill -0 $PPID 2>/dev/null && exec "$0" --config "$ARC_CONFIG" "$@"'  # A-REX waits 10 s before it does
 _TREE = 'tree() { for c in $(ps -o pid= --ppid "$1"); do tree "$c"; done; echo "$1"; }; all=$(tree $joboption_jobid)'
 _WAIT = """sh -c 'while [ -e "$0" ]; do sleep 0.1; done; exec "$1"' {full} "$1\""""
 _STATE = """\
 my $state = do { local $/; open my $f, '<', "/proc/$id/status"; <$f> // '' } =~ /^State:\\s+T/m ? 'S'
                 : (grep { $_->{ppid} == $id and $_->{comm} eq 'sh' } @procinfo) ? 'Q' : 'R';
-            $lrms_jobs{$id}{status} = $state;"""
+            $lrms_jobs->{$id}{status} = $state;"""
+_PARSE = "eval $( $pkglibexecdir/arcconfig-parser --load -r ${ARC_CONFIG} --export bash -b $block $optfilter )"
+_PARSE_ONCE = f"""\
+parsed={{tmp}}/$block.$joboption_lrms.$(id -u)
+    [ -e "$parsed" ] || {{ {_PARSE[len("eval $(") : -1]} > "$parsed.$$"; mv "$parsed.$$" "$parsed"; }}
+    . "$parsed\""""
 _CHECK = 'eval "$CHECK_CMD --config $ARC_CONFIG $@"'
 _CHANGES = {
-    "scan-fork-job": [("sleep 10", "sleep 0.5")],
+    "scan-fork-job": [("sleep 10\n", f"sleep 0.5\n{_AGAIN}\n")],
     "submit-fork-job": [("    sleep 1\n", "    sleep 0.1\n"), ('    "$1" > "$2" 2>&1 &', f'    {_WAIT} > "$2" 2>&1 &')],
     "cancel-fork-job": [
         ("kill -TERM $joboption_jobid", f"{_TREE}; kill -CONT $all; kill -TERM $all"),
         ("sleep 5", "sleep 1"),
         ("kill -KILL $joboption_jobid", "kill -KILL $all"),
     ],
-    "Fork.pm": [("$lrms_jobs{$id}{status} = 'R';", _STATE)],
+    "FORKmod.pm": [("$lrms_jobs->{$id}{status} = 'R';", _STATE)],
+    "lrms_common.sh": [(_PARSE, _PARSE_ONCE)],
     "arc-arex-ws-start": [(_CHECK, "true")],
     "arc-arex-start": [
         (_CHECK, "true"),
-        ("      $arex_endpoint\n", "$arex_endpoint<arex:InfoproviderWakeupPeriod>2</arex:InfoproviderWakeupPeriod>")
+        ("      $arex_endpoint\n", "$arex_endpoint<arex:InfoproviderWakeupPeriod>2</arex:InfoproviderWakeupPeriod>"),
     ],
 }
 
@@ -125,7 +133,9 @@ class ArexServer:
 
     def install(self) -> None:
         """Lay out its folder, with the changed copy of the scripts."""
-        assert PACKAGED.is_dir(), "A-REX is not installed; run: apt-get install --no-install-recommends nordugrid-arc-arex"
+        assert PACKAGED.is_dir(), (
+            "A-REX is not installed; run: apt-get install --no-install-recommends nordugrid-arc-arex"
+        )
         self.folder.chmod(0o755)
         for name in ("control", "session", "log", "tmp", "data", "software/share"):
             (self.folder / name).mkdir(parents=True)
@@ -185,35 +195,46 @@ class ArexServer:
         return file
 
     def fill(self, *, full: bool) -> None:
-        """`full`: what comes to the fork backend stays queued there."""
+        """`full`: what comes to the fork backend stays queued there; else what is left there starts, once A-REX has
+        carried out what it was told to kill."""
         if full:
             (self.folder / "full").touch()
         else:
+            eventually(lambda: not self._cancelling(), within=STARTUP)
             (self.folder / "full").unlink(missing_ok=True)
 
     def suspend(self, job_id: str) -> None:
         """Stop the processes of a job in the fork backend, as a batch system's administrator would suspend it."""
-        leader = eventually(lambda: self._leader(job_id), within=STARTUP)
-        for process in [leader, *leader.children(recursive=True)]:
+        for process in eventually(lambda: self._processes_of(job_id), within=STARTUP):
             process.suspend()
 
     def resume(self, job_id: str) -> None:
         """Let a suspended job go on."""
-        leader = eventually(lambda: self._leader(job_id), within=STARTUP)
-        for process in [leader, *leader.children(recursive=True)]:
-            process.resume()
+        with suppress(psutil.NoSuchProcess):  # it was removed
+            for process in self._processes_of(job_id):
+                process.resume()
 
     def control_file(self, job_id: str, name: str) -> str:
         """What its control folder says of a job; "" when there is no such file."""
         file = self.folder / "control" / f"job.{job_id}.{name}"
         return file.read_text() if file.exists() else ""
 
-    def _leader(self, job_id: str) -> psutil.Process | None:
+    def _cancelling(self) -> bool:
+        control = self.folder / "control"
+        for status in (control / "processing").glob("job.*.status"):
+            with suppress(FileNotFoundError):
+                if status.read_text().strip() == "CANCELING":
+                    return True
+        return any(control.glob("*/job.*.cancel"))
+
+    def _processes_of(self, job_id: str) -> list[psutil.Process]:
+        """Those of a job that has come to the fork backend, its leader first."""
         for line in self.control_file(job_id, "local").splitlines():
             name, _, value = line.partition("=")
             if name == "localid" and value:
-                return psutil.Process(int(value))
-        return None
+                leader = psutil.Process(int(value))
+                return [leader, *leader.children(recursive=True)]
+        return []
 
     def _spawn(self, name: str) -> subprocess.Popen[bytes]:
         environment = {
@@ -254,11 +275,15 @@ class ArexServer:
     def _change(self, script: Path, changes: list[tuple[str, str]]) -> None:
         text = script.read_text()
         for old, new in changes:
-            assert text.count(old) == 1, f"{script.name} of this A-REX is another: {old!r} is there {text.count(old)} times"
-            text = text.replace(old, new.replace("{full}", str(self.folder / "full")))
+            assert text.count(old) == 1, (
+                f"{script.name} of this A-REX is another: {old!r} is there {text.count(old)} times"
+            )
+            text = text.replace(
+                old, new.replace("{full}", str(self.folder / "full")).replace("{tmp}", str(self.folder / "tmp"))
+            )
         script.write_text(text)
 
-    def __enter__(self) -> ArexServer:
+    def __enter__(self) -> Self:
         find_program(["arched"], "nordugrid-arc-arex")
         try:
             self.install()

@@ -89,7 +89,7 @@ class Authority:
     def _signed(
         self, name: x509.Name, key: rsa.RSAPublicKey, life: timedelta, *extensions: tuple[x509.ExtensionType, bool]
     ) -> x509.Certificate:
-        return _sign(name, self._name, key, self._key, life, extensions)
+        return _sign((name, self._name), key, self._key, life, extensions)
 
 
 class User:
@@ -116,17 +116,18 @@ class User:
     def proxy(self, life: timedelta) -> User:
         """An RFC 3820 proxy for so long: its subject is ours and one more CN."""
         key = new_key()
-        own = x509.RelativeDistinguishedName([x509.NameAttribute(NameOID.COMMON_NAME, str(x509.random_serial_number()))])
+        own = x509.RelativeDistinguishedName(
+            [x509.NameAttribute(NameOID.COMMON_NAME, str(x509.random_serial_number()))]
+        )
         name = x509.Name([*self.certificate.subject.rdns, own])
         info = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14"), _INHERIT_ALL)
         extensions: tuple[tuple[x509.ExtensionType, bool], ...] = ((info, True), (_usage(), True))
-        certificate = _sign(name, self.certificate.subject, key.public_key(), self._key, life, extensions)
+        certificate = _sign((name, self.certificate.subject), key.public_key(), self._key, life, extensions)
         return User(certificate, key, (self.certificate, *self._chain))
 
 
 def _sign(
-    name: x509.Name,
-    issuer: x509.Name,
+    names: tuple[x509.Name, x509.Name],
     key: rsa.RSAPublicKey,
     by: rsa.RSAPrivateKey,
     life: timedelta,
@@ -135,8 +136,8 @@ def _sign(
     now = datetime.now(UTC)
     builder = (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(issuer)
+        .subject_name(names[0])
+        .issuer_name(names[1])
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(min(now, now + life) - timedelta(hours=1))

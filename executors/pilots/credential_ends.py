@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from cryptography import x509
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
-_PRIVATE_KEY = re.compile(r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----")
+_PRIVATE_KEY = re.compile(r"-----BEGIN (?:RSA |EC )?PRIVATE KEY-----(?!\s*Proc-Type: 4,ENCRYPTED)")
 
 
 def token_end(token: str) -> datetime | None:

@@ -1,0 +1,118 @@
+"""Delegation: a compute element makes a key and asks for a certificate; we sign a proxy of ours (RFC 3820) for it.
+
+One delegation serves the pilots that are submitted together. It lasts as long as the credential that it is made from,
+and is renewed under the same name, which reaches jobs that wait and jobs that run, once less than half of what a new
+one would last is left.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
+
+from executors.pilots.arc_rest import ArcRest
+from pipeline.errors import BatchSystemUnavailable
+
+_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL)
+_PROXY_INFO = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14")
+_INHERIT_ALL = bytes.fromhex("300c300a06082b06010505071501")
+"""ProxyCertInfo with the policy id-ppl-inheritAll, in DER."""
+_CLOCKS = timedelta(minutes=5)
+"""By which the element's clock may be slow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delegation:
+    """A proxy that a compute element holds."""
+
+    id: str
+    ends_at: datetime
+
+
+def delegate(rest: ArcRest, credential: str) -> Delegation:
+    """Give the element a proxy of this credential (PEM)."""
+    response = rest.request("POST", "delegations", params={"action": "new"})
+    name = response.headers.get("Location", "").rpartition("/")[2]
+    if not name:
+        raise BatchSystemUnavailable("A-REX named no delegation in its answer")
+    return _deliver(rest, name, response.text, credential)
+
+
+def renew_ending(rest: ArcRest, names: Iterable[str], credential: str, now: datetime) -> None:
+    """Renew those of these delegations of which less than half of what a new one would last is left."""
+    fresh = min(one.not_valid_after_utc for one in _chain(credential)) - now
+    for name in names:
+        held = rest.request("POST", f"delegations/{name}", params={"action": "get"}, accept=(404,))
+        if held.status_code == 404:
+            continue
+        left = min(one.not_valid_after_utc for one in _chain(held.text)) - now
+        if left < fresh / 2:
+            request = rest.request("POST", f"delegations/{name}", params={"action": "renew"})
+            _deliver(rest, name, request.text, credential)
+
+
+def _deliver(rest: ArcRest, name: str, request: str, credential: str) -> Delegation:
+    proxy, ends_at = sign_proxy(request, credential, datetime.now(UTC))
+    rest.request("PUT", f"delegations/{name}", content=proxy.encode())
+    return Delegation(name, ends_at)
+
+
+def sign_proxy(request: str, credential: str, now: datetime) -> tuple[str, datetime]:
+    """The proxy for a certificate request, with the chain that it hangs on, and when it ends: all in PEM.
+
+    Raises BatchSystemUnavailable for what can't be read.
+    """
+    try:
+        key = x509.load_pem_x509_csr(request.encode()).public_key()
+        chain = _chain(credential)
+        found = _KEY.search(credential)
+        assert found is not None, "credentials.py let through a proxy without a key"
+        signer = serialization.load_pem_private_key(found.group().encode(), password=None)
+    except ValueError as error:
+        raise BatchSystemUnavailable("a delegation request of A-REX, or our own credential, is no PEM") from error
+    if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey) or not isinstance(
+        signer, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+    ):
+        raise BatchSystemUnavailable("delegation: keys must be RSA or elliptic curves")
+    issuer, ends_at, serial = chain[0], min(one.not_valid_after_utc for one in chain), x509.random_serial_number()
+    own = x509.RelativeDistinguishedName([x509.NameAttribute(NameOID.COMMON_NAME, str(serial))])
+    proxy = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([*issuer.subject.rdns, own]))
+        .issuer_name(issuer.subject)
+        .public_key(key)
+        .serial_number(serial)
+        .not_valid_before(max(issuer.not_valid_before_utc, now - _CLOCKS))
+        .not_valid_after(ends_at)
+        .add_extension(x509.UnrecognizedExtension(_PROXY_INFO, _INHERIT_ALL), critical=True)
+        .add_extension(_USAGE, critical=True)
+        .sign(signer, hashes.SHA256())
+    )
+    return "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in (proxy, *chain)), ends_at
+
+
+def _chain(text: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(text.encode())
+    except ValueError as error:
+        raise BatchSystemUnavailable("A-REX showed a delegated proxy that is no PEM") from error
+
+
+_USAGE = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=True,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=False,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)

@@ -1,0 +1,234 @@
+"""Talking to A-REX: its REST interface, version 1, over HTTPS. Everything that it says no to is BatchSystemUnavailable.
+
+The quirks are those of 6.17: no jobs at all is an empty body, one job is no list, job by job answers come with 201 (207
+in newer ones), a listing by state says the state of this moment, and a job's document says what the information system
+knew a minute ago.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import httpx
+
+from executors.pilots.arc_options import ArcOptions
+from executors.pilots.credentials import CredentialKind, CurrentCredential
+from pipeline.errors import BatchSystemUnavailable
+
+CHUNK = 500
+"""Jobs of one call: A-REX reads 1 MiB of ids at the most, and a job's document has 2 KiB."""
+PARALLEL = 8
+"""Connections, for the files of jobs, which go one by one."""
+STATES = (
+    *("ACCEPTING", "ACCEPTED", "PREPARING", "PREPARED", "SUBMITTING", "QUEUING", "RUNNING", "HELD", "EXITINGLRMS"),
+    *("OTHER", "EXECUTED", "FINISHING", "KILLING", "FINISHED", "FAILED", "KILLED", "WIPED", "None"),
+)
+_WORDS = 300
+"""Characters of the server's answer that an error repeats."""
+_OK = frozenset({HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.MULTI_STATUS})
+
+T = TypeVar("T")
+R = TypeVar("R")
+Item = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the server says about one job: its HTTP status and its words."""
+
+    id: str
+    code: int
+    reason: str
+
+    @property
+    def good(self) -> bool:
+        """Whether it did as asked, or will."""
+        return 200 <= self.code < 300
+
+
+class ArcRest:
+    """One conversation with a compute element, in one user's name. Threads may share it."""
+
+    def __init__(self, label: str, options: ArcOptions, client: httpx.Client) -> None:
+        self._label = label
+        self._url = f"{options.url.rstrip('/')}/rest/1.0"
+        self._client = client
+
+    def job_ids(self) -> list[str]:
+        """All jobs of this user."""
+        return [str(item["id"]) for item in self._jobs("GET", "jobs")]
+
+    def states(self) -> dict[str, str]:
+        """The state of each as the job manager knows it now, which is RUNNING for all that the batch system has."""
+        jobs = self._jobs("GET", "jobs", params={"state": ",".join(STATES)})
+        return {str(item["id"]): str(item.get("state", "None")) for item in jobs}
+
+    def documents(self, ids: Sequence[str]) -> dict[str, Item]:
+        """What the information system says of each (GLUE 2 ComputingActivity), those that are gone left out."""
+        found: dict[str, Item] = {}
+        for item in self._ask("info", ids):
+            if int(item["status-code"]) != HTTPStatus.NOT_FOUND:
+                self._must_be_good(_verdict(item))
+                found[str(item["id"])] = item["info_document"]["ComputingActivity"]
+        return found
+
+    def delegations(self, ids: Sequence[str]) -> set[str]:
+        """The ids of the delegations that these jobs use."""
+        return {
+            str(one)
+            for item in self._ask("delegations", ids)
+            if int(item["status-code"]) != HTTPStatus.NOT_FOUND
+            for one in _listed(item.get("delegation_id"))
+        }
+
+    def create(self, descriptions: bytes, many: int) -> list[Verdict]:
+        """Make so many jobs; each in the order of the descriptions, those that were made with their ids."""
+        headers = {"Content-Type": "application/xml"}
+        response = self.request(
+            "POST", "jobs", accept=None, params={"action": "new"}, content=descriptions, headers=headers
+        )
+        if response.status_code not in _OK:
+            return [Verdict("", response.status_code, _words(response))] * many
+        items = self._items(response)
+        if len(items) != many:
+            raise self._unavailable(f"it was given {many} jobs, and answered for {len(items)}")
+        return [_verdict(item) for item in items]
+
+    def act(self, action: str, ids: Sequence[str]) -> list[Verdict]:
+        """`kill` or `clean` these jobs."""
+        return [_verdict(item) for item in self._ask(action, ids)]
+
+    def put(self, job_id: str, name: str, content: bytes) -> Verdict:
+        """Upload an input file of a job."""
+        response = self.request("PUT", f"jobs/{job_id}/session/{name}", accept=None, content=content)
+        return Verdict(job_id, response.status_code, _words(response))
+
+    def control_file(self, job_id: str, name: str) -> str:
+        """A file of A-REX's own about a job; "" where there is none."""
+        response = self.request("GET", f"jobs/{job_id}/diagnose/{name}", accept=(HTTPStatus.NOT_FOUND,))
+        return response.text if response.status_code == HTTPStatus.OK else ""
+
+    def tail(self, job_id: str, name: str, limit: int) -> bytes:
+        """The last bytes of a file in a job's session folder; none where there is no such file."""
+        path = f"jobs/{job_id}/session/{name}"
+        head = self.request("HEAD", path, accept=(HTTPStatus.NOT_FOUND,))
+        size = int(head.headers.get("Content-Length", 0)) if head.status_code == HTTPStatus.OK else 0
+        if size == 0:
+            return b""
+        kept = bytearray()
+        headers = {"Range": f"bytes={max(0, size - limit)}-"}
+        try:
+            with self._client.stream("GET", f"{self._url}/{path}", headers=headers) as response:
+                if response.status_code not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
+                    response.read()
+                    raise self._unavailable(f"{path}: {_words(response)}")
+                for chunk in response.iter_bytes():
+                    kept += chunk
+                    del kept[:-limit]
+        except httpx.HTTPError as error:
+            raise self._unavailable(f"{path}: {error or type(error).__name__}") from error
+        return bytes(kept)
+
+    def each(self, work: Callable[[T], R], things: Sequence[T]) -> list[R]:
+        """The results of work on each thing, side by side. The first error ends it all."""
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            try:
+                return list(pool.map(work, things))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def request(
+        self, method: str, path: str, *, accept: tuple[int, ...] | None = (), **arguments: Any
+    ) -> httpx.Response:
+        """A request, whose answer must be good, or one of `accept` (None: any)."""
+        try:
+            response = self._client.request(method, f"{self._url}/{path}", **arguments)
+        except httpx.HTTPError as error:
+            raise self._unavailable(str(error) or type(error).__name__) from error
+        if accept is None or response.status_code in _OK or response.status_code in accept:
+            return response
+        raise self._unavailable(_words(response))
+
+    def _ask(self, action: str, ids: Sequence[str]) -> list[Item]:
+        """An action on jobs, in chunks, with an answer for each."""
+        items: list[Item] = []
+        for start in range(0, len(ids), CHUNK):
+            chunk = ids[start : start + CHUNK]
+            some = self._jobs("POST", "jobs", params={"action": action}, json={"job": [{"id": one} for one in chunk]})
+            if sorted(str(item.get("id")) for item in some) != sorted(chunk):
+                raise self._unavailable(f"{action}: it was asked about {len(chunk)} jobs, and answered for {len(some)}")
+            items += some
+        return items
+
+    def _jobs(self, method: str, path: str, **arguments: Any) -> list[Item]:
+        return self._items(self.request(method, path, **arguments))
+
+    def _items(self, response: httpx.Response) -> list[Item]:
+        if not response.content:
+            return []
+        try:
+            return list(_listed(json.loads(response.content, strict=False)["job"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._unavailable(f"an answer that makes no sense: {response.text[:_WORDS]!r}") from error
+
+    def _must_be_good(self, verdict: Verdict) -> None:
+        if not verdict.good:
+            raise self._unavailable(f"job {verdict.id}: {verdict.code} {verdict.reason}")
+
+    def _unavailable(self, what: str) -> BatchSystemUnavailable:
+        return BatchSystemUnavailable(f"queue {self._label}: A-REX at {self._url}: {what}")
+
+
+@contextmanager
+def conversation(
+    label: str, options: ArcOptions, kind: CredentialKind | None, credential: CurrentCredential | None
+) -> Iterator[ArcRest]:
+    """A conversation with the queue's compute element. Raises BatchSystemUnavailable for credentials that don't fit."""
+    headers = {"Accept": "application/json"}
+    try:
+        context = ssl.create_default_context(cafile=options.ca_file, capath=options.ca_dir)
+        if credential is not None and kind is CredentialKind.PROXY:
+            _show(context, credential.text)
+    except OSError as error:
+        raise BatchSystemUnavailable(f"queue {label}: certificates of it or of its authorities: {error}") from error
+    if credential is not None and kind is CredentialKind.TOKEN:
+        headers["Authorization"] = f"Bearer {credential.text}"
+    limits = httpx.Limits(max_connections=PARALLEL, max_keepalive_connections=PARALLEL)
+    with httpx.Client(
+        verify=context, headers=headers, timeout=options.timeout, limits=limits, trust_env=False
+    ) as client:
+        yield ArcRest(label, options, client)
+
+
+def _show(context: ssl.SSLContext, text: str) -> None:
+    """OpenSSL reads certificate and key from a file alone; this one has no name and no place on a disk."""
+    memory = os.memfd_create("credential")
+    with os.fdopen(memory, "wb") as stream:
+        stream.write(text.encode())
+        stream.flush()
+        context.load_cert_chain(f"/proc/self/fd/{memory}", password="")  # an encrypted key would be asked about
+
+
+def _listed(found: Any) -> list[Any]:
+    """One is no list there, and none is nothing."""
+    if found is None or found == "":
+        return []
+    return found if isinstance(found, list) else [found]
+
+
+def _verdict(item: Item) -> Verdict:
+    return Verdict(str(item.get("id", "")), int(item["status-code"]), str(item.get("reason", "")))
+
+
+def _words(response: httpx.Response) -> str:
+    text = " ".join(response.text.split())[:_WORDS]
+    return f"{response.status_code} {response.reason_phrase}{': ' if text else ''}{text}"
