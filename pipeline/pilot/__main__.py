@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "container runtimes to offer: auto, none, or names (default: auto, those that work)",
         "auto",
     )
+    add("--cgroups", _is_auto, "control groups for jobs: auto or none (default: auto, where they may be made)", "auto")
     add("--lifetime", _positive(float), "seconds until the pilot must have ended (default: what the API says)")
     add("--idle-limit", _positive(float), "seconds without a job until it ends (default: what the API says)")
     add("--workdir", str, "work directory (default: penstock-pilot-TAG in TMPDIR, else here)")
@@ -97,6 +98,12 @@ def _positive(kind: Callable[[str], T]) -> Callable[[str], T]:
         return value
 
     return parse
+
+
+def _is_auto(text: str) -> bool:
+    if text not in ("auto", "none"):
+        raise argparse.ArgumentTypeError("must be auto or none, not {}".format(text))
+    return text == "auto"
 
 
 def _runtimes(text: str) -> Tuple[str, ...]:
@@ -142,7 +149,8 @@ def _machine(options: argparse.Namespace) -> Machine:
     measured = node.measure(workdir, found)
     wanted = {name: getattr(options, name) for name in ("cores", "memory", "disk") if getattr(options, name)}
     runtimes = containers.find(made.containers, options.containers)
-    warden = Warden(cgroups.settle(cgroups.find(), "penstock-{}".format(os.getpid())))
+    home = cgroups.find() if options.cgroups else ""
+    warden = Warden(cgroups.settle(home, "penstock-{}".format(os.getpid())))
     return Machine(measured._replace(**wanted), made, warden, Bell(), found, runtimes)
 
 

@@ -17,6 +17,7 @@ from pipeline.pilot.payload import End, Payload, environment
 from pipeline.pilot.warden import Warden
 
 SCRATCH = ".tmp"
+_WALL_TIME = "wall_time_limit"
 _STOP_SHARE = 0.05
 _STOP_MOST = 60.0
 _ERRORS_TAIL = 4096
@@ -114,6 +115,8 @@ class Execution:
         breach = limits.breach(self._limits, self._usage)
         if breach is None and self._usage.wall_time >= self._stop_at and not self._warned:
             self._warn()
+        if breach is not None and breach.minor == _WALL_TIME and self._warned:
+            breach = Breach(_WALL_TIME, self._warned)
         until = self._limits.wall_time if self._warned else self._stop_at
         return limits.pause(self._limits._replace(wall_time=until), before, self._usage), breach
 
@@ -164,7 +167,7 @@ class Execution:
         if end.exit_code == 0:
             return
         if self._warned:
-            raise PayloadFailed(self._warned, "wall_time_limit")
+            raise PayloadFailed(self._warned, _WALL_TIME)
         if self._runtime is not None:
             error = containers.failure(self._runtime, end.exit_code, last_bytes(self.logs()[1], _ERRORS_TAIL))
             if error is not None:

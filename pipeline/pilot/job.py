@@ -89,7 +89,7 @@ class Job:
     def run(self) -> Dict[str, Any]:
         """The whole attempt; its `Report`. The archive lies at its place then. Never raises AttemptError or OSError."""
         outputs: List[Dict[str, Any]] = []
-        reason = minor = ""
+        reason, minor = "", ""
         try:
             self._stage_in()
             self._execution.fetch(self._check)

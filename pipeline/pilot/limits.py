@@ -65,7 +65,7 @@ def pause(limits: Limits, before: Usage, now: Usage) -> float:
         growth = (getattr(now, name) - getattr(before, name)) / passed
         if getattr(now, name) + growth * _AHEAD > getattr(limits, name):
             return QUICK
-    return min(SLOW, max(limits.wall_time - now.wall_time, QUICK))
+    return min(SLOW, max(limits.wall_time - now.wall_time, QUICK / 10))
 
 
 class Gauge:

@@ -61,7 +61,7 @@ class Payload:
         self._tell(order._asdict())
         answer = self._answer()
         if answer is None:
-            raise InfrastructureFailed("the payload's guardian ended before it began", "pilot_error")
+            raise _guardian_killed()
         if "pid" not in answer:
             self._control.close()
             raise _not_run(order.command[0], answer)
@@ -73,7 +73,7 @@ class Payload:
         answer = self._answer()
         self._control.close()
         if answer is None:
-            raise InfrastructureFailed("the payload's guardian was killed", "guardian_killed")
+            raise _guardian_killed()
         status = int(answer["status"])
         minor, reason = _words(status)
         if answer["out_of_memory"]:
@@ -104,6 +104,10 @@ class Payload:
         line, _, self._unread = self._unread.partition(b"\n")
         answer: Dict[str, Any] = json.loads(line.decode())
         return answer
+
+
+def _guardian_killed() -> Exception:
+    return InfrastructureFailed("the payload's guardian was killed", "guardian_killed")
 
 
 def _not_run(program: str, answer: Dict[str, Any]) -> Exception:

@@ -21,8 +21,8 @@ from pipeline.pilot.sandbox import Sandboxes
 from pipeline.pilot.slots import Slots
 from pipeline.pilot.warden import Warden
 
-_WATCH_SHARE = 20
-"""So many times as long as a look at all processes takes, none is taken."""
+_WATCH_SHARE, _HURRIED_SHARE = 20, 2
+"""So many times as long as a look at all processes takes, none is taken; while something grows fast, so many times."""
 _STOP_GRACE = 2.0
 _STOP_WITHIN = 8.0
 _END_TIMEOUT = 3.0
@@ -73,7 +73,7 @@ class Pilot:
         self._drain_reason = ""
         self._lost_reason = ""
         self._stop_by: Optional[float] = None
-        self._look_in = limits.QUICK
+        self._look_in = 2 * limits.QUICK
 
     def run(self) -> int:
         """Work until there is a reason to end. 0 for an orderly end, 1 when the API sent the pilot away."""
@@ -87,9 +87,11 @@ class Pilot:
         if self._lost_reason:
             for job in self._slots.held():
                 job.stop("superseded", reason, 0.0)  # they belong to others now
+            self._machine.warden.close()
             return 1
         self._say_goodbye(reason)
         folders.remove(self._machine.folders.sandboxes)
+        self._machine.warden.close()
         containers.clear(self._machine.runtimes)
         return 0
 
@@ -223,13 +225,14 @@ class Pilot:
 
     def _watch(self) -> None:
         time.sleep(self._look_in)
-        self._look_in = limits.QUICK
+        self._look_in = 2 * limits.QUICK
         running = [job for job in self._slots.held() if job.phase == "running"]
         if running:
             began = time.monotonic()
             table = processes.table()
             took = time.monotonic() - began
-            self._look_in = max(min(job.watch(table) for job in running), _WATCH_SHARE * took)
+            wanted = min(job.watch(table) for job in running)
+            self._look_in = max(wanted, took * (_HURRIED_SHARE if wanted <= limits.QUICK else _WATCH_SHARE))
 
     def _beat(self) -> None:
         # jitter keeps thousands of pilots that were started together from beating together

@@ -11,6 +11,7 @@ import select
 import signal
 import socket
 import threading
+import time
 from contextlib import suppress
 from typing import NoReturn, Set
 
@@ -19,6 +20,7 @@ from pipeline.pilot.errors import InfrastructureFailed
 
 _INT = array.array("i").itemsize
 _PATIENCE = 20.0
+_FAREWELL = 3.0
 _READ = 4096
 
 
@@ -29,7 +31,8 @@ class Warden:
         self.nest = nest
         self._lock = threading.Lock()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        if os.fork() == 0:
+        self._pid = os.fork()
+        if self._pid == 0:
             self._socket.close()
             _keep_watch(theirs, nest)
         theirs.close()
@@ -45,6 +48,14 @@ class Warden:
             mine.close()
             raise InfrastructureFailed("the pilot's warden is gone: {}".format(error), "pilot_error") from error
         return mine
+
+    def close(self) -> None:
+        """No payload is started any more. Gives it a moment to end what is left and to put everything back."""
+        self._socket.close()
+        until = time.monotonic() + _FAREWELL
+        with suppress(ChildProcessError):
+            while os.waitpid(self._pid, os.WNOHANG) == (0, 0) and time.monotonic() < until:
+                time.sleep(_FAREWELL / 300)
 
 
 def _keep_watch(pilot: socket.socket, nest: cgroups.Nest) -> NoReturn:

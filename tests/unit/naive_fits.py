@@ -37,6 +37,7 @@ def _runs(wish: Written, node: Written, cores: int) -> bool:
         and _is_system_right(wish.get("system", {}), node.get("system", {}))
         and _is_processor_right(wish.get("architecture", {}), node.get("architecture", {}))
         and _are_gpus_right(wish.get("gpu"), node.get("gpu"))
+        and (not wish.get("containers") or bool(set(wish["containers"]) & set(node.get("containers", ()))))
         and all(node.get("io", {}).get(word, -1.0) >= rate for word, rate in wish.get("io", {}).items())
     )
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 TAGS = ("a", "b", "c")
 SITES = ("A", "B")
+RUNTIMES = ("apptainer", "podman")
 VERSIONS = ("2.9", "2.17", "2.28", "12.0", "12", "535.104.05")
 
 
@@ -64,6 +65,7 @@ WORDS: dict[str, st.SearchStrategy[Any]] = {
         driver=versions,
     ),
     "io": rates,
+    "containers": _names(RUNTIMES),
 }
 
 
@@ -100,6 +102,7 @@ nodes = st.fixed_dictionaries(
             driver=versions,
         ),
         "io": rates,
+        "containers": _names(RUNTIMES),
     },
 )
 """Nodes as sites files describe them."""
