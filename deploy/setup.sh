@@ -40,6 +40,11 @@ test) # mysqlclient is compiled, the servers are real
     need default-jre-headless command -v java
     need libxstream-java test -e /usr/share/java/xstream.jar
     need libjettison-java test -e /usr/share/java/jettison.jar
+    need slurm-wlm sh -c 'command -v slurmctld && command -v slurmd && command -v sbatch'
+    need slurmdbd command -v slurmdbd
+    need munge command -v munged
+    need openssh-server command -v sshd
+    need openssh-client sh -c 'command -v ssh && command -v ssh-keygen'
     need tinyproxy-bin command -v tinyproxy
     ;;
 *)

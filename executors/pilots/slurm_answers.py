@@ -36,6 +36,8 @@ _HOLDS = {
     "JobHeldUser": "held by its user",
     "BadConstraints": "no node is what it asks for",
     "DependencyNeverSatisfied": "it waits for what can't come",
+    "launch_failed_requeued_held": "its launch failed, and Slurm holds it",
+    "job_requeued_in_held_state": "it was put back and held",
 }
 _ORDER = (BatchState.RUNNING, BatchState.QUEUED, BatchState.HELD, BatchState.DONE, BatchState.FAILED)
 
@@ -100,22 +102,21 @@ def _fields(text: str, *, reasons: bool = True) -> Iterator[tuple[str, str, str,
 
 
 def _answer(handle: str, state: str, code: str, reason: str) -> BatchAnswer:
+    reason = "" if reason == "None" else reason.replace(" ", "_")
     if state in _HELD or (state in _QUEUED and _is_hold(reason)):
         return BatchAnswer(handle, BatchState.HELD, reason=_told(_HOLDS.get(reason, "held"), reason or state))
     if state in _QUEUED:
-        return BatchAnswer(handle, BatchState.QUEUED, reason="" if reason in {"", "None"} else f"Slurm: {reason}")
+        return BatchAnswer(handle, BatchState.QUEUED, reason=reason and f"Slurm: {reason}")
     if state in _RUNNING:
         is_usual = state in {"RUNNING", "COMPLETING"}
         return BatchAnswer(handle, BatchState.RUNNING, reason="" if is_usual else f"Slurm: {state}")
     if state == "COMPLETED":
         return BatchAnswer(handle, BatchState.DONE, 0, "exit code 0")
     number = exit_code(code)
-    ended = _ENDS.get(state, "it ended")
     if state == "FAILED" and number is not None:
         return BatchAnswer(handle, BatchState.FAILED, number, f"exit code {number}")
-    more = {"None", "NonZeroExitCode", state.title(), ""}
-    detail = state if reason in more else f"{state}, {reason}"
-    return BatchAnswer(handle, BatchState.FAILED, number, _told(ended, detail))
+    detail = f"{state}, {reason}" if reason else state
+    return BatchAnswer(handle, BatchState.FAILED, reason=_told(_ENDS.get(state, "it ended"), detail))
 
 
 def _is_hold(reason: str) -> bool:
