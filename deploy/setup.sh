@@ -40,6 +40,9 @@ test) # mysqlclient is compiled, the servers are real
     need default-jre-headless command -v java
     need libxstream-java test -e /usr/share/java/xstream.jar
     need libjettison-java test -e /usr/share/java/jettison.jar
+    need debootstrap sh -c 'command -v condor_master || command -v debootstrap' # Debian 12 has no HTCondor, 13 has
+    need debian-archive-keyring sh -c 'command -v condor_master || ls /usr/share/keyrings/debian-archive-keyring.*'
+    need util-linux sh -c 'command -v unshare && command -v nsenter'
     need slurm-wlm sh -c 'command -v slurmctld && command -v slurmd && command -v sbatch'
     need slurmdbd command -v slurmdbd
     need munge command -v munged
