@@ -154,13 +154,12 @@ class SlurmBatchSystem:
         nodes = self._entry.nodes
         jobs = len(requests) // nodes
         stem, array = ("%j", []) if jobs == 1 else ("%A_%a", [f"--array=0-{jobs - 1}"])
-        words = [
-            *("--parsable", f"--job-name={JOB_NAME}", "--chdir=/tmp", *array, *measures(self._entry, self._options)),
-            f"--comment={comment([request.tag for request in requests], nodes)}",
-        ]
+        ours = ["--parsable", f"--job-name={JOB_NAME}", "--chdir=/tmp", *array]
+        ours.append(f"--comment={comment([request.tag for request in requests], nodes)}")
         files = [f'--output="$folder/{stem}.out"', f'--error="$folder/{stem}.err"']
         text = batch_script(requests, program, self._entry, self._options)
-        command = " ".join([self._timed, "sbatch", *files, shlex.join(words)])
+        # the last word counts: a site may say what a pilot gets, but not how we find it
+        command = " ".join([self._timed, "sbatch", shlex.join([*measures(self._entry, self._options), *ours]), *files])
         return self._run(_WITH_FOLDER + command, given=text.encode())
 
     def _handle(self, job: str, number: int, count: int) -> str:

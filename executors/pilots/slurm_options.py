@@ -29,7 +29,7 @@ class SlurmOptions(BaseModel):
     qos: Value | None = None
     constraint: Value | None = None
     extra: tuple[Value, ...] = ()
-    """More words for sbatch, such as `--reservation=data-challenge`; they come last, and win."""
+    """More words for sbatch, such as `--reservation=data-challenge`; they win over the queue's other words."""
     folder: Folder = "~/.penstock/slurm"
     """Where pilots write: seen by the nodes and by where the commands run. Files in it go after a week."""
     timeout: Annotated[float, Field(gt=0, le=300)] = 30.0
