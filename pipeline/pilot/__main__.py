@@ -150,7 +150,7 @@ def _machine(options: argparse.Namespace) -> Machine:
     wanted = {name: getattr(options, name) for name in ("cores", "memory", "disk") if getattr(options, name)}
     runtimes = containers.find(made.containers, options.containers)
     home = cgroups.find() if options.cgroups else ""
-    warden = Warden(cgroups.settle(home, "penstock-{}".format(os.getpid())))
+    warden = Warden(cgroups.settle(home, "penstock-{}".format(os.getpid())), [one.brief for one in runtimes])
     return Machine(measured._replace(**wanted), made, warden, Bell(), found, runtimes)
 
 

@@ -18,6 +18,7 @@ SHARED = ("/cvmfs",)
 """Folders that every container sees where the node has them."""
 _SYSTEM = ("/bin", "/lib", "/lib64", "/usr")
 _EMPTY = ("/dev", "/etc", "/proc", "/sys", "/tmp")  # noqa: S108 - places inside an image
+_BRIEF = "/tmp"  # noqa: S108 - a folder of a name that nobody can guess is made there
 _PULL_EVERY = 0.1
 _STDERR_TAIL = 4096
 _OF_THE_CLIENT = re.compile(r"(LD_|XDG_|CONTAINER|PODMAN|DOCKER|STORAGE_|GO)\w*|PATH|HOME|TMPDIR")
@@ -33,13 +34,15 @@ events_logger = "none"
 class Runtime(NamedTuple):
     """One that works here. `client`: the program with its own options, `options`: those of each run.
 
-    `folder` holds what it keeps. `joins_group`: its containers stay in the control group that they are started in.
+    `folder` holds what it keeps, `brief` what it has while it runs, on a path that is short: podman takes none of more
+    than 50 characters. `joins_group`: its containers stay in the control group that they are started in.
     """
 
     name: str
     client: Tuple[str, ...]
     options: Tuple[str, ...]
     folder: str
+    brief: str
     joins_group: bool = True
 
     def environment(self) -> Dict[str, str]:
@@ -49,7 +52,7 @@ class Runtime(NamedTuple):
             prefix = self.name.upper()
             return {**given, prefix + "_CACHEDIR": self.folder, prefix + "_TMPDIR": self.folder}
         given["CONTAINERS_CONF"] = os.path.join(self.folder, "containers.conf")
-        given["XDG_RUNTIME_DIR"] = os.path.join(self.folder, "runtime")
+        given["XDG_RUNTIME_DIR"] = self.brief
         given["TMPDIR"] = self.folder
         return given
 
@@ -83,13 +86,16 @@ def find(folder: str, wanted: Sequence[str] = NAMES, patience: float = probe.PAT
     present = [name for name in NAMES if name in wanted and shutil.which(name)]
     if not present:
         return ()
+    brief = tempfile.mkdtemp(prefix="pst", dir=_BRIEF if os.access(_BRIEF, os.W_OK) else None)
     bare = os.path.join(folder, "bare")
-    for name in ("home", "runtime", *("bare" + path for path in (*_SYSTEM, *_EMPTY))):
+    for name in ("home", *("bare" + path for path in (*_SYSTEM, *_EMPTY))):
         os.makedirs(os.path.join(folder, name), mode=0o700, exist_ok=True)
     with open(os.path.join(folder, "containers.conf"), "w", encoding="ascii") as stream:
         stream.write(_CONFIG)
-    found = [_first_that_works(_ways(name, folder), bare, patience) for name in present]
+    found = [_first_that_works(_ways(name, folder, brief), bare, patience) for name in present]
     folders.remove(bare)
+    if not any(found):
+        folders.remove(brief)
     return tuple(runtime for runtime in found if runtime is not None)
 
 
@@ -154,15 +160,16 @@ def clear(runtimes: Sequence[Runtime]) -> None:
         if runtime.name == _PODMAN:  # it may have files that only its own user namespace may remove
             probe.ask(*runtime.client, "rmi", "--all", "--force", environment=runtime.environment())
         folders.remove(runtime.folder)
+        folders.remove(runtime.brief)
 
 
-def _ways(name: str, folder: str) -> List[Runtime]:
+def _ways(name: str, folder: str, brief: str) -> List[Runtime]:
     """In which ways a runtime may be made to work, the best first."""
     program = shutil.which(name) or name
     if name != _PODMAN:
-        return [Runtime(name, (program, "--silent"), (), folder)]
-    kept = (("--root", "storage"), ("--runroot", "run"), ("--tmpdir", "tmp"))
-    places = [word for option, name in kept for word in (option, os.path.join(folder, name))]
+        return [Runtime(name, (program, "--silent"), (), folder, brief)]
+    kept = {"--root": os.path.join(folder, "storage"), "--runroot": brief, "--tmpdir": os.path.join(brief, "libpod")}
+    places = [word for pair in kept.items() for word in pair]
     # where its groups can't be switched off (runc), or an old kernel knows no overlay for users (vfs), there is a way
     clients: List[Tuple[Tuple[str, ...], bool]] = [((), True), (("--runtime", "runc"), False)]
     clients += [(("--storage-driver", "vfs", *more), joins) for more, joins in clients]
@@ -170,7 +177,14 @@ def _ways(name: str, folder: str) -> List[Runtime]:
     if os.geteuid() != 0:
         users.insert(0, ("--userns", "keep-id", "--user", "{}:{}".format(os.geteuid(), os.getegid())))
     return [
-        Runtime(name, (program, *places, *more), (*user, *(("--cgroups", "disabled") if joins else ())), folder, joins)
+        Runtime(
+            name,
+            (program, *places, *more),
+            (*user, *(("--cgroups", "disabled") if joins else ())),
+            folder,
+            brief,
+            joins,
+        )
         for user in users
         for more, joins in clients
     ]

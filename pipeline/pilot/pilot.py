@@ -91,8 +91,8 @@ class Pilot:
             return 1
         self._say_goodbye(reason)
         folders.remove(self._machine.folders.sandboxes)
-        self._machine.warden.close()
         containers.clear(self._machine.runtimes)
+        self._machine.warden.close()
         return 0
 
     # the main thread

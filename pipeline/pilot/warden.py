@@ -1,8 +1,8 @@
 """The process that payloads are started from: forked before the pilot has threads, it has one for all its life.
 
 For each payload it forks a guardian (see guardian.py), which hears from the pilot over a socket of its own. The warden
-hears from the pilot, too: when that is gone, it waits for its guardians and takes the control groups away. What comes
-to it as an orphan has lost its guardian, which a payload may have killed, and is ended.
+hears from the pilot, too: when that is gone, it waits for its guardians and takes away what the pilot has made outside
+of its folder. What comes to it as an orphan has lost its guardian, which a payload may have killed, and is ended.
 """
 
 import array
@@ -13,9 +13,9 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from typing import NoReturn, Set
+from typing import NoReturn, Sequence, Set
 
-from pipeline.pilot import cgroups, guardian, processes
+from pipeline.pilot import cgroups, folders, guardian, processes
 from pipeline.pilot.errors import InfrastructureFailed
 
 _INT = array.array("i").itemsize
@@ -27,14 +27,15 @@ _READ = 4096
 class Warden:
     """Start it before any thread."""
 
-    def __init__(self, nest: cgroups.Nest = cgroups.NONE) -> None:
+    def __init__(self, nest: cgroups.Nest = cgroups.NONE, leavings: Sequence[str] = ()) -> None:
+        """`leavings` are folders to remove at the end, in whatever way that comes."""
         self.nest = nest
         self._lock = threading.Lock()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._pid = os.fork()
         if self._pid == 0:
             self._socket.close()
-            _keep_watch(theirs, nest)
+            _keep_watch(theirs, nest, leavings)
         theirs.close()
 
     def guardian(self) -> socket.socket:
@@ -58,7 +59,7 @@ class Warden:
                 time.sleep(_FAREWELL / 300)
 
 
-def _keep_watch(pilot: socket.socket, nest: cgroups.Nest) -> NoReturn:
+def _keep_watch(pilot: socket.socket, nest: cgroups.Nest, leavings: Sequence[str]) -> NoReturn:
     """The warden's whole life."""
     try:
         os.setsid()
@@ -68,6 +69,8 @@ def _keep_watch(pilot: socket.socket, nest: cgroups.Nest) -> NoReturn:
         _close_all_but(pilot.fileno())
         _Warden(pilot).work()
         nest.leave()
+        for folder in leavings:
+            folders.remove(folder)
     finally:
         os._exit(0)
 

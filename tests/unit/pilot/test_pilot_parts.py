@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.pilot import archive, limits, transfer
+from pipeline.pilot import archive, folders, limits, transfer
 from pipeline.pilot.client import Backoff
 from pipeline.pilot.ledger import Ledger
 from pipeline.pilot.node import microarchitecture_level
@@ -30,12 +30,41 @@ def test_a_level_needs_all_flags_of_the_levels_below(flags: str, level: str) -> 
     assert microarchitecture_level(frozenset(flags.split())) == level
 
 
-def test_a_breach_names_what_was_used_and_what_was_given() -> None:
-    given = limits.Limits(wall_time=60, memory=100, disk=50)
-    assert limits.breach(given, limits.Usage(60.0, 1.0, 100, 50)) is None
-    assert limits.breach(given, limits.Usage(61.2, 1.0, 1, 1)) == "wall-time limit: ran 61 s of 60 s"
-    assert limits.breach(given, limits.Usage(1.0, 1.0, 130, 1)) == "memory limit: used 130 MiB of 100 MiB"
-    assert limits.breach(given, limits.Usage(1.0, 1.0, 1, 51)) == "disk limit: used 51 MiB of 50 MiB"
+GIVEN = limits.Limits(wall_time=60, memory=100, disk=50, tasks=1100)
+
+
+@pytest.mark.parametrize(
+    ("used", "breach"),
+    [
+        ((60.0, 1.0, 100, 50, 1100), None),
+        ((61.2, 1.0, 1, 1, 1), ("wall_time_limit", "wall-time limit: ran 61 s of 60 s")),
+        ((1.0, 1.0, 130, 1, 1), ("memory_limit", "memory limit: used 130 MiB of 100 MiB")),
+        ((1.0, 1.0, 1, 51, 1), ("disk_limit", "disk limit: used 51 MiB of 50 MiB")),
+        ((1.0, 1.0, 1, 1, 1101), ("process_limit", "process limit: had 1101 processes, may have 1100")),
+    ],
+)
+def test_a_breach_names_what_was_used_and_what_was_given(
+    used: tuple[float, float, int, int, int], breach: tuple[str, str] | None
+) -> None:
+    assert limits.breach(GIVEN, limits.Usage(*used)) == (None if breach is None else limits.Breach(*breach))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "pause"),
+    [
+        ((1.0, 0.0, 10, 1, 1), (2.0, 0.0, 11, 1, 1), limits.SLOW),
+        ((1.0, 0.0, 10, 1, 1), (2.0, 0.0, 45, 1, 1), limits.QUICK),
+        ((1.0, 0.0, 10, 1, 1), (1.1, 0.0, 10, 4, 1), limits.QUICK),
+        ((1.0, 0.0, 10, 1, 1), (2.0, 0.0, 10, 1, 300), limits.QUICK),
+        ((1.0, 0.0, 99, 49, 1), (2.0, 0.0, 99, 49, 1), limits.SLOW),
+        ((58.5, 0.0, 1, 1, 1), (59.5, 0.0, 1, 1, 1), 0.5),
+    ],
+    ids=["calm", "memory", "disk", "processes", "high-but-calm", "time"],
+)
+def test_what_could_reach_a_limit_soon_is_looked_at_soon(
+    before: tuple[float, float, int, int, int], now: tuple[float, float, int, int, int], pause: float
+) -> None:
+    assert limits.pause(GIVEN, limits.Usage(*before), limits.Usage(*now)) == pause
 
 
 def test_an_archive_keeps_the_end_of_logs_and_leaves_out_what_does_not_fit(tmp_path: Path) -> None:
@@ -95,3 +124,16 @@ def test_a_ledger_gives_each_attempt_once_and_names_orphans_once(tmp_path: Path)
     assert Ledger(str(tmp_path), 8).orphans() == []
     assert later.orphans() == [(2, 1)]
     assert later.orphans() == []
+
+
+def test_what_a_payload_has_locked_is_removed(tmp_path: Path) -> None:
+    """Seen with effect where tests do not run as root."""
+    inner = tmp_path / "job" / "cache" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "file").write_text("x")
+    (tmp_path / "kept").mkdir()
+    (inner / "link").symlink_to(tmp_path / "kept")
+    for folder in (inner, inner.parent):
+        folder.chmod(0o500)
+    folders.remove(str(tmp_path / "job"))
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
