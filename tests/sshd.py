@@ -40,8 +40,9 @@ class SshServer(Server):
             program = find_program(["ssh-keygen"], "openssh-client")
             command = [program, "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)]
             subprocess.run(command, check=True, timeout=STARTUP)
-        set_env = "".join(f'SetEnv "{name}={value}"\n' for name, value in variables.items())
-        (folder / "sshd_config").write_text(_CONF.format(port=self.port, folder=folder) + set_env)
+        set_env = " ".join(f'"{name}={value}"' for name, value in variables.items())
+        conf = _CONF.format(port=self.port, folder=folder)
+        (folder / "sshd_config").write_text(f"{conf}SetEnv {set_env}\n")  # the first line of that name alone counts
         public = (folder / "host_key.pub").read_text()
         (folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {public}")
 
