@@ -45,6 +45,8 @@ Ads = dict[str, dict[str, Any]]
 
 _PR_SET_PDEATHSIG = 1
 _PAUSE = 0.02
+_AT_ONCE = 1_000
+"""Tags of one search of the history: the schedd hands them to its helper on a command line, which has an end."""
 _CUT_OFF = f"JobStatus == {HELD} && HoldReasonCode == {SPOOLING_HOLD}"
 _TOLD_ROOM = re.compile(r"expected next ProcId to be (\d+), but Schedd says -[234]\b")
 _LIMIT = re.compile(r"MAX_JOBS_\w+ exceeded|Schedd says -[234]\b")
@@ -208,7 +210,13 @@ def _in_history(schedd: htcondor2.Schedd, tags: Sequence[str], history: float) -
     if not tags or not history:
         return {}
     since = f"{TAG} isnt undefined && EnteredCurrentStatus < {int(time.time() - history)}"
-    return _by_tag(schedd.history(_constraint(tags), list(ATTRIBUTES), len(tags), since))
+    found: Ads = {}
+    for start in range(0, len(tags), _AT_ONCE):
+        some = tags[start : start + _AT_ONCE]
+        found |= _by_tag(schedd.history(_constraint(some), list(ATTRIBUTES), len(some), since))
+    for ad in found.values():
+        ad.pop("RemoteHost", None)  # of one that was thrown out while it ran
+    return found
 
 
 def _constraint(tags: Sequence[str]) -> str:

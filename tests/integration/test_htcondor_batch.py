@@ -149,6 +149,21 @@ def test_a_submission_that_was_cut_off_before_its_files_came_is_not_known_and_ma
     assert attribute(htcondor_pool, tag, "ClusterId").count("\n") == 0
 
 
+def test_a_removed_pilot_is_told_before_it_is_killed_and_counts_as_running_until_it_has_ended(
+    htcondor_pool: HtcondorPool, tmp_path: Path, notes: Path
+) -> None:
+    system, tag = opened(htcondor_pool, tmp_path, {"grace": 60}), "4" * 32
+    end = f"touch {notes}/told; until [ -e {notes}/go ]; do sleep 0.1; done; exit 0"
+    system.submit(requests([tag]), shell(f"trap '{end}' TERM; touch {notes}/ready; while :; do sleep 0.1; done"))
+    eventually((notes / "ready").exists, within=60)
+    system.remove([tag])
+    eventually((notes / "told").exists)
+    system.remove([tag])
+    assert system.poll([tag])[tag].state is BatchState.RUNNING
+    (notes / "go").touch()
+    assert "not wanted any more, says Penstock" in answered(system, tag, BATCH_ENDED).reason
+
+
 def test_an_evicted_pilot_has_failed_and_is_never_started_again(
     htcondor_pool: HtcondorPool, tmp_path: Path, notes: Path
 ) -> None:
@@ -181,8 +196,10 @@ def test_a_pilot_that_an_administrator_has_thrown_out_is_found_in_the_history(
 ) -> None:
     system, tag = opened(htcondor_pool, tmp_path), "9" * 32
     system.submit(requests([tag]), shell(SLEEP))
+    answered(system, tag, [BatchState.RUNNING])
     htcondor_pool.clear()
     assert answered(system, tag, BATCH_ENDED).state is BatchState.FAILED
+    assert set(system.poll([*(f"{number:032}" for number in range(6_000)), tag])) == {tag}
     assert opened(htcondor_pool, tmp_path, {"history": False}).poll([tag]) == {}
     assert set(system.submit(requests([tag]), shell(SLEEP))) == {tag}
     assert attribute(htcondor_pool, tag, "JobStatus") == ""
