@@ -55,8 +55,8 @@ class Ceilings:
         return self._queues[room.site_queue_id]
 
     def over(self, room: Room) -> tuple[Ceiling, ...]:
-        """All that a pilot of this place counts in, but for those that limit nothing."""
-        found = [self._queues[room.site_queue_id]]
+        """All that a pilot of this place counts in beside the queue's own."""
+        found: list[Ceiling] = []
         for queue in (room.site_queue_id, None):
             found += [ceiling for cap, ceiling in self._caps.get(queue, ()) if cap.covers(room.place)]
         return tuple(found)

@@ -26,6 +26,8 @@ class PlanRules:
     """Times the usual queue time until which a pending pilot surely comes."""
     unsure_after: float = 8.0
     """Times the usual queue time from which it is not counted on at all."""
+    full_after: float = 2.0
+    """Times the usual queue time that pilots have waited in vain in a queue that is full."""
     least_wait: float = 60.0
     """Even the fastest queue takes so long from the request until its pilot asks for jobs."""
     longest_hold: float = 3_600.0

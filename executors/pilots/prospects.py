@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from statistics import median
+from math import inf
 
 from executors.pilots.plans import PlanRules
 from executors.pilots.roll import Roll
@@ -28,6 +28,8 @@ class Prospect:
     stage: str
     """In words."""
     is_dead: bool = False
+    is_full: bool = False
+    """Its pilots have waited for much longer than is usual, and nothing has begun or ended there meanwhile."""
 
     @property
     def speed(self) -> float:
@@ -41,13 +43,16 @@ def prospect(history: History, rolls: Sequence[Roll], nodes: int, rules: PlanRul
     pending = [age for roll in rolls for age in roll.ages()]
     started = max(history.started, sum(roll.began for roll in rolls))
     usual = max(rules.patience if history.queue_time is None else history.queue_time, rules.least_wait)
-    wait = max(usual, median(pending)) if pending else usual
-    ended = f"{started} started of {history.submitted} of late"
+    blocked = max(history.vain, min(max(pending, default=0.0), inf if history.moved is None else history.moved))
+    wait = max(usual, blocked)
     if started:
+        words = f"{started} started of {history.submitted} of late"
+        words += f", {history.stillborn} failed to start" if history.stillborn else ""
         success = started / (started + history.stillborn)
-        most = max(rules.probes * nodes, rules.growth * started)
-        words = ended if not history.stillborn else f"{ended}, {history.stillborn} failed to start"
-        return Prospect(wait, usual, success, most, words)
+        if blocked > rules.full_after * usual:
+            words = f"nothing has moved there for {blocked / 60:.0f} minutes: it seems to be full"
+            return Prospect(wait, usual, success, nodes, words, is_full=True)
+        return Prospect(wait, usual, success, max(rules.probes * nodes, rules.growth * started), words)
     if history.stillborn:
         words = f"none started of {history.submitted} of late, {history.stillborn} failed to start"
         return Prospect(wait, usual, 1 / (1 + history.stillborn), nodes, words, is_dead=True)
@@ -68,10 +73,12 @@ def next_hold(history: History, now: datetime, rules: PlanRules) -> datetime:
     return now + timedelta(seconds=seconds)
 
 
-def coming(pilots: Sequence[LivePilot], usual: float, rules: PlanRules) -> int:
+def coming(pilots: Sequence[LivePilot], ahead: Prospect, rules: PlanRules) -> int:
     """How many of these pending pilots can be counted on: surely the ones that have waited as long as is usual or a few
-    times that, and ever fewer of the older ones. Held ones are not."""
-    sure, never = rules.sure_until * usual, rules.unsure_after * usual
+    times that, and ever fewer of the older ones. Not held ones, and none of a queue that is full."""
+    if ahead.is_full:
+        return 0
+    sure, never = rules.sure_until * ahead.usual, rules.unsure_after * ahead.usual
     expected = 0.0
     for pilot in pilots:
         if pilot.state is not PilotState.HELD:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from executors.pilots.allowance import Allowance
+from executors.pilots.ceilings import Ceiling
 from executors.pilots.fitting import Fit, Want, packed
 from executors.pilots.spots import Spot
 from executors.pilots.supply import Pool, fill
@@ -67,24 +68,32 @@ class Sharing:
     def _share(self, want: Want, open_: Sequence[Spot], *, split: bool) -> None:
         if want.jobs > 0 and self._begun[want.vo_id]:
             self._fill_begun(want)
-        for _ in range(_PASSES):
-            before = want.jobs
-            if before <= 0 or not self._pass(want, open_, split=split) or want.jobs == before:
+        for nth in range(_PASSES):
+            if want.jobs <= 0 or not self._pass(want, open_, split=split, is_last=nth == _PASSES - 1):
                 break
 
-    def _pass(self, want: Want, open_: Sequence[Spot], *, split: bool) -> bool:
-        """Every fitting queue gets its part once; whether there was any."""
+    def _pass(self, want: Want, open_: Sequence[Spot], *, split: bool, is_last: bool) -> bool:
+        """Every fitting queue gets its part once, of the demand and of the limits that it shares with others; whether
+        there was any. What rounding leaves over is for anybody, in the last pass."""
         candidates = self._candidates(want, open_, split=split)
         whole = sum(one.weight for one in candidates)
+        under: defaultdict[Ceiling, float] = defaultdict(float)
+        for one in () if is_last else candidates:
+            for ceiling in one.spot.shared:
+                under[ceiling] += one.weight
         for one in candidates:
             if want.jobs <= 0:
                 break
-            part = math.ceil(want.jobs * one.weight / whole - _ROUNDING) if whole > 0 else want.jobs
+            part = _part(want.jobs, one.weight, whole)
             whole -= one.weight
-            self._order(want, one, part)
+            room = one.room
+            for ceiling in one.spot.shared if under else ():
+                room = min(room, _part(ceiling.left, one.weight, under[ceiling]))
+                under[ceiling] -= one.weight
+            self._order(want, one, part, room)
         return bool(candidates)
 
-    def _order(self, want: Want, one: _Candidate, part: int) -> None:
+    def _order(self, want: Want, one: _Candidate, part: int, room: int) -> None:
         spot, each = one.spot, one.fit.each
         most = int(min(want.jobs, self._allowance.room(want.rules, spot.room.site_id)))
         needed = -(-min(part, most) // each)
@@ -92,7 +101,7 @@ class Sharing:
             return
         kept = min(spot.stale, needed)
         new = -(-(needed - kept) // spot.nodes) * spot.nodes
-        room = min(one.room, spot.left())  # others may have taken of it
+        room = min(room, spot.left())  # others may have taken of it
         new = min(new, room - room % spot.nodes)
         if kept + new <= 0:
             return
@@ -179,32 +188,38 @@ def _bundle(members: Sequence[Want]) -> _Bundle:
 
 
 class _Parts:
-    """The parts of queues that several VOs want."""
+    """The parts that VOs have, by their shares, of every limit that several of them want room under."""
 
     def __init__(self, spots: Sequence[Spot], takers: Takers) -> None:
-        self._shares: defaultdict[int, float] = defaultdict(float)
-        self._added: defaultdict[int, int] = defaultdict(int)
-        sharing: defaultdict[int, int] = defaultdict(int)
-        for spot in spots:
+        shares: defaultdict[Ceiling, dict[int, float]] = defaultdict(dict)
+        for spot in spots if len(takers.by_vo) > 1 else ():
             if spot.room.vo_id in takers.by_vo:
-                self._shares[spot.room.site_queue_id] += spot.room.share
-                sharing[spot.room.site_queue_id] += 1
-        self._shared = {queue for queue, many in sharing.items() if many > 1}
+                for ceiling in spot.ceilings:
+                    shares[ceiling][spot.room.vo_id] = spot.room.share
+        self._whole = {ceiling: sum(of.values()) for ceiling, of in shares.items() if len(of) > 1}
+        self._added: defaultdict[Ceiling, int] = defaultdict(int)
+        self._mine: defaultdict[tuple[Ceiling, int], int] = defaultdict(int)
 
     def __bool__(self) -> bool:
-        return bool(self._shared)
+        return bool(self._whole)
 
     def note(self, spot: Spot, count: int) -> None:
-        self._added[spot.room.site_queue_id] += count
+        if self._whole:
+            for ceiling in spot.ceilings:
+                self._added[ceiling] += count
+                self._mine[ceiling, spot.room.vo_id] += count
 
     def room(self, spot: Spot, left: int) -> int:
-        """How many of the pilots that the queue may get are this VO's."""
-        queue = spot.room.site_queue_id
-        if queue not in self._shared:
-            return left
-        whole = left + self._added[queue]
-        part = math.ceil(whole * spot.room.share / self._shares[queue] - _ROUNDING)
-        return max(min(left, part - spot.requested), 0)
+        """How many of the pilots that may be requested there are this VO's."""
+        for ceiling in spot.ceilings:
+            if ceiling in self._whole:
+                part = _part(ceiling.left + self._added[ceiling], spot.room.share, self._whole[ceiling])
+                left = min(left, part - self._mine[ceiling, spot.room.vo_id])
+        return max(left, 0)
+
+
+def _part(of: int, weight: float, whole: float) -> int:
+    return math.ceil(of * weight / whole - _ROUNDING) if whole > 0 else of
 
 
 def _after(

@@ -24,6 +24,8 @@ class Spot:
     kind: Kind
     prospect: Prospect
     ceilings: tuple[Ceiling, ...]
+    shared: tuple[Ceiling, ...]
+    """Those of them that other queues are under, too."""
     roll: Roll
     hold_until: datetime | None = None
     """Dead, it gets no probe before."""
@@ -108,13 +110,14 @@ def spots(now: Situation, rolls: Mapping[Place, Roll], rules: PlanRules) -> list
         if queue not in records:
             records[queue] = _record(room, now.history.get(queue, _NOTHING), by_queue[queue], rules)
         ahead, ramp = records[queue]
-        limits = [*ceilings.over(room), ramp]
+        shared = ceilings.over(room)
+        limits = [ceilings.queue(room), ramp, *shared]
         hold_until = held_off(ahead, now.past.get(room.place), now.now)
         if hold_until is not None:
             limits.append(Ceiling("its next probe", 0))
         roll = rolls.get(room.place) or Roll()
-        spot = Spot(room, MEMORY.kind(room, rules.margin), ahead, tuple(limits), roll, hold_until)
-        spot.coming = coming(roll.pending, ahead.usual, rules) if roll.pending else 0
+        spot = Spot(room, MEMORY.kind(room, rules.margin), ahead, tuple(limits), shared, roll, hold_until)
+        spot.coming = coming(roll.pending, ahead, rules) if roll.pending else 0
         found.append(spot)
     return found
 

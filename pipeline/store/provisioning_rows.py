@@ -117,6 +117,11 @@ class History:
     started: int = 0
     stillborn: int = 0
     queue_time: float | None = None
+    moved: float | None = None
+    """Seconds since a pilot last began to run there, or one that had run ended; None: none has."""
+    vain: float = 0.0
+    """The longest that a pilot which was taken back before it ran had waited since then. A queue that is full lets
+    pilots wait in vain, whatever it did before."""
 
 
 @dataclass(frozen=True, slots=True)

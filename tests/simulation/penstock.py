@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from statistics import median
 
@@ -138,7 +138,7 @@ class Penstock(Rules):
             rooms=tuple(self._rooms_at(view.now)),
             pilots=tuple(self._live(pilot, view.now) for pilot in view.pilots),
             past=self._past,
-            history={queue.index: self._history[queue.index].history() for queue in self._queues},
+            history={queue.index: self._history[queue.index].history(view.now) for queue in self._queues},
             caps=self._caps,
         )
 
@@ -195,7 +195,7 @@ class Penstock(Rules):
 
     def ended(self, pilot: Pilot, now: float, *, by_us: bool) -> None:
         """One that ends before it has come up counts against its queue, unless we wanted it to."""
-        self._history[pilot.queue.index].ended(pilot, is_ours=by_us)
+        self._history[pilot.queue.index].ended(pilot, now, is_ours=by_us)
         if not by_us and not pilot.came_up:
             self._back_off(pilot.queue.index, now)
 
@@ -208,6 +208,8 @@ class _PastPilots:
         self._started: dict[int, float] = {}
         self._stillborn: set[int] = set()
         self._made: History | None = None
+        self._moved: float | None = None
+        self._vain = 0.0
 
     def requested(self, pilot: Pilot) -> None:
         """Requested and submitted at once."""
@@ -217,10 +219,16 @@ class _PastPilots:
     def started(self, pilot: Pilot, now: float) -> None:
         """Came up so long after its request."""
         self._started[pilot.id] = now - pilot.submitted
+        self._moved, self._vain = now, 0.0
         self._made = None
 
-    def ended(self, pilot: Pilot, *, is_ours: bool) -> None:
+    def ended(self, pilot: Pilot, now: float, *, is_ours: bool) -> None:
         """Died, or was taken back."""
+        if pilot.came_up:
+            self._moved, self._vain = now, 0.0
+        elif is_ours:
+            self._vain = max(self._vain, now - max(pilot.submitted, self._moved or 0.0))
+        self._made = None
         if not pilot.came_up and not is_ours:
             self._stillborn.add(pilot.id)
             self._made = None
@@ -233,14 +241,14 @@ class _PastPilots:
             self._stillborn.discard(old.id)
             self._made = None
 
-    def history(self) -> History:
+    def history(self, now: float) -> History:
         """As the store counts it."""
         if self._made is None:
             known = {pilot.id for pilot in self._pilots}
             times = [seconds for i, seconds in self._started.items() if i in known]
             stillborn = len(self._stillborn & known)
             self._made = History(len(known), len(times), stillborn, median(times) if times else None)
-        return self._made
+        return replace(self._made, moved=None if self._moved is None else now - self._moved, vain=self._vain)
 
 
 def _requirement(group: Group) -> Requirement:
