@@ -101,7 +101,8 @@ class _Warden:
 
     def _obey(self) -> bool:
         """Fork a guardian; False when nobody asks any more."""
-        content, ancillary, _, _ = self._pilot.recvmsg(_READ, socket.CMSG_SPACE(_INT))
+        # without the flag every payload would inherit the socket
+        content, ancillary, _, _ = self._pilot.recvmsg(_READ, socket.CMSG_SPACE(_INT), socket.MSG_CMSG_CLOEXEC)
         if not content:
             return False
         for _, _, data in ancillary:
