@@ -29,7 +29,6 @@ from tests.waiting import eventually
 PACKAGED = Path("/usr/share/arc")
 QUEUE = "fork"
 USER = "pilots"
-STRANGER = "stranger"
 TOKEN_SUBJECT = "penstock"
 _OUR_AUTHORITY = 'mount --bind "$0" /etc/grid-security/certificates && exec "$@"'
 """The keys of an issuer of tokens are fetched with the authorities of this folder, whatever `x509_cert_dir` says; so it
@@ -51,7 +50,7 @@ map_to_user=pilots nobody:nogroup
 [lrms]
 lrms=fork
 [arex]
-loglevel={loglevel}
+loglevel=3
 logfile={folder}/log/arex.log
 joblog={folder}/log/jobs.log
 helperlog={folder}/log/helper.log
@@ -60,12 +59,12 @@ sessiondir={folder}/session
 tmpdir={folder}/tmp
 pidfile={folder}/arex.pid
 wakeupperiod=1
-maxjobs=-1 -1 -1 {most} -1
 [arex/ws]
 wsurl={url}
 logfile={folder}/log/ws.log
 pidfile={folder}/ws.pid
 [arex/ws/jobs]
+allownew={takes}
 allowaccess=pilots
 [infosys]
 logfile={folder}/log/info.log
@@ -106,17 +105,18 @@ _CHANGES = {
 
 
 class ArexServer:
-    """The server. `most`: jobs that it takes in all; none: any number."""
+    """The server, and whom it lets in: a user by certificate, and the subject TOKEN_SUBJECT of an issuer by token."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
         self.url = f"https://localhost:{self.port}/arex"
         self.data_dir = folder / "data"
-        self.loglevel = 3
-        self.most: int | None = None
+        self._takes = True
         self._software = folder / "software"
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._begun: list[tuple[list[str], dict[str, str]]] = []
+        """What the start scripts have made of themselves: they need four seconds for that, only once."""
         self.authority = Authority(folder / "certificates")
         self.user: User = self.authority.user(USER)
         self.issuer = TokenIssuer(self.authority)
@@ -153,23 +153,15 @@ class ArexServer:
 
     def start(self) -> None:
         """Start its two daemons and wait until they serve; AssertionError with their logs when they do not."""
-        configuration = self.folder / "arc.conf"
-        configuration.write_text(
-            _CONFIGURATION.format(
-                folder=self.folder,
-                loglevel=self.loglevel,
-                subject=subject(USER),
-                token_subject=TOKEN_SUBJECT,
-                issuer=self.issuer.url,
-                most=-1 if self.most is None else self.most,
-                url=self.url,
-            )
-        )
-        self._processes = [self._spawn(name) for name in _DAEMONS]
+        self._configure()
+        begun = self._begun or [(self._start_command(name), self._environment()) for name in _DAEMONS]
+        self._processes = [self._spawn(*one) for one in begun]
         try:
             eventually(self._answers, within=STARTUP)
         except AssertionError as error:
             raise AssertionError(f"A-REX does not answer:\n{self._logs()}") from error
+        daemons = [psutil.Process(process.pid) for process in self._processes]
+        self._begun = [(daemon.cmdline(), daemon.environ()) for daemon in daemons]
 
     def stop(self) -> None:
         """End the daemons; jobs run on, and what it knows of them is kept. May be called twice."""
@@ -186,6 +178,20 @@ class ArexServer:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         eventually(lambda: not self._left(), within=STARTUP)
+
+    def freeze(self) -> None:
+        """Stop its web service: it takes connections and answers nothing."""
+        psutil.Process(self._processes[1].pid).suspend()
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        psutil.Process(self._processes[1].pid).resume()
+
+    def take(self, *, new: bool) -> None:
+        """Start it anew, so that it takes new jobs or refuses them: its administrator drains it."""
+        self._takes = new
+        self.stop()
+        self.start()
 
     def write_secret(self, name: str, text: str) -> Path:
         """A file in its folder that only its owner may read."""
@@ -236,17 +242,38 @@ class ArexServer:
                 return [leader, *leader.children(recursive=True)]
         return []
 
-    def _spawn(self, name: str) -> subprocess.Popen[bytes]:
-        environment = {
+    def _configure(self) -> None:
+        configuration = self.folder / "arc.conf"
+        configuration.write_text(
+            _CONFIGURATION.format(
+                folder=self.folder,
+                subject=subject(USER),
+                token_subject=TOKEN_SUBJECT,
+                issuer=self.issuer.url,
+                takes="yes" if self._takes else "no",
+                url=self.url,
+            )
+        )
+        for name in ("arex.cfg", "ws.cfg") if self._begun else ():
+            parser = str(self._software / "lib" / "arc" / "arcconfig-parser")
+            command = [parser, "--config", str(configuration), "--runconfig", str(self.folder / name), "--save"]
+            subprocess.run(command, check=True, capture_output=True, env=self._environment())
+
+    def _environment(self) -> dict[str, str]:
+        return {
             "PATH": os.defpath,
             "ARC_LOCATION": str(self._software),
             "ARC_CONFIG": str(self.folder / "arc.conf"),
             "TMPDIR": str(self.folder / "tmp"),
         }
+
+    def _start_command(self, name: str) -> list[str]:
+        return [str(self._software / "share" / "arc" / name), "-f"]
+
+    def _spawn(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        enter = ["unshare", "--mount", "sh", "-c", _OUR_AUTHORITY, str(self.ca_dir)]
         with (self.folder / "log" / "start.log").open("ab") as log:
-            command = ["unshare", "--mount", "sh", "-c", _OUR_AUTHORITY, str(self.ca_dir)]
-            command += [str(self._software / "share" / "arc" / name), "-f"]
-            return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self.folder)
+            return subprocess.Popen([*enter, *command], env=environment, stdout=log, stderr=log, cwd=self.folder)
 
     def _answers(self) -> bool:
         ended = [process.args for process in self._processes if process.poll() is not None]

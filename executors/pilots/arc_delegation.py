@@ -7,6 +7,7 @@ one would last is left.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -70,12 +71,12 @@ def sign_proxy(request: str, credential: str, now: datetime) -> tuple[str, datet
     Raises BatchSystemUnavailable for what can't be read.
     """
     try:
-        key = x509.load_pem_x509_csr(request.encode()).public_key()
+        key = x509.load_der_x509_csr(_correct(request)).public_key()
         chain = _chain(credential)
         found = _KEY.search(credential)
         assert found is not None, "credentials.py let through a proxy without a key"
         signer = serialization.load_pem_private_key(found.group().encode(), password=None)
-    except ValueError as error:
+    except (ValueError, IndexError, x509.InvalidVersion) as error:
         raise BatchSystemUnavailable("a delegation request of A-REX, or our own credential, is no PEM") from error
     if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey) or not isinstance(
         signer, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
@@ -96,6 +97,20 @@ def sign_proxy(request: str, credential: str, now: datetime) -> tuple[str, datet
         .sign(signer, hashes.SHA256())
     )
     return "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in (proxy, *chain)), ends_at
+
+
+def _correct(request: str) -> bytes:
+    """A certificate request as RFC 2986 wants it, in DER: those of A-REX 6 call themselves version 3. Their signatures
+    are not looked at: who asks is known by TLS."""
+    lines = request.partition("-----BEGIN CERTIFICATE REQUEST-----")[2].partition("-----END")[0]
+    text = bytearray(base64.b64decode(lines))
+    at = 0
+    for _ in ("CertificationRequest", "CertificationRequestInfo"):
+        length = text[at + 1]
+        at += 2 + (length & 0x7F if length & 0x80 else 0)
+    if text[at : at + 2] == b"\x02\x01":
+        text[at + 2] = 0
+    return bytes(text)
 
 
 def _chain(text: str) -> list[x509.Certificate]:

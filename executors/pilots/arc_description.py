@@ -15,7 +15,7 @@ STDERR = "stderr"
 _NAME = "penstock-"
 _MIB = 1 << 20
 _ADL = "http://www.eu-emi.eu/es/2010/12/adl"
-_NADL = "http://www.nordugrid.org/es/2011/12/nadl"
+_NORDUGRID = "http://www.nordugrid.org/es/2011/12/nordugrid-adl"
 
 
 def job_name(tag: str) -> str:
@@ -30,7 +30,7 @@ def tag_of(name: str) -> str | None:
 
 def describe(tags: Iterable[str], entry: SiteQueueEntry, options: ArcOptions, delegation: str | None) -> bytes:
     """The description of pilots that are submitted together. `delegation`: the id of the proxy that they get."""
-    root = ET.Element("ActivityDescriptions", {"xmlns": _ADL, "xmlns:nadl": _NADL})
+    root = ET.Element("ActivityDescriptions", {"xmlns": _ADL, "xmlns:nordugrid-adl": _NORDUGRID})
     for tag in tags:
         one = ET.SubElement(root, "ActivityDescription")
         _text(ET.SubElement(one, "ActivityIdentification"), "Name", job_name(tag))
@@ -60,7 +60,7 @@ def _resources(element: ET.Element, entry: SiteQueueEntry, options: ArcOptions) 
 
 def _staging(element: ET.Element, delegation: str | None) -> None:
     if delegation is not None:
-        _text(element, "nadl:DelegationID", delegation)
+        _text(element, "nordugrid-adl:DelegationID", delegation)
     script = ET.SubElement(element, "InputFile")
     _text(script, "Name", SCRIPT)
     _text(script, "IsExecutable", "true")
