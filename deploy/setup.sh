@@ -49,6 +49,9 @@ test) # mysqlclient is compiled, the servers are real
     need openssh-server command -v sshd
     need openssh-client sh -c 'command -v ssh && command -v ssh-keygen'
     need tinyproxy-bin command -v tinyproxy
+    need podman command -v podman
+    need crun command -v crun
+    need runc command -v runc # where crun can't: a hybrid hierarchy of control groups with controllers in its v2 part
     ;;
 *)
     echo "usage: deploy/setup.sh demo|test" >&2
