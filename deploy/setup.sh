@@ -49,6 +49,10 @@ test) # mysqlclient is compiled, the servers are real
     need openssh-server command -v sshd
     need openssh-client sh -c 'command -v ssh && command -v ssh-keygen'
     need tinyproxy-bin command -v tinyproxy
+    need nordugrid-arc-arex test -e /usr/share/arc/arc-arex-start
+    need procps command -v ps
+    need util-linux command -v unshare
+    need openssl command -v openssl
     need podman command -v podman
     need crun command -v crun
     need runc command -v runc # where crun can't: a hybrid hierarchy of control groups with controllers in its v2 part
