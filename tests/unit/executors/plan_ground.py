@@ -28,8 +28,9 @@ KNOWN = History(submitted=100, started=100, queue_time=60.0)
 """Of a queue that starts all that it is given, within a minute."""
 
 
-def room(queue: int, vo: int = 1, *, closed: str = "", site: int = 1, **entry: Any) -> Room:
-    """A queue for pilots of one core, 8 GiB and a day, ten at the most."""
+def room(queue: int, vo: int = 1, **entry: Any) -> Room:
+    """A queue for pilots of one core, 8 GiB and a day, ten at the most; `closed` says why nothing new may go there."""
+    closed, site = entry.pop("closed", ""), entry.pop("site", 1)
     wanted = {"name": f"q{queue}", "cores": 1, "memory": 8192, "max_pilots": 10, "max_pending_pilots": 10, **entry}
     return Room(queue, site, "ST"[site - 1], vo, SiteQueueEntry.model_validate(wanted), closed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from executors.pilots.decide import PlanRules, plan
@@ -66,17 +67,13 @@ def test_a_dead_queue_gets_one_probe_and_then_none_for_ever_longer() -> None:
 
 def test_a_dead_queue_is_held_off_until_its_time_and_is_trusted_again_when_a_pilot_starts() -> None:
     dead = {1: History(3, 0, 3)}
-    now = situation([room(1, **WIDE)], MANY, history=dead)
     until = NOW + timedelta(minutes=5)
-    now.past[1, 1] = Past(0, until)  # type: ignore[index]  # a dict, here
+    now = replace(situation([room(1, **WIDE)], MANY, history=dead), past={(1, 1): Past(0, until)})
     (order,) = plan(now).orders
     assert (order.request, order.hold_until) == (0, until)
     assert "held off until 00:05:00" in order.why
-    now.past[1, 1] = Past(0, NOW)  # type: ignore[index]
-    assert requests(plan(now)) == {(1, 1): 1}
-    alive = situation([room(1, **WIDE)], MANY, history={1: History(4, 1, 3, 60.0)})
-    alive.past[1, 1] = Past(0, until)  # type: ignore[index]
-    (order,) = plan(alive).orders
+    assert requests(plan(replace(now, past={(1, 1): Past(0, NOW)}))) == {(1, 1): 1}
+    (order,) = plan(replace(now, history={1: History(4, 1, 3, 60.0)})).orders
     assert order.request > 1
     assert order.hold_until is None
 
@@ -86,7 +83,7 @@ def test_a_pilot_that_hangs_is_not_counted_on_but_nothing_is_put_behind_it() -> 
     hangs = [pilot(number, 1, age=3_600.0) for number in range(4)]
     history = {1: History(50, 50, 0, 60.0, moved=10.0), 2: History(50, 50, 0, 60.0)}
     made = requested([slow, other], [demand(4)], hangs, history=history)
-    assert made == {(2, 1): 3} or made == {(2, 1): 2}
+    assert made == {(2, 1): 2}
     assert requested([slow], [demand(4)], hangs, history=history) == {}
     assert requested([slow], [demand(6)], hangs, history=history) == {(1, 1): 2}
 
@@ -181,8 +178,7 @@ def test_jobs_that_running_pilots_will_take_before_a_new_one_could_come_want_non
 
 
 def test_a_banned_queues_pilots_are_counted_for_nothing() -> None:
-    banned = room(1, closed="is banned")
-    banned = type(banned)(*(getattr(banned, name) for name in banned.__slots__[:-1]), True)
+    banned = replace(room(1, closed="is banned"), banned=True)
     live = [pilot(1, 1), running(2, 1)]
     assert requested([banned, room(2)], [demand(2)], live) == {(2, 1): 2}
     order = plan(situation([banned], [demand(2)], live, low=1)).orders[0]
