@@ -51,7 +51,6 @@ test) # mysqlclient is compiled, the servers are real
     need tinyproxy-bin command -v tinyproxy
     need nordugrid-arc-arex test -e /usr/share/arc/arc-arex-start
     need procps command -v ps
-    need util-linux command -v unshare
     need openssl command -v openssl
     need podman command -v podman
     need crun command -v crun
