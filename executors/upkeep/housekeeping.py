@@ -77,7 +77,7 @@ def book_shares(context: Context) -> list[Message]:
 
 
 def purge(context: Context) -> list[Message]:
-    """Delete what is older than the settings keep, in the database and among sandboxes and archives."""
+    """Delete what is older than the settings keep, in the database and among sandboxes, archives and outputs."""
     kept = context.settings.retention_days * DAY
     sandboxes = Sandboxes(context.settings.resolved_sandbox_url())
 
@@ -88,4 +88,6 @@ def purge(context: Context) -> list[Message]:
     retention.purge(context.database, kept, forget_archives)
     for unused in context.database.transact(partial(retention.drop_unused_sandboxes, seconds=kept)):
         sandboxes.remove(unused.vo, unused.digest)
+    for pilot in context.database.transact(partial(retention.drop_ended_pilots, seconds=kept)):
+        sandboxes.remove_pilot_output(pilot.vo, pilot.id)
     return []

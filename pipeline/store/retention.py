@@ -52,6 +52,14 @@ class UnusedSandbox:
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class EndedPilot:
+    """A pilot that is forgotten, some of whose output is kept."""
+
+    vo: str
+    id: int
+
+
 def purge(
     database: Database, seconds: float, forget_archives: Callable[[JobsOfVo], None], *, most_batches: int = 100
 ) -> int:
@@ -134,6 +142,15 @@ def drop_unused_sandboxes(tx: Transaction, seconds: float) -> list[UnusedSandbox
     return gone
 
 
+def drop_ended_pilots(tx: Transaction, seconds: float) -> list[EndedPilot]:
+    """Forget up to a batch of pilots that ended so long ago; what was kept of their output is the caller's."""
+    old = (pilots.c.state.in_(PILOT_FINAL), pilots.c.ended_at < tx.after(-seconds))
+    query = select(pilots.c.id, pilots.c.output_at, vos.c.name).join(vos, vos.c.id == pilots.c.vo_id)
+    rows = tx.rows(query.where(*old).limit(BATCH))
+    tx.run(delete(pilots).where(pilots.c.id.in_([row.id for row in rows])))
+    return [EndedPilot(row.name, row.id) for row in rows if row.output_at is not None]
+
+
 def _remove_campaign(tx: Transaction, campaign_id: int) -> None:
     if not _is_over(tx, campaign_id):
         return
@@ -148,13 +165,7 @@ def _remove_campaign(tx: Transaction, campaign_id: int) -> None:
 
 
 def _odds_and_ends(seconds: float) -> list[Callable[[Transaction], object]]:
-    def ended_pilots(tx: Transaction) -> None:
-        old = (pilots.c.state.in_(PILOT_FINAL), pilots.c.ended_at < tx.after(-seconds))
-        ids = [row.id for row in tx.rows(select(pilots.c.id).where(*old).limit(BATCH))]
-        tx.run(delete(pilots).where(pilots.c.id.in_(ids)))
-
     return [
-        ended_pilots,
         lambda tx: trigger_runs.forget_before(tx, tx.after(-min(seconds, 7 * DAY))),
         lambda tx: messages.forget_old_redeliveries(tx, DAY),
         lambda tx: tx.run(delete(enrolments).where(enrolments.c.expires_at < tx.after(-DAY))),

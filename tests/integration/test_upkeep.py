@@ -12,12 +12,13 @@ import pytest
 from sqlalchemy import func, select, update
 
 from executors.upkeep import deferred, held, housekeeping, reconcile, shell, silence
+from pipeline.errors import NotFound
 from pipeline.runtime.spec import Context
 from pipeline.sandboxes import Sandboxes
 from pipeline.settings import Settings
 from pipeline.store import jobs, trigger_runs
 from pipeline.store import messages as message_store
-from pipeline.store.database import Database
+from pipeline.store.database import Database, Transaction
 from pipeline.store.messages import Deferral
 from pipeline.store.tables import (
     autoclusters,
@@ -278,6 +279,25 @@ def test_what_is_too_old_goes_and_the_rest_stays(context: Context, tmp_path: Pat
     assert database.transact(lambda tx: tx.scalar(select(func.count()).select_from(jobs_table))) == 2
     assert database.transact(lambda tx: tx.scalar(select(func.count()).select_from(job_events))) == 2
     assert not database.transact(lambda tx: tx.rows(select(sandboxes)))
+
+
+def test_pilots_that_ended_long_ago_go_with_what_they_wrote(context: Context, tmp_path: Path) -> None:
+    database = context.database
+    at = site(database)
+    old, young = pilot(database, at), pilot(database, at)
+    blobs = Sandboxes(f"file://{tmp_path / 'blobs'}")
+    for pilot_id, days in ((old, 40), (young, 20)):
+        blobs.put_pilot_output("default", pilot_id, "begun", "")
+        ended = database.now() - timedelta(days=days)
+        values = {"state": "done", "ended_at": ended, "output_at": ended}
+        database.transact(
+            partial(Transaction.run, statement=update(pilots).where(pilots.c.id == pilot_id).values(values))
+        )
+    housekeeping.purge(replace(context, settings=Settings(sandbox_url=f"file://{tmp_path / 'blobs'}")))
+    assert [row.id for row in database.transact(lambda tx: tx.rows(select(pilots.c.id)))] == [young]
+    assert blobs.get_pilot_output("default", young) == ("begun", "")
+    with pytest.raises(NotFound):
+        blobs.get_pilot_output("default", old)
 
 
 def test_a_tick_of_an_unknown_duty_is_a_dead_letter(context: Context) -> None:
