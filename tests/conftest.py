@@ -29,6 +29,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, help="repeat the random faults of the run that printed this seed")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup` a file is one worker's, and so is one batch system's part of their suite."""
+    for item in items:
+        file, _, rest = item.nodeid.partition("::")
+        system = rest.partition("[")[2] if file.endswith("test_batch_systems.py") else ""
+        item.add_marker(pytest.mark.xdist_group(file + system.rstrip("]")))
+
+
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
     """Where random faults begin; printed, so that pytest shows it with a failure."""
