@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from executors.pilots.arc_rest import ArcRest
-from pipeline.errors import BatchSystemUnavailable
 
 _KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL)
 _PROXY_INFO = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14")
@@ -42,7 +41,7 @@ def delegate(rest: ArcRest, credential: str) -> Delegation:
     response = rest.request("POST", "delegations", params={"action": "new"})
     name = response.headers.get("Location", "").rpartition("/")[2]
     if not name:
-        raise BatchSystemUnavailable("A-REX named no delegation in its answer")
+        raise rest.unavailable("a delegation without a name")
     return _deliver(rest, name, response.text, credential)
 
 
@@ -53,14 +52,20 @@ def renew_ending(rest: ArcRest, names: Iterable[str], credential: str, now: date
         held = rest.request("POST", f"delegations/{name}", params={"action": "get"}, accept=(404,))
         if held.status_code == 404:
             continue
-        left = min(one.not_valid_after_utc for one in _chain(held.text)) - now
+        try:
+            left = min(one.not_valid_after_utc for one in _chain(held.text)) - now
+        except ValueError as error:
+            raise rest.unavailable(f"delegation {name} can't be read: {error}") from error
         if left < fresh / 2:
             request = rest.request("POST", f"delegations/{name}", params={"action": "renew"})
             _deliver(rest, name, request.text, credential)
 
 
 def _deliver(rest: ArcRest, name: str, request: str, credential: str) -> Delegation:
-    proxy, ends_at = sign_proxy(request, credential, datetime.now(UTC))
+    try:
+        proxy, ends_at = sign_proxy(request, credential, datetime.now(UTC))
+    except (ValueError, IndexError, x509.InvalidVersion) as error:
+        raise rest.unavailable(f"delegation {name}: its request can't be signed: {error}") from error
     rest.request("PUT", f"delegations/{name}", content=proxy.encode())
     return Delegation(name, ends_at)
 
@@ -68,20 +73,16 @@ def _deliver(rest: ArcRest, name: str, request: str, credential: str) -> Delegat
 def sign_proxy(request: str, credential: str, now: datetime) -> tuple[str, datetime]:
     """The proxy for a certificate request, with the chain that it hangs on, and when it ends: all in PEM.
 
-    Raises BatchSystemUnavailable for what can't be read.
+    Raises ValueError, IndexError or InvalidVersion for a request that can't be read.
     """
-    try:
-        key = x509.load_der_x509_csr(_correct(request)).public_key()
-        chain = _chain(credential)
-        found = _KEY.search(credential)
-        assert found is not None, "credentials.py let through a proxy without a key"
-        signer = serialization.load_pem_private_key(found.group().encode(), password=None)
-    except (ValueError, IndexError, x509.InvalidVersion) as error:
-        raise BatchSystemUnavailable("a delegation request of A-REX, or our own credential, is no PEM") from error
+    key = x509.load_der_x509_csr(_correct(request)).public_key()
+    chain = _chain(credential)
+    found = _KEY.search(credential)
+    signer = serialization.load_pem_private_key(found.group().encode() if found else b"", password=None)
     if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey) or not isinstance(
         signer, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
     ):
-        raise BatchSystemUnavailable("delegation: keys must be RSA or elliptic curves")
+        raise ValueError("keys must be RSA or elliptic curves")  # noqa: TRY004 - a value that another has sent
     issuer, ends_at, serial = chain[0], min(one.not_valid_after_utc for one in chain), x509.random_serial_number()
     own = x509.RelativeDistinguishedName([x509.NameAttribute(NameOID.COMMON_NAME, str(serial))])
     proxy = (
@@ -114,10 +115,7 @@ def _correct(request: str) -> bytes:
 
 
 def _chain(text: str) -> list[x509.Certificate]:
-    try:
-        return x509.load_pem_x509_certificates(text.encode())
-    except ValueError as error:
-        raise BatchSystemUnavailable("A-REX showed a delegated proxy that is no PEM") from error
+    return x509.load_pem_x509_certificates(text.encode())
 
 
 _USAGE = x509.KeyUsage(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -52,25 +52,30 @@ class ArcJob:
 
 def find_jobs(rest: ArcRest, tags: Collection[str]) -> dict[str, list[ArcJob]]:
     """The jobs of these tags; where a tag has several, the one that counts is first."""
-    documents = rest.documents(rest.job_ids())
-    nameless = [one for one, document in documents.items() if not document.get("Name")]
-    names = {one: str(document["Name"]) for one, document in documents.items() if document.get("Name")}
-    names.update(rest.each(lambda one: (one, _first(_NAME, rest.control_file(one, "local"))), nameless))
-    mine = {one: tag for one, name in names.items() if (tag := tag_of(name)) in set(tags)}
-    states = _states(rest, {one: documents[one] for one in mine}) if mine else {}
-    doubtful = [one for one in mine if states[one] in _EARLY or states[one] in {"FAILED", "KILLED"}]
+    mine = dict(_ours(rest, set(tags)))
+    states = _states(rest, {one: document for one, (_, document) in mine.items()})
+    doubtful = [one for one, state in states.items() if state in _EARLY or state in {"FAILED", "KILLED"}]
     there = dict(rest.each(lambda one: (one, _has_script(rest, one)), doubtful))
     found: defaultdict[str, list[ArcJob]] = defaultdict(list)
-    for one, tag in mine.items():
-        assert tag is not None
-        found[tag].append(ArcJob(one, tag, states[one], there.get(one, True), documents[one]))
+    for one, (tag, document) in mine.items():
+        found[tag].append(ArcJob(one, tag, states[one], there.get(one, True), document))
     return {tag: sorted(jobs, key=lambda job: (not job.arrived, job.ended, job.id)) for tag, jobs in found.items()}
 
 
-def _states(rest: ArcRest, documents: dict[str, Item]) -> dict[str, str]:
+def _ours(rest: ArcRest, tags: Collection[str]) -> Iterator[tuple[str, tuple[str, Item]]]:
+    """The jobs that have such a tag, with their documents; of others, who may be many, nothing is kept."""
+    for one, document in rest.documents(rest.job_ids()):
+        # The document of a job is there from its first moment in A-REX 6, but in newer ones without a name.
+        name = _text(document.get("Name")) or _first(_NAME, rest.control_file(one, "local"))
+        tag = tag_of(name)
+        if tag is not None and tag in tags:
+            yield one, (tag, document)
+
+
+def _states(rest: ArcRest, documents: Mapping[str, Item]) -> dict[str, str]:
     """Of this moment, but for what only the information system knows, from a minute ago: what a job does in the batch
     system. One of which it has said nothing yet is queued there."""
-    now = rest.states()
+    now = rest.states() if documents else {}
     states = {}
     for one, document in documents.items():
         told = _told(document)

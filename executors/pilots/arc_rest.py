@@ -25,7 +25,7 @@ from pipeline.errors import BatchSystemUnavailable
 
 CHUNK = 500
 """Jobs of one call: A-REX reads 1 MiB of ids at the most, and a job's document has 2 KiB."""
-PARALLEL = 8
+PARALLEL = 4
 """Connections, for the files of jobs, which go one by one."""
 STATES = (
     *("ACCEPTING", "ACCEPTED", "PREPARING", "PREPARED", "SUBMITTING", "QUEUING", "RUNNING", "HELD", "EXITINGLRMS"),
@@ -64,47 +64,49 @@ class ArcRest:
 
     def job_ids(self) -> list[str]:
         """All jobs of this user."""
-        return [str(item["id"]) for item in self._jobs("GET", "jobs")]
+        with self._sense():
+            return [str(item["id"]) for item in self._jobs("GET", "jobs")]
 
     def states(self) -> dict[str, str]:
         """The state of each as the job manager knows it now, which is RUNNING for all that the batch system has."""
-        jobs = self._jobs("GET", "jobs", params={"state": ",".join(STATES)})
-        return {str(item["id"]): str(item.get("state", "None")) for item in jobs}
+        with self._sense():
+            jobs = self._jobs("GET", "jobs", params={"state": ",".join(STATES)})
+            return {str(item["id"]): str(item.get("state", "None")) for item in jobs}
 
-    def documents(self, ids: Sequence[str]) -> dict[str, Item]:
+    def documents(self, ids: Sequence[str]) -> Iterator[tuple[str, Item]]:
         """What the information system says of each (GLUE 2 ComputingActivity), those that are gone left out."""
-        found: dict[str, Item] = {}
-        for item in self._ask("info", ids):
-            if int(item["status-code"]) != HTTPStatus.NOT_FOUND:
-                self._must_be_good(_verdict(item))
-                found[str(item["id"])] = item["info_document"]["ComputingActivity"]
-        return found
+        with self._sense():
+            for item in self._ask("info", ids):
+                verdict = _verdict(item)
+                if verdict.code == HTTPStatus.NOT_FOUND:
+                    continue
+                if not verdict.good:
+                    raise self.unavailable(f"job {verdict.id}: {verdict.code} {verdict.reason}")
+                yield verdict.id, item["info_document"]["ComputingActivity"]
 
     def delegations(self, ids: Sequence[str]) -> set[str]:
         """The ids of the delegations that these jobs use."""
-        return {
-            str(one)
-            for item in self._ask("delegations", ids)
-            if int(item["status-code"]) != HTTPStatus.NOT_FOUND
-            for one in _listed(item.get("delegation_id"))
-        }
+        with self._sense():
+            return {str(one) for item in self._ask("delegations", ids) for one in _listed(item.get("delegation_id"))}
 
     def create(self, descriptions: bytes, many: int) -> list[Verdict]:
-        """Make so many jobs; each in the order of the descriptions, those that were made with their ids."""
+        """Make so many jobs; what is said of each, in the order of the descriptions, with the ids of those made."""
         headers = {"Content-Type": "application/xml"}
         response = self.request(
             "POST", "jobs", accept=None, params={"action": "new"}, content=descriptions, headers=headers
         )
         if response.status_code not in _OK:
             return [Verdict("", response.status_code, _words(response))] * many
-        items = self._items(response)
-        if len(items) != many:
-            raise self._unavailable(f"it was given {many} jobs, and answered for {len(items)}")
-        return [_verdict(item) for item in items]
+        with self._sense():
+            verdicts = [_verdict(item) for item in self._items(response)]
+        if len(verdicts) != many:
+            raise self.unavailable(f"it was given {many} jobs, and answered for {len(verdicts)}")
+        return verdicts
 
     def act(self, action: str, ids: Sequence[str]) -> list[Verdict]:
         """`kill` or `clean` these jobs."""
-        return [_verdict(item) for item in self._ask(action, ids)]
+        with self._sense():
+            return [_verdict(item) for item in self._ask(action, ids)]
 
     def put(self, job_id: str, name: str, content: bytes) -> Verdict:
         """Upload an input file of a job."""
@@ -129,16 +131,18 @@ class ArcRest:
             with self._client.stream("GET", f"{self._url}/{path}", headers=headers) as response:
                 if response.status_code not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
                     response.read()
-                    raise self._unavailable(f"{path}: {_words(response)}")
+                    raise self.unavailable(f"{path}: {_words(response)}")
                 for chunk in response.iter_bytes():
                     kept += chunk
                     del kept[:-limit]
         except httpx.HTTPError as error:
-            raise self._unavailable(f"{path}: {error or type(error).__name__}") from error
+            raise self.unavailable(f"{path}: {error or type(error).__name__}") from error
         return bytes(kept)
 
     def each(self, work: Callable[[T], R], things: Sequence[T]) -> list[R]:
         """The results of work on each thing, side by side. The first error ends it all."""
+        if len(things) < 2:
+            return [work(thing) for thing in things]
         with ThreadPoolExecutor(PARALLEL) as pool:
             try:
                 return list(pool.map(work, things))
@@ -153,39 +157,36 @@ class ArcRest:
         try:
             response = self._client.request(method, f"{self._url}/{path}", **arguments)
         except httpx.HTTPError as error:
-            raise self._unavailable(str(error) or type(error).__name__) from error
+            raise self.unavailable(str(error) or type(error).__name__) from error
         if accept is None or response.status_code in _OK or response.status_code in accept:
             return response
-        raise self._unavailable(_words(response))
+        raise self.unavailable(_words(response))
 
-    def _ask(self, action: str, ids: Sequence[str]) -> list[Item]:
+    def unavailable(self, what: str) -> BatchSystemUnavailable:
+        """The error that says what is wrong, and where."""
+        return BatchSystemUnavailable(f"queue {self._label}: A-REX at {self._url}: {what}")
+
+    def _ask(self, action: str, ids: Sequence[str]) -> Iterator[Item]:
         """An action on jobs, in chunks, with an answer for each."""
-        items: list[Item] = []
         for start in range(0, len(ids), CHUNK):
             chunk = ids[start : start + CHUNK]
             some = self._jobs("POST", "jobs", params={"action": action}, json={"job": [{"id": one} for one in chunk]})
             if sorted(str(item.get("id")) for item in some) != sorted(chunk):
-                raise self._unavailable(f"{action}: it was asked about {len(chunk)} jobs, and answered for {len(some)}")
-            items += some
-        return items
+                raise self.unavailable(f"{action}: it was asked about {len(chunk)} jobs, and answered for {len(some)}")
+            yield from some
 
     def _jobs(self, method: str, path: str, **arguments: Any) -> list[Item]:
         return self._items(self.request(method, path, **arguments))
 
     def _items(self, response: httpx.Response) -> list[Item]:
-        if not response.content:
-            return []
+        return _listed(json.loads(response.content, strict=False)["job"]) if response.content else []
+
+    @contextmanager
+    def _sense(self) -> Iterator[None]:
         try:
-            return list(_listed(json.loads(response.content, strict=False)["job"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._unavailable(f"an answer that makes no sense: {response.text[:_WORDS]!r}") from error
-
-    def _must_be_good(self, verdict: Verdict) -> None:
-        if not verdict.good:
-            raise self._unavailable(f"job {verdict.id}: {verdict.code} {verdict.reason}")
-
-    def _unavailable(self, what: str) -> BatchSystemUnavailable:
-        return BatchSystemUnavailable(f"queue {self._label}: A-REX at {self._url}: {what}")
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self.unavailable(f"its answer makes no sense: {type(error).__name__} {error}") from error
 
 
 @contextmanager
