@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable
 from functools import partial
 
@@ -36,16 +37,17 @@ class Rounds:
     def carry_out(self, context: Context, site_queue_ids: Iterable[int]) -> list[Message]:
         """A round of each queue that nobody is at and that does not back off. The messages about jobs of pilots that
         have ended, those of earlier rounds included that went on alone. Raises DatabaseUnavailable."""
+        began = time.monotonic()
         waiting = sorted(self._threads.idle(set(site_queue_ids)))
         pieces: list[Piece[list[Message]]] = []
         while waiting:
-            if not self._threads.wait_for_room():
+            if not self._threads.wait_for_room(began):
                 _log.error("rounds_put_off", count=len(waiting), reason="every thread waits for a batch system")
                 break
             room = self._threads.free()
             few, waiting = waiting[:room], waiting[room:]
             pieces += self._begin(context, few)
-        self._threads.wait(pieces)
+        self._threads.wait(pieces, began)
         return self._harvest()
 
     def _harvest(self) -> list[Message]:

@@ -34,6 +34,8 @@ class Bounds:
     """Until work is given up."""
     patience: float = 10.0
     """That a batch waits at the least; twice as long as its slowest other piece took, if that is more."""
+    longest: float = 60.0
+    """That it waits at the most."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,10 +71,11 @@ class Threads(Generic[T]):
         with self._changed:
             return self._free()
 
-    def wait_for_room(self) -> bool:
-        """Whether there is room now, or soon enough."""
+    def wait_for_room(self, began: float) -> bool:
+        """Whether there is room now, or soon enough for a batch that began then (by the monotonic clock)."""
+        left = began + self._bounds.longest - time.monotonic()
         with self._changed:
-            return self._changed.wait_for(lambda: self._free() > 0, self._bounds.patience)
+            return self._changed.wait_for(lambda: self._free() > 0, max(0.0, min(self._bounds.patience, left)))
 
     def begin(self, key: int, work: Callable[[], T], given_up: Callable[[], None]) -> Piece[T]:
         """Have it done; `given_up` is called, in another thread, if that takes too long. Raises nothing of its own."""
@@ -86,13 +89,13 @@ class Threads(Generic[T]):
             self._changed.notify_all()
         return piece
 
-    def wait(self, pieces: list[Piece[T]]) -> None:
-        """Until all are over, or those that are not take much longer than the others took."""
-        began = time.monotonic()
+    def wait(self, pieces: list[Piece[T]], began: float) -> None:
+        """Until all are over, or those that are not take much longer than the others took. `began`: the batch."""
         with self._changed:
             while any(piece.took is None for piece in pieces):
                 slowest = max((piece.took for piece in pieces if piece.took is not None), default=0.0)
-                left = began + max(self._bounds.patience, 2 * slowest) - time.monotonic()
+                patience = min(max(self._bounds.patience, 2 * slowest), self._bounds.longest)
+                left = began + patience - time.monotonic()
                 if left <= 0:
                     return
                 self._changed.wait(left)
