@@ -236,7 +236,8 @@ def _memory() -> Path | None:
     """A file system in memory with room for a server's data, or None (a container's has 64 MiB)."""
     folder = Path("/dev/shm")
     has_room = os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > MEMORY_ROOM
-    return folder if has_room else None
+    runs_programs = not os.statvfs(folder).f_flag & os.ST_NOEXEC  # an A-REX's scripts and jobs lie there
+    return folder if has_room and runs_programs else None
 
 
 @contextmanager
