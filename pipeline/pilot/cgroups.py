@@ -8,6 +8,7 @@ controllers it has.
 
 import os
 import signal
+import time
 from contextlib import suppress
 from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Tuple
 
@@ -16,6 +17,7 @@ from pipeline.pilot.probe import content
 _WANTED = ("cpu", "memory", "pids")
 _PILOT = "pilot"
 _MIB = 1 << 20
+_MOMENT = 0.01
 _DEFAULT_WEIGHT, _MOST_WEIGHT = 100, 10_000
 
 
@@ -72,8 +74,7 @@ class Nest(NamedTuple):
         pilot = os.path.join(self.folder, _PILOT)
         for group in _children(self.folder):
             if group != pilot:
-                kill(group)
-                remove(group)
+                end(group, 1.0)
         for controller in self.controllers:
             _switch(self.folder, "-", controller)
         for controller in self.enabled:
@@ -156,6 +157,17 @@ def remove(group: str) -> None:
             remove(child)
         with suppress(OSError):
             os.rmdir(group)
+
+
+def end(group: str, patience: float) -> None:
+    """Kill what is in a group, and remove it, which takes a moment; given up after so many seconds."""
+    until = time.monotonic() + patience
+    while group and os.path.isdir(group):
+        kill(group)
+        remove(group)
+        if time.monotonic() > until:
+            return
+        time.sleep(_MOMENT)
 
 
 def members(group: str) -> List[int]:

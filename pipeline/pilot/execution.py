@@ -21,6 +21,7 @@ _WALL_TIME = "wall_time_limit"
 _STOP_SHARE = 0.05
 _STOP_MOST = 60.0
 _ERRORS_TAIL = 4096
+_PATIENCE = 5.0
 _NOT_YET = 2 * limits.QUICK
 _NOTHING_YET = Usage(0.0, 0.0, 0, 0, 0)
 
@@ -93,8 +94,7 @@ class Execution:
             self._settle(end, gauge)
         finally:
             self._gauge = None
-            cgroups.kill(group)  # it is gone already, unless its guardian was killed
-            cgroups.remove(group)
+            cgroups.end(group, _PATIENCE)  # it is gone already, unless its guardian was killed
         check()
         self._judge(end)
 

