@@ -15,13 +15,11 @@ from sqlalchemy import Row, update
 
 from executors.pilots.port import QueueSettings, open_batch_system
 from pipeline.store.tables import pilots, site_queues
-from pipeline.up.pilots import running_pilots
 from schemas.messages import SiteQueuesDue, about_ids
 from schemas.sites import SiteQueueEntry
 from schemas.states import PILOT_FINAL, PILOT_PENDING, PilotState
 from tests.conformance.batch_site import BatchSite
 from tests.conformance.htcondor_site import HtcondorSite
-from tests.conformance.local_site import LocalSite
 from tests.conformance.slurm_site import SlurmSite
 from tests.htcondor import HtcondorPool
 from tests.outside.stage import Stage, StageMaker, stages
@@ -45,11 +43,6 @@ class Ground:
     notes: Path
 
 
-def _local(_request: pytest.FixtureRequest, folder: Path) -> Ground:
-    site = LocalSite(folder)
-    return Ground(site, lambda: len(list(running_pilots(folder))), site.notes / "started")
-
-
 def _slurm(request: pytest.FixtureRequest, folder: Path) -> Ground:
     server: SlurmServer = request.getfixturevalue("slurm_server")
     site = SlurmSite(server, folder)
@@ -70,7 +63,7 @@ def _htcondor(request: pytest.FixtureRequest, folder: Path) -> Ground:
     )
 
 
-GROUNDS = {"local": _local, "slurm": _slurm, "htcondor": _htcondor}
+GROUNDS = {"slurm": _slurm, "htcondor": _htcondor}
 
 
 @pytest.fixture

@@ -59,7 +59,9 @@ class Stage:
                 env={**os.environ, **self._environment, "PYTHONPATH": str(OUTSIDE)},
             )
         self._processes.append(process)
-        eventually(lambda: process.pid in {row.pid for row in self.instances()} or process.poll() is not None)
+        eventually(
+            lambda: process.pid in {row.pid for row in self.instances()} or process.poll() is not None, within=90
+        )
         assert process.poll() is None, self.log.read_text()
         return process
 
