@@ -22,9 +22,9 @@ class PlanRules:
     """Pilots that may be pending for each one that has begun to run of late."""
     patience: float = 600.0
     """What a pilot is expected to wait where none has started yet."""
-    sure_until: float = 3.0
+    sure_until: float = 2.0
     """Times the usual queue time until which a pending pilot surely comes."""
-    unsure_after: float = 8.0
+    unsure_after: float = 5.0
     """Times the usual queue time from which it is not counted on at all."""
     full_after: float = 2.0
     """Times the usual queue time that pilots have waited in vain in a queue that is full."""

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, exists, func, literal_column, select, update
+from sqlalchemy import exists, select, update
 
 from pipeline.store import limits
 from pipeline.store.bans import banned_queues, tested_queues
@@ -15,14 +15,12 @@ from pipeline.store.database import Transaction
 from pipeline.store.live_pilots import LIVE, live_pilots
 from pipeline.store.nodes import resting_queues
 from pipeline.store.pilot_caps import caps
-from pipeline.store.provisioning_rows import DemandReading, History, Past, Place, Room, Situation
+from pipeline.store.provisioning_rows import DemandReading, Past, Place, Room, Situation
+from pipeline.store.queue_histories import histories
 from pipeline.store.tables import controls, pilots, queue_plans, site_queues, sites, vos
 from schemas.sites import SiteQueueEntry
-from schemas.states import PilotState
 
 CYCLE = "provisioning_cycle"
-HISTORY = 6 * 3600.0
-"""Seconds: how a queue did before says little of how it does now."""
 
 
 def begin_cycle(tx: Transaction, cycle: int) -> bool:
@@ -74,50 +72,6 @@ def backoffs(tx: Transaction) -> Mapping[int, datetime]:
     """Until when site queues back off that do so now."""
     query = select(site_queues.c.id, site_queues.c.backoff_until).where(site_queues.c.backoff_until > tx.now)
     return {row.id: row.backoff_until for row in tx.rows(query)}
-
-
-def histories(tx: Transaction) -> Mapping[int, History]:
-    """How each site queue did with the pilots that were requested within the last `HISTORY` seconds."""
-    lately = pilots.c.requested_at > tx.after(-HISTORY)
-    failed = (pilots.c.started_at.is_(None)) & (pilots.c.state == PilotState.FAILED)
-    query = (
-        select(
-            pilots.c.site_queue_id,
-            func.count(pilots.c.submitted_at).label("submitted"),
-            func.count(pilots.c.started_at).label("started"),
-            func.sum(case((failed, 1), else_=0)).label("stillborn"),
-        )
-        .where(lately)
-        .group_by(pilots.c.site_queue_id)
-    )
-    times = _queue_times(tx, lately)
-    return {
-        row.site_queue_id: History(row.submitted, row.started, int(row.stillborn), times.get(row.site_queue_id))
-        for row in tx.rows(query)
-    }
-
-
-def _queue_times(tx: Transaction, lately: ColumnElement[bool]) -> Mapping[int, float]:
-    """The median of the seconds from request to start, by site queue."""
-    seconds: ColumnElement[Any]
-    if tx.connection.dialect.name == "sqlite":
-        seconds = (func.julianday(pilots.c.started_at) - func.julianday(pilots.c.requested_at)) * 86_400.0
-    else:
-        unit: ColumnElement[Any] = literal_column("MICROSECOND")
-        seconds = func.timestampdiff(unit, pilots.c.requested_at, pilots.c.started_at) / 1e6
-    ranked = (
-        select(
-            pilots.c.site_queue_id,
-            seconds.label("seconds"),
-            func.row_number().over(partition_by=pilots.c.site_queue_id, order_by=seconds).label("place"),
-            func.count().over(partition_by=pilots.c.site_queue_id).label("many"),
-        )
-        .where(lately, pilots.c.started_at.is_not(None))
-        .subquery()
-    )
-    doubled = ranked.c.place * 2
-    middle = select(ranked).where(doubled >= ranked.c.many, doubled <= ranked.c.many + 1)
-    return {row.site_queue_id: max(float(row.seconds), 0.0) for row in tx.rows(middle)}
 
 
 def _past(tx: Transaction) -> Mapping[Place, Past]:

@@ -46,7 +46,7 @@ DISK = 10_000
 CALM = 3
 """While jobs wait and nothing is too much, each third cycle is planned, which only makes us slower to ask for more: it
 saves two thirds of the time that the simulation takes."""
-WINDOW = 6 * HOUR
+WINDOW = 24 * HOUR
 """Pilots that were requested within it make a queue's history."""
 _BEGINNING = datetime(2026, 1, 5, tzinfo=UTC)
 _VO = 1

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from executors.pilots.decide import PlanRules, plan
@@ -115,6 +115,7 @@ def _added(now: Situation) -> Counter[Place]:
     return Counter({order.room.place: order.request for order in plan(now).orders})
 
 
+@settings(max_examples=40)
 @given(situations())
 def test_no_limit_is_exceeded_by_what_a_plan_adds(now: Situation) -> None:
     added = _added(now)
@@ -136,6 +137,7 @@ def _own(one: Room) -> Cap:
     return Cap("its own", PilotCaps(**said), frozenset({one.site_queue_id}))
 
 
+@settings(max_examples=40)
 @given(situations())
 def test_no_place_gets_and_loses_pilots_in_one_cycle_and_all_come_and_go_in_whole_batch_jobs(now: Situation) -> None:
     for order in plan(now).orders:
@@ -145,6 +147,7 @@ def test_no_place_gets_and_loses_pilots_in_one_cycle_and_all_come_and_go_in_whol
         assert order.why
 
 
+@settings(max_examples=40)
 @given(situations())
 def test_nothing_goes_when_unsure_or_on_the_first_low_reading(now: Situation) -> None:
     for order in plan(now).orders:
@@ -155,6 +158,7 @@ def test_nothing_goes_when_unsure_or_on_the_first_low_reading(now: Situation) ->
         assert now.reading.is_sure or order.low_cycles == before
 
 
+@settings(max_examples=40)
 @given(situations())
 def test_only_pending_pilots_of_the_place_are_removed_and_only_running_ones_drained(now: Situation) -> None:
     by_id = {one.id: one for one in now.pilots}
@@ -166,6 +170,7 @@ def test_only_pending_pilots_of_the_place_are_removed_and_only_running_ones_drai
                 assert one.state in states
 
 
+@settings(max_examples=40)
 @given(situations(), st.integers(1, 30))
 def test_more_of_the_same_demand_never_means_fewer_pilots_in_all(now: Situation, more: int) -> None:
     one_vo = [one for one in now.reading.demand if one.vo_id == 1][:1]
@@ -175,6 +180,7 @@ def test_more_of_the_same_demand_never_means_fewer_pilots_in_all(now: Situation,
     assert sum(_added(replace(less, reading=replace(now.reading, demand=grown))).values()) >= sum(_added(less).values())
 
 
+@settings(max_examples=40)
 @given(situations())
 def test_without_demand_all_idle_pilots_are_drained_by_the_second_low_reading(now: Situation) -> None:
     calm = [replace(one, recent_jobs=0) for one in now.pilots]
@@ -190,6 +196,7 @@ def _is_ready(one: LivePilot) -> bool:
     return one.state is PilotState.RUNNING and not one.leaves and not one.jobs and one.idle_cycles >= 2
 
 
+@settings(max_examples=40)
 @given(st.integers(0, 30), st.integers(1, 3), st.sampled_from((0.0, 0.1, 0.5)))
 def test_steady_demand_comes_to_rest(jobs: int, cores: int, margin: float) -> None:
     """Pilots start at once and jobs never end: from some cycle on nothing is requested, and nothing goes."""
