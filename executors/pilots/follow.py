@@ -16,7 +16,8 @@ FIRST_RELEASE = 60.0
 """Seconds until a held pilot is released; after each release that did not help, twice as long."""
 MOST_RELEASES = 10
 LAST_WORDS = 120.0
-"""Seconds that the batch job of a pilot which has ended may go on before it is removed."""
+"""Seconds after a pilot's end until its batch system knows of it too: if it says then that the job goes on, the job is
+removed; if it knows none, there is nothing to be fetched."""
 UNCOUPLED = "too few for a batch job of {} nodes were left"
 RUNS = "runs, but has not enrolled yet"
 
@@ -138,9 +139,10 @@ def follow(pilots: Sequence[BatchPilot], answers: Mapping[str, BatchAnswer], hea
     for pilot in pilots:
         answer = answers.get(pilot.tag)
         if pilot.state in PILOT_FINAL:
-            if answer is not None and answer.state not in BATCH_ENDED:
-                unwanted += [pilot] if hearing.past(pilot.ended_at, LAST_WORDS) else []
-            else:
+            late = hearing.past(pilot.ended_at, LAST_WORDS)
+            if late and answer is not None and answer.state not in BATCH_ENDED:
+                unwanted.append(pilot)
+            elif late or (answer is not None and answer.state in BATCH_ENDED):
                 _collect(steps, pilot, answer)
             continue
         then = next_state(pilot, answer, hearing)
