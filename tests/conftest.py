@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from tests.rabbitmq import RabbitMqServer, running_rabbitmq
 from tests.servers import MariaDbServer, RedisServer, running_mariadb, running_redis
 from tests.slurm import SlurmServer, running_slurm
 
+# to see which container runtimes work takes each pilot half a second; tests of containers say otherwise
+os.environ.setdefault("PENSTOCK_PILOT_CONTAINERS", "none")
 settings.register_profile("penstock", deadline=None)  # how long an example takes says how busy the machine is
 settings.load_profile("penstock")
 

@@ -150,7 +150,8 @@ def _machine(options: argparse.Namespace) -> Machine:
     wanted = {name: getattr(options, name) for name in ("cores", "memory", "disk") if getattr(options, name)}
     runtimes = containers.find(made.containers, options.containers)
     home = cgroups.find() if options.cgroups else ""
-    warden = Warden(cgroups.settle(home, "penstock-{}".format(os.getpid())), [one.brief for one in runtimes])
+    leavings = [folder for one in runtimes for folder in (one.brief, one.folder)]
+    warden = Warden(cgroups.settle(home, "penstock-{}".format(os.getpid())), leavings)
     return Machine(measured._replace(**wanted), made, warden, Bell(), found, runtimes)
 
 

@@ -19,6 +19,7 @@ SHARED = ("/cvmfs",)
 _SYSTEM = ("/bin", "/lib", "/lib64", "/usr")
 _EMPTY = ("/dev", "/etc", "/proc", "/sys", "/tmp")  # noqa: S108 - places inside an image
 _BRIEF = "/tmp"  # noqa: S108 - a folder of a name that nobody can guess is made there
+_PATIENCE = 20.0
 _PULL_EVERY = 0.1
 _STDERR_TAIL = 4096
 _OF_THE_CLIENT = re.compile(r"(LD_|XDG_|CONTAINER|PODMAN|DOCKER|STORAGE_|GO)\w*|PATH|HOME|TMPDIR")
@@ -81,12 +82,15 @@ class Run(NamedTuple):
     cleanup: Tuple[str, ...]
 
 
-def find(folder: str, wanted: Sequence[str] = NAMES, patience: float = probe.PATIENCE) -> Tuple[Runtime, ...]:
-    """Those of `wanted` that can run a container here: each is tried. They keep their things below `folder`."""
+def find(folder: str, wanted: Sequence[str] = NAMES, patience: float = _PATIENCE) -> Tuple[Runtime, ...]:
+    """Those of `wanted` that can run a container here: each is tried, for `patience` seconds. They keep their things
+    below `folder`, in one of this process's own: podman's storage can't be moved to another `brief`.
+    """
     present = [name for name in NAMES if name in wanted and shutil.which(name)]
     if not present:
         return ()
     brief = tempfile.mkdtemp(prefix="pst", dir=_BRIEF if os.access(_BRIEF, os.W_OK) else None)
+    folder = os.path.join(folder, os.path.basename(brief))
     bare = os.path.join(folder, "bare")
     for name in ("home", *("bare" + path for path in (*_SYSTEM, *_EMPTY))):
         os.makedirs(os.path.join(folder, name), mode=0o700, exist_ok=True)
@@ -96,6 +100,7 @@ def find(folder: str, wanted: Sequence[str] = NAMES, patience: float = probe.PAT
     folders.remove(bare)
     if not any(found):
         folders.remove(brief)
+        folders.remove(folder)
     return tuple(runtime for runtime in found if runtime is not None)
 
 
@@ -168,26 +173,18 @@ def _ways(name: str, folder: str, brief: str) -> List[Runtime]:
     program = shutil.which(name) or name
     if name != _PODMAN:
         return [Runtime(name, (program, "--silent"), (), folder, brief)]
-    kept = {"--root": os.path.join(folder, "storage"), "--runroot": brief, "--tmpdir": os.path.join(brief, "libpod")}
-    places = [word for pair in kept.items() for word in pair]
-    # where its groups can't be switched off (runc), or an old kernel knows no overlay for users (vfs), there is a way
-    clients: List[Tuple[Tuple[str, ...], bool]] = [((), True), (("--runtime", "runc"), False)]
-    clients += [(("--storage-driver", "vfs", *more), joins) for more, joins in clients]
     users: List[Tuple[str, ...]] = [("--user", "0:0")]
     if os.geteuid() != 0:
         users.insert(0, ("--userns", "keep-id", "--user", "{}:{}".format(os.geteuid(), os.getegid())))
-    return [
-        Runtime(
-            name,
-            (program, *places, *more),
-            (*user, *(("--cgroups", "disabled") if joins else ())),
-            folder,
-            brief,
-            joins,
-        )
-        for user in users
-        for more, joins in clients
-    ]
+    ways = []
+    # an old kernel knows no overlay for users, and where crun can't be there may be runc, which can't do without groups
+    for user in users:
+        for driver in ((), ("--storage-driver", "vfs")):
+            root = os.path.join(folder, "storage" + "-".join(driver[1:]))
+            client = (program, "--root", root, "--runroot", brief, "--tmpdir", os.path.join(brief, "libpod"), *driver)
+            ways.append(Runtime(name, client, (*user, "--cgroups", "disabled"), folder, brief))
+            ways.append(Runtime(name, (*client, "--runtime", "runc"), user, folder, brief, joins_group=False))
+    return ways
 
 
 def _first_that_works(ways: Sequence[Runtime], bare: str, patience: float) -> Optional[Runtime]:

@@ -85,10 +85,10 @@ class Execution:
         try:
             with self._lock:
                 check()
+                gauge = limits.Gauge(leavings, self._limits, group, self._node.warden.nest)
                 self._payload = payload = Payload(order, self._node.warden)
-                self._gauge = gauge = limits.Gauge(
-                    payload.guardian, leavings, self._limits, group, self._node.warden.nest
-                )
+                gauge.guardian = payload.guardian
+                self._gauge = gauge
             log("payload_started", job_id=self._key[0], attempt=self._key[1], pid=payload.pid)
             end = payload.wait()
             self._settle(end, gauge)

@@ -69,10 +69,13 @@ def pause(limits: Limits, before: Usage, now: Usage) -> float:
 
 
 class Gauge:
-    """Reads the usage of one payload: what descends from its guardian or is in its control group, and its folders."""
+    """Reads the usage of one payload: what descends from its guardian or is in its control group, and its folders.
 
-    def __init__(self, guardian: int, folders: Tuple[str, ...], limits: Limits, group: str, nest: cgroups.Nest) -> None:
-        self._guardian = guardian
+    Make it before the payload starts, its time counts from then; `guardian` is set when there is one.
+    """
+
+    def __init__(self, folders: Tuple[str, ...], limits: Limits, group: str, nest: cgroups.Nest) -> None:
+        self.guardian = 0
         self._folders = folders
         self._limits = limits
         self._group = group
@@ -87,7 +90,7 @@ class Gauge:
 
     def read(self, table: processes.Table) -> Usage:
         """The present usage, from a fresh process table."""
-        pids = processes.descendants(table, self._guardian)
+        pids = processes.descendants(table, self.guardian)
         pids.update(pid for pid in cgroups.members(self._group) if pid in table)
         cpu_time = cgroups.cpu_time(self._group) or sum(table[pid].cpu for pid in pids)
         tasks = cgroups.tasks(self._group) + cgroups.forks_refused(self._group) or len(pids)

@@ -16,8 +16,6 @@ from tests.integration.pilot.scripted_api import SECRET, ScriptedApi, serving
 
 Pilot = subprocess.Popen[bytes]
 StartPilot = Callable[..., Pilot]
-QUICKLY = {"PENSTOCK_PILOT_CONTAINERS": "none"}
-"""Half a second for each pilot is what it takes to see which container runtimes work."""
 INTERPRETER = os.environ.get("PENSTOCK_TEST_PILOT_PYTHON", sys.executable)
 
 
@@ -45,7 +43,7 @@ def start_pilot(pilot_file: Path, api: ScriptedApi, workdir: Path, tmp_path: Pat
     def start(*options: str, **variables: str) -> Pilot:
         command = [INTERPRETER, str(pilot_file), "--api-url", api.url, "--tag", "tag-1", "--workdir", str(workdir)]
         command += ["--cores", "4", "--memory", "2000", "--disk", "1000", *options]
-        environment = {**os.environ, "PENSTOCK_PILOT_SECRET": SECRET, **QUICKLY, **variables}
+        environment = {**os.environ, "PENSTOCK_PILOT_SECRET": SECRET, **variables}
         with (tmp_path / "pilot.log").open("ab") as log:
             started.append(subprocess.Popen(command, env=environment, stderr=log, stdout=log))
         return started[-1]

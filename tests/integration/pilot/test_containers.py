@@ -64,7 +64,7 @@ def test_outputs_are_written_and_an_archive_is_an_image_too(
     assert (report.outcome, report.reason) == ("succeeded", "")
     assert (tmp_path / "out").read_text() == "of the image\n"
     assert pilot.wait(20) == 0
-    assert not (workdir / "containers").exists()
+    assert not list((workdir / "containers").iterdir())
 
 
 @pytest.mark.parametrize("way", ["exit", "kill", "time", "pilot"])
@@ -84,6 +84,7 @@ def test_all_that_runs_inside_ends_with_its_job(
         pilot.kill()
         pilot.wait()
         eventually(lambda: not [pid for pid in below if alive(pid)])
+        eventually(lambda: not list((workdir / "containers").iterdir()))
         return
     if way == "kill":
         api.stop(key, "kill")
@@ -91,8 +92,8 @@ def test_all_that_runs_inside_ends_with_its_job(
     assert report.minor == {"exit": None, "kill": "killed", "time": "wall_time_limit"}[way]
     assert not alive(inside)
     (_warden,) = processes.descendants(processes.table(), pilot.pid)
-    kept = workdir / "containers" / "storage"
-    assert not [path for path in kept.glob("*-containers/*") if path.is_dir()]
+    kept = (workdir / "containers").glob("*/storage/*-containers/*")
+    assert not [path for path in kept if path.is_dir()]
 
 
 def test_what_is_wrong_with_an_image_or_a_command_is_told(
