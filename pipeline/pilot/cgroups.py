@@ -258,6 +258,7 @@ def _write(group: str, name: str, value: object) -> None:
 
 def _children(group: str) -> List[str]:
     try:
-        return [entry.path for entry in os.scandir(group) if entry.is_dir(follow_symlinks=False)]
+        with os.scandir(group) as entries:
+            return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []

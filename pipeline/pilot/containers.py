@@ -9,7 +9,7 @@ import tempfile
 import time
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from pipeline.pilot import folders, probe
+from pipeline.pilot import folders, mounts, probe
 from pipeline.pilot.errors import InfrastructureFailed, PayloadFailed
 
 NAMES = ("apptainer", "singularity", "podman")
@@ -164,8 +164,9 @@ def clear(runtimes: Sequence[Runtime]) -> None:
     for runtime in runtimes:
         if runtime.name == _PODMAN:  # it may have files that only its own user namespace may remove
             probe.ask(*runtime.client, "rmi", "--all", "--force", environment=runtime.environment())
-        folders.remove(runtime.folder)
-        folders.remove(runtime.brief)
+        for folder in (runtime.folder, runtime.brief):
+            mounts.detach_below(folder)
+            folders.remove(folder)
 
 
 def _ways(name: str, folder: str, brief: str) -> List[Runtime]:

@@ -31,6 +31,11 @@ def give(api: ScriptedApi, job_id: int, script: str, image: object, **fields: An
     return api.give(job_id, "sh", "-c", script, image=str(image), **fields)
 
 
+def is_nothing_left(workdir: Path) -> bool:
+    """No storage of podman's, and nothing mounted there."""
+    return not list((workdir / "containers").iterdir()) and str(workdir) not in Path("/proc/mounts").read_text()
+
+
 def test_a_command_runs_in_a_folder_that_stays_as_it_is(
     api: ScriptedApi, start_pilot: StartPilot, image: Path, tmp_path: Path, workdir: Path
 ) -> None:
@@ -64,7 +69,7 @@ def test_outputs_are_written_and_an_archive_is_an_image_too(
     assert (report.outcome, report.reason) == ("succeeded", "")
     assert (tmp_path / "out").read_text() == "of the image\n"
     assert pilot.wait(20) == 0
-    assert not list((workdir / "containers").iterdir())
+    assert is_nothing_left(workdir)
 
 
 @pytest.mark.parametrize("way", ["exit", "kill", "time", "pilot"])
@@ -84,7 +89,7 @@ def test_all_that_runs_inside_ends_with_its_job(
         pilot.kill()
         pilot.wait()
         eventually(lambda: not [pid for pid in below if alive(pid)])
-        eventually(lambda: not list((workdir / "containers").iterdir()))
+        eventually(lambda: is_nothing_left(workdir))
         return
     if way == "kill":
         api.stop(key, "kill")
@@ -94,6 +99,9 @@ def test_all_that_runs_inside_ends_with_its_job(
     (_warden,) = processes.descendants(processes.table(), pilot.pid)
     kept = (workdir / "containers").glob("*/storage/*-containers/*")
     assert not [path for path in kept if path.is_dir()]
+    pilot.terminate()
+    assert pilot.wait(20) == 0
+    assert is_nothing_left(workdir)
 
 
 def test_what_is_wrong_with_an_image_or_a_command_is_told(
