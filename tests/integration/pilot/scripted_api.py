@@ -186,7 +186,10 @@ def serving(api: ScriptedApi, tls: ssl.SSLContext | None = None) -> Iterator[Scr
                 self._send(422, b'{"title": "scripted", "status": 422}')
             elif self._let_in():
                 reply = api.answer(self.path, body)
-                self._send(200 if reply else 204, reply.model_dump_json().encode() if reply else b"")
+                is_late = self.path.endswith("/report") and isinstance(reply, Verdict) and not reply.accepted
+                self._send(
+                    409 if is_late else 200 if reply else 204, reply.model_dump_json().encode() if reply else b""
+                )
 
         def do_PUT(self) -> None:
             self.do_POST()
