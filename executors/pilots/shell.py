@@ -10,7 +10,6 @@ from structlog import get_logger
 from executors.pilots.decide import PlaceOrder, Plan, PlanRules, plan
 from executors.pilots.demand import read_demand
 from executors.pilots.rounds import Rounds
-from executors.pilots.threads import Bounds
 from pipeline.errors import DemandUnknown
 from pipeline.runtime.spec import Context
 from pipeline.store import provisioning, provisioning_orders, trigger_runs
@@ -21,10 +20,10 @@ from pipeline.store.provisioning_rows import Situation
 from schemas.messages import Message, ProvisioningDue, SiteQueuesDue, about_ids
 from schemas.outcomes import Done, Outcome
 
-_bounds = Bounds()
-BATCH = _bounds.working
-"""Messages that are taken at once: nearly all name one site queue, which has a thread of its own."""
-_rounds = Rounds(_bounds)
+BATCH = 200
+"""Messages that are taken at once: nearly all name one site queue, which gets a thread of its own. There are more
+threads than that, for rounds that earlier batches did not wait for."""
+_rounds = Rounds()
 """Of this process: a batch system that hangs is known beyond the batch."""
 _log = get_logger("pilots")
 

@@ -26,7 +26,7 @@ _log = get_logger("pilots")
 class Bounds:
     """How many threads there are, and for how long they are waited for. Seconds."""
 
-    working: int = 200
+    working: int = 256
     """Threads that work at a time."""
     hanging: int = 64
     """Threads that were given up, beside those. More of them take the places of working ones."""
