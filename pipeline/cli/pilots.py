@@ -13,6 +13,7 @@ from pipeline.cli.pilot_commands import drain, kill
 from pipeline.cli.pilot_log import log
 from pipeline.cli.pilot_page import show_pilot
 from pipeline.cli.pilot_plan import plan
+from pipeline.cli.pilot_program import program
 from pipeline.cli.remote import asked, gather
 from pipeline.cli.words import counted
 from pipeline.client import open_client
@@ -100,6 +101,7 @@ pilots.add_command(plan)
 pilots.add_command(log)
 pilots.add_command(drain)
 pilots.add_command(kill)
+pilots.add_command(program)
 
 
 def _row(pilot: PilotView) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
@@ -322,3 +325,14 @@ def test_every_command_of_pilots_is_there() -> None:
     group = cli.get_command(click.Context(cli), "pilots")
     assert isinstance(group, click.Group)
     assert set(group.commands) == {"list", "show", "plan", "log", "submit", "drain", "kill"}
+
+
+def test_the_pilot_program_is_written_whole_or_not_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["pilots", "program", "--to", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    file = tmp_path / "penstock-pilot.pyz"
+    assert f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}" in told
+    said = subprocess.run([sys.executable, str(file), "--version"], capture_output=True, text=True, check=True)
+    assert f"version {said.stdout.strip()}," in told
+    assert run(["pilots", "program", "--to", str(tmp_path / "no" / "file")]) == 2
+    assert "name another place with --to" in capsys.readouterr().err
