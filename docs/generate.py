@@ -180,6 +180,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "architecture": lambda: fields(resources.Architecture),
     "rates": lambda: fields(resources.Rates),
     "retries": lambda: fields(campaign.Retries),
+    "stop": lambda: fields(campaign.Stop),
     "step-input": lambda: fields(campaign.StepInput),
     "sites-file": lambda: fields(sites.SitesFile),
     "start-rate-entry": lambda: fields(sites.StartRateEntry),

@@ -40,6 +40,7 @@ from schemas.why_views import JobWhy
 
 M = TypeVar("M", bound=BaseModel)
 
+_CHANCE = random.SystemRandom()
 TRIES = 5
 TIMEOUT = 30.0
 SUBMIT_TIMEOUT = 300.0
@@ -286,7 +287,7 @@ class Client:
             else:
                 if answer.status_code not in _DOWN or attempt == self._tries or not repeatable:
                     return _checked(self.url, answer)
-            time.sleep(random.uniform(0, min(5.0, 0.1 * 2**attempt)))  # noqa: S311 - jitter, no secret
+            time.sleep(_CHANCE.uniform(0, min(5.0, 0.1 * 2**attempt)))
         raise AssertionError("unreachable: the loop returns or raises")
 
     def _parsed(self, answer: httpx.Response, reply: type[M]) -> M:

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple, TypeVar
 
-from pipeline.pilot import PROTOCOL, VERSION, cgroups, containers, folders, gpus, node, processes, relay
+from pipeline.pilot import PROTOCOL, VERSION, cgroups, containers, durable, folders, gpus, node, processes, relay
 from pipeline.pilot.bell import Bell
 from pipeline.pilot.client import Backoff, Client
 from pipeline.pilot.errors import ApiError, BadOptions, Refused, Unreachable
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--api-url", str, "where the API is: http://, https://, or spool:/FOLDER of a relay")
     add("--tag", str, "the row id that the submission carried")
     add("--host", str, "what the node is called, if its own name tells it from no other (default: its host name)")
-    add("--secret-file", str, "file with the enrolment secret")
+    add("--secret-file", str, "file with the enrolment secret; it is removed once it is read")
     add("--cores", _positive(int), "cores to offer (default: those that this process may use)")
     add("--memory", _positive(int), "memory to offer, MiB (default: the node's)")
     add("--disk", _positive(int), "scratch space to offer, MiB (default: what is free in the work directory)")
@@ -134,9 +134,18 @@ def _secret(path: Optional[str]) -> str:
     if path:
         with open(path, encoding="utf-8") as stream:
             secret = stream.read().strip()
+        _forget(path)
     if not secret:
         raise BadOptions("no enrolment secret: give --secret-file or set {}SECRET".format(_PREFIX))
     return secret
+
+
+def _forget(path: str) -> None:
+    """Payloads run under the same account, and the secret is not for them."""
+    try:
+        durable.remove(path)
+    except OSError as error:
+        log("secret_kept", error=str(error))
 
 
 def _machine(options: argparse.Namespace) -> Machine:

@@ -14,6 +14,7 @@ from pipeline.pilot.errors import Fenced, Refused, Unreachable
 from pipeline.pilot.lines import line_to
 from pipeline.pilot.spool import Body
 
+_CHANCE = random.SystemRandom()
 TIMEOUT = 30.0
 FILE_TIMEOUT = 300.0
 _CHUNK = 1 << 20
@@ -32,7 +33,7 @@ class Backoff:
 
     def next(self, at_least: Optional[float] = None) -> float:
         """The next wait; never shorter than what the server asked for."""
-        wait = min(self._next, self.cap) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
+        wait = min(self._next, self.cap) * _CHANCE.uniform(0.5, 1.0)
         self._next = min(self._next * 2, self.cap)
         return max(wait, at_least or 0.0)
 

@@ -23,6 +23,7 @@ from pipeline.pilot.warden import Warden
 
 _WATCH_SHARE, _HURRIED_SHARE = 20, 2
 """So many times as long as a look at all processes takes, none is taken; while something grows fast, so many times."""
+_CHANCE = random.SystemRandom()
 _STOP_GRACE = 2.0
 _STOP_WITHIN = 8.0
 _END_TIMEOUT = 3.0
@@ -236,7 +237,7 @@ class Pilot:
 
     def _beat(self) -> None:
         # jitter keeps thousands of pilots that were started together from beating together
-        time.sleep(max(self._interval * random.uniform(0.9, 1.0), 0.1))  # noqa: S311
+        time.sleep(max(self._interval * _CHANCE.uniform(0.9, 1.0), 0.1))
         backoff = Backoff(cap=max(self._interval, 0.1))
         while not self._lost_reason:
             try:

@@ -9,6 +9,7 @@ from structlog import get_logger
 
 from schemas.outcomes import Backoff
 
+_CHANCE = random.SystemRandom()
 _BACKOFF = Backoff(base=0.2, factor=2, cap=5.0)
 
 _log = get_logger("runtime")
@@ -45,7 +46,7 @@ class Outage:
         if self._failures == 1:
             self._since = time.monotonic()
             _log.warning(f"{self._what}_lost", queue=self._queue, error=str(error))
-        delay = self._backoff.delay(self._failures, random.uniform(0.5, 1))  # noqa: S311 - jitter, no secret
+        delay = self._backoff.delay(self._failures, _CHANCE.uniform(0.5, 1))
         self._until = time.monotonic() + delay
         return self._failures == 1
 

@@ -20,6 +20,7 @@ from pipeline.transport.port import Delivery, Transport
 from schemas.messages import Message
 from schemas.outcomes import Done, Retry
 
+_CHANCE = random.SystemRandom()
 HOLD_LIMIT = 480.0
 """Seconds after its receipt at which a batch begins nothing more, however many halves are left. RabbitMQ closes the
 connection of a consumer that keeps a delivery for 30 minutes. A batch ends within this and one deadline; one that was
@@ -94,7 +95,7 @@ class Settlement:
         return database.transact(lambda tx: self._store(tx, batch))
 
     def _store(self, tx: Transaction, batch: Batch) -> Verdicts:
-        verdicts = judge(batch.results, self._policy, self._read, now=tx.now, chance=random.random)
+        verdicts = judge(batch.results, self._policy, self._read, now=tx.now, chance=_CHANCE.random)
         defer(tx, verdicts.deferrals, wake_after=self._wake_after)
         bury(tx, verdicts.burials)
         if batch.came_again is not None:

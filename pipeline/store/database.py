@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 TRANSIENT_CODES = frozenset({1020, 1205, 1213, 1053, 1927, 1040, 1290, 2002, 2003, 2006, 2013, 4031})
 """Changed rows, lock waits, deadlocks, shutdowns, lost and refused connections: MySQL's and MariaDB's numbers."""
+_CHANCE = random.SystemRandom()
 MAX_TRIES = 8
 IO_TIMEOUT = 20
 BUSY_TIMEOUT = 10
@@ -156,7 +157,7 @@ class Database:
                     raise DatabaseUnavailable(f"{self.safe_url()}: {reason}; gave up after {attempt} tries") from error
                 self.retries += 1
                 _log.warning("transaction_retried", error=reason, attempt=attempt)
-                time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))  # noqa: S311 - jitter, no secret
+                time.sleep(_CHANCE.uniform(0, min(2.0, 0.05 * 2**attempt)))
         raise AssertionError("unreachable: the loop returns or raises")
 
     def now(self) -> datetime:

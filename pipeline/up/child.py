@@ -17,6 +17,7 @@ from threading import Thread
 from pipeline.up.output import Output
 from schemas.outcomes import Backoff
 
+_CHANCE = random.SystemRandom()
 BACKOFF = Backoff(base=0.5, factor=2.0, cap=30.0)
 SETTLED = 60.0
 """Seconds after which a process that dies is no longer one that keeps dying."""
@@ -69,7 +70,7 @@ class Child:
         self.process = None
         lived = time.monotonic() - self.started_at
         self.failures = 1 if lived > SETTLED else self.failures + 1
-        delay = BACKOFF.delay(self.failures, random.random())  # noqa: S311 - jitter, no secret
+        delay = BACKOFF.delay(self.failures, _CHANCE.random())
         self.due_at = time.monotonic() + delay
         self.output.say("up", f"{self.name} ended with {code} after {lived:.1f} s; again in {delay:.1f} s")
         return code

@@ -83,11 +83,11 @@ def test_thirty_submitted_pilots_are_noted_like_one(database: Database) -> None:
     tags = [f"tag-{number:02}" for number in range(31)]
     for tag in tags:
         building.pilot(database, site, tag=tag, **waiting)
-    handles = {tag: f"batch-{tag}" for tag in tags}
+    handles = {tag: queue_pilots.Taken(f"batch-{tag}") for tag in tags}
     one = statements_of(database, lambda tx: queue_pilots.submitted(tx, {tags[0]: handles[tags[0]]}))
     rest = statements_of(database, lambda tx: queue_pilots.submitted(tx, {tag: handles[tag] for tag in tags[1:]}))
     assert one == rest
     rows = database.transact(lambda tx: tx.rows(select(pilots).order_by(pilots.c.tag)))
-    assert {row.tag: row.batch_id for row in rows} == handles
+    assert {row.tag: row.batch_id for row in rows} == {tag: f"batch-{tag}" for tag in tags}
     assert {row.state for row in rows} == {PilotState.SUBMITTED}
     assert all(row.submitted_at for row in rows)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.pilot.conftest import StartPilot
 from tests.integration.pilot.payloads import alive, running_pid
-from tests.integration.pilot.scripted_api import ScriptedApi
+from tests.integration.pilot.scripted_api import SECRET, ScriptedApi
 from tests.waiting import eventually
 
 
@@ -22,6 +22,14 @@ def test_a_pilot_says_who_it_is(api: ScriptedApi, start_pilot: StartPilot) -> No
     assert (enrolment.node.cores, enrolment.node.memory) == (4, 2000)
     assert enrolment.node.host
     assert enrolment.node.microarchitecture
+
+
+def test_the_secrets_file_is_gone_once_it_is_read(api: ScriptedApi, start_pilot: StartPilot, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text(SECRET)
+    start_pilot("--secret-file", str(file), PENSTOCK_PILOT_SECRET="")
+    assert eventually(lambda: api.enrolments)[0].secret == SECRET
+    assert not file.exists()
 
 
 def test_an_idle_pilot_ends_itself(api: ScriptedApi, start_pilot: StartPilot) -> None:
