@@ -25,6 +25,8 @@ os.environ.setdefault("PENSTOCK_PILOT_CONTAINERS", "none")
 settings.register_profile("penstock", deadline=None)  # how long an example takes says how busy the machine is
 settings.load_profile("penstock")
 
+OVER_BATCH_SYSTEMS = {"test_batch_systems.py", "test_killed_provisioning.py"}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What a run may be told."""
@@ -33,10 +35,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup` a file is one worker's, and so is one batch system's part of their suite."""
+    """With `--dist loadgroup` a file is one worker's, and so is one batch system's part of tests that take them all."""
     for item in items:
         file, _, rest = item.nodeid.partition("::")
-        system = rest.partition("[")[2] if file.endswith("test_batch_systems.py") else ""
+        system = rest.partition("[")[2] if Path(file).name in OVER_BATCH_SYSTEMS else ""
         item.add_marker(pytest.mark.xdist_group(file + system.rstrip("]")))
 
 
