@@ -40,6 +40,7 @@ if [ "$root" != / ]; then
         mount --bind "$shared" "$root$shared"
     done
 fi
+unset TMPDIR
 exec chroot "$root" condor_master -f
 """
 

@@ -21,7 +21,9 @@ RECIPE = "trixie-1"
 """Name of the chroot; another one whenever `_MAKE_CHROOT` changes."""
 BUILD_TIME = 900.0
 
+# a TMPDIR of this machine means nothing inside
 _MAKE_CHROOT = """
+unset TMPDIR
 debootstrap --variant=minbase trixie "$1"
 printf '#!/bin/sh\\nexit 101\\n' > "$1/usr/sbin/policy-rc.d"
 chmod 755 "$1/usr/sbin/policy-rc.d"
