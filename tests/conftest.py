@@ -93,9 +93,9 @@ def htcondor_pool() -> Iterator[HtcondorPool]:
         yield pool
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def arex_server() -> Iterator[ArexServer]:
-    """A private ARC compute element, shared by all tests of the session; its jobs run as nobody."""
+    """A private ARC compute element, shared by a file's tests, since it is never idle; its jobs run as nobody."""
     with running_arex() as server:
         yield server
 
