@@ -16,7 +16,7 @@ class PlanRules:
     """By which a pilot's life is shorter than its wall time."""
     cycle: float = 20.0
     """From one cycle to the next."""
-    probes: int = 4
+    probes: int = 10
     """Batch jobs that a queue gets of which nothing is known."""
     growth: int = 4
     """Pilots that may be pending for each one that has begun to run of late."""
@@ -33,10 +33,14 @@ class PlanRules:
     longest_hold: float = 3_600.0
     """Until a dead queue is tried again; the first time it is `first_hold`, and doubles."""
     first_hold: float = 60.0
+    foresight: float = 0.5
+    """Part of the cores that will get free before a new pilot could come that is counted on."""
     horizon: float = 900.0
     """So far ahead free cores and new jobs are foreseen, at the most."""
     low_cycles: int = 2
     """Low readings, one after the other, from which on surplus goes."""
+    removals: float = 2.0
+    """How often in the usual queue time half of the surplus of pending pilots goes, while the VO has jobs."""
     long_cycles: int = 30
     """Low readings from which on busy pilots drain, too, where the queue's mode is `all`."""
 

@@ -53,7 +53,7 @@ def foresee(takers: Takers, spots: Sequence[Spot], allowance: Allowance, rules: 
             soonest[vo_id] = min(soonest.get(vo_id, rules.horizon), spot.prospect.wait)
     for spot in spots:
         horizon = soonest.get(spot.room.vo_id, 0.0)
-        cores = horizon * spot.freed() if horizon and spot.roll.busy and not spot.room.banned else 0.0
+        cores = rules.foresight * horizon * spot.freed() if horizon and spot.roll.busy and not spot.room.banned else 0.0
         if cores < 1:
             continue
         width = spot.width()

@@ -56,7 +56,11 @@ def surplus(spot: Spot, reading: Reading, before: int, rules: PlanRules) -> Surp
     low = before + 1
     if low < rules.low_cycles or spot.requested or mode is Removal.NONE:
         return Surplus(low)
-    removed = _pending(spot, excess, is_wanted=reading.is_wanted)
+    removed: tuple[int, ...] = ()
+    if not reading.is_alive:
+        removed = _pending(spot, excess)
+    elif (low - rules.low_cycles) % _every(spot, rules) == 0:
+        removed = _pending(spot, excess, half=True)
     drained: tuple[int, ...] = ()
     if mode in _DRAINING:
         drained = _idle(spot, idle, excess - len(removed))
@@ -78,11 +82,18 @@ def _allowed(spot: Spot, reading: Reading, rules: PlanRules) -> int:
     return min(margin, math.ceil(spot.began() * ahead / spot.kind.whole.cores))
 
 
-def _pending(spot: Spot, excess: int, *, is_wanted: bool) -> tuple[int, ...]:
-    """Held ones, ones that were not submitted yet, then the youngest: half of them, all where no job waits. In whole
-    batch jobs."""
+def _every(spot: Spot, rules: PlanRules) -> int:
+    """Cycles from one removal of pending pilots to the next: they cost nothing as long as they wait, and where pilots
+    wait for long, the next jobs would have to wait as long for others."""
+    return max(int(spot.prospect.usual / (rules.removals * rules.cycle)), 1)
+
+
+def _pending(spot: Spot, excess: int, *, half: bool = False) -> tuple[int, ...]:
+    """Held ones, ones that were not submitted yet, then the youngest; all of them, or half. In whole batch jobs."""
     most = min(excess, spot.stale)
-    goal = min(most, max((most + 1) // 2, spot.nodes)) if is_wanted else most
+    if most <= 0:
+        return ()
+    goal = min(most, max((most + 1) // 2, spot.nodes)) if half else most
     return _whole(spot, sorted(spot.roll.pending, key=_least_likely), goal)
 
 

@@ -169,7 +169,7 @@ def test_free_slots_that_no_job_can_take_are_not_counted() -> None:
 
 
 def test_jobs_that_running_pilots_will_take_before_a_new_one_could_come_want_none() -> None:
-    ends_soon = [busy(number, 1, recent_jobs=1) for number in range(30)]
+    ends_soon = [busy(number, 1, recent_jobs=1) for number in range(60)]
     wide = room(1, **{**WIDE, "removal_margin": 0})
     assert requested([wide], [demand(5)], ends_soon) == {}
     assert requested([wide], [demand(50)], ends_soon) == {(1, 1): 44}

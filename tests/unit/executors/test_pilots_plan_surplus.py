@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from executors.pilots.decide import PlanRules, plan
-from pipeline.store.provisioning_rows import LivePilot
+from pipeline.store.provisioning_rows import History, LivePilot
 from schemas.states import PilotState
 from tests.unit.executors.plan_ground import busy, demand, only, pilot, room, running, situation
 
@@ -133,3 +133,11 @@ def test_pending_pilots_of_places_that_are_declared_no_more_go_at_once() -> None
     live = [pilot(1, 1), running(2, 1), pilot(3, 1, leaves=True), pilot(4, 2)]
     made = plan(situation([room(2)], [demand(9)], live, is_sure=False))
     assert made.strays == (1,)
+
+
+def test_pending_pilots_of_a_slow_queue_go_slowly_while_the_vo_has_jobs() -> None:
+    slow = {1: History(50, 50, 0, 240.0)}
+    live = [busy(99, 1), *(pilot(number, 1) for number in range(8))]
+    gone = [len(only([room(1, **WIDE)], (), live, low=low, history=slow).remove) for low in range(1, 14)]
+    assert gone == [4, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 4]
+    assert len(only([room(1, **WIDE)], (), live[1:], low=2, history=slow).remove) == 8
