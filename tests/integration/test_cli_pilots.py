@@ -324,7 +324,7 @@ def test_a_shell_completes_ids_sites_queues_and_states(
 def test_every_command_of_pilots_is_there() -> None:
     group = cli.get_command(click.Context(cli), "pilots")
     assert isinstance(group, click.Group)
-    assert set(group.commands) == {"list", "show", "plan", "log", "submit", "drain", "kill"}
+    assert set(group.commands) == {"list", "show", "plan", "log", "submit", "drain", "kill", "program"}
 
 
 def test_the_pilot_program_is_written_whole_or_not_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
