@@ -33,7 +33,7 @@ def plan(now: Situation, rules: PlanRules = _DEFAULTS) -> Plan:
     places = spots(now, rolls, rules)
     allowance = Allowance(now.limits)
     takers = Takers(wants(now.reading.demand, allowance, MEMORY))
-    serve(takers, places, allowance)
+    serve(takers, places, allowance, rules)
     foresee(takers, places, allowance, rules)
     sharing = Sharing(takers, places, allowance)
     sharing.share()

@@ -37,6 +37,8 @@ class PlanRules:
     """Part of the cores that will get free before a new pilot could come that is counted on."""
     horizon: float = 900.0
     """So far ahead free cores and new jobs are foreseen, at the most."""
+    hedge: float = 2.5
+    """Times that jobs without a free slot count where pilots usually wait for two minutes and more."""
     low_cycles: int = 2
     """Low readings, one after the other, from which on surplus goes."""
     removals: float = 2.0

@@ -27,6 +27,8 @@ class Prospect:
     pending: int
     stage: str
     """In words."""
+    has_started: bool = False
+    """Whether any pilot of it has, of late."""
     is_dead: bool = False
     is_full: bool = False
     """Its pilots have waited for much longer than is usual, and nothing has begun or ended there meanwhile."""
@@ -51,8 +53,9 @@ def prospect(history: History, rolls: Sequence[Roll], nodes: int, rules: PlanRul
         success = started / (started + history.stillborn)
         if blocked > rules.full_after * usual:
             words = f"nothing has moved there for {blocked / 60:.0f} minutes: it seems to be full"
-            return Prospect(wait, usual, success, nodes, words, is_full=True)
-        return Prospect(wait, usual, success, max(rules.probes * nodes, rules.growth * started), words)
+            return Prospect(wait, usual, success, nodes, words, has_started=True, is_full=True)
+        most = max(rules.probes * nodes, rules.growth * started)
+        return Prospect(wait, usual, success, most, words, has_started=True)
     if history.stillborn:
         words = f"none started of {history.submitted} of late, {history.stillborn} failed to start"
         return Prospect(wait, usual, 1 / (1 + history.stillborn), nodes, words, is_dead=True)

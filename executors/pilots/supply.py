@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from executors.pilots.allowance import Allowance
 from executors.pilots.fitting import Want, packed
@@ -27,18 +28,36 @@ class Pool:
     lasts: float
 
 
-def serve(takers: Takers, spots: Sequence[Spot], allowance: Allowance) -> None:
-    """Take off the demand what fits free slots and pilots that surely come, the largest jobs first.
+def serve(takers: Takers, spots: Sequence[Spot], allowance: Allowance, rules: PlanRules) -> None:
+    """Take off the demand what fits free slots and, hedged, pilots that surely come, the largest jobs first.
 
     What is free is packed pilot by pilot, so that no slot counts for a job that it cannot take.
     """
     for spot in spots:
         if not spot.room.banned and (spot.roll.busy or spot.roll.idle):
             _serve_active(takers, spot, allowance)
+    _hedge(takers, spots, rules)
     for spot in spots:
         if spot.coming and not spot.room.banned:
             pool = Pool(spot.coming, spot.kind.whole, spot.kind.lasts)
             spot.used_pending = fill(takers.at(spot), spot, pool, allowance)
+
+
+def _hedge(takers: Takers, spots: Sequence[Spot], rules: PlanRules) -> None:
+    """Count the jobs that find no free slot several times over where pilots are known to wait in queues.
+
+    Whichever of them start first take the jobs, and the others go again: that costs next to nothing as long as they
+    are pending, and shortens the wait. Where a pilot starts at once there is nothing to be gained.
+    """
+    soonest: dict[int, float] = {}
+    for spot in spots:
+        if not spot.room.closed and spot.left() > 0 and spot.prospect.has_started:
+            vo_id = spot.room.vo_id
+            soonest[vo_id] = min(soonest.get(vo_id, inf), spot.prospect.usual)
+    for vo_id, seconds in soonest.items():
+        times = 1.0 + (rules.hedge - 1.0) * min((seconds - rules.least_wait) / rules.least_wait, 1.0)
+        for want in takers.by_vo.get(vo_id, ()):
+            want.jobs = int(want.jobs * times)
 
 
 def foresee(takers: Takers, spots: Sequence[Spot], allowance: Allowance, rules: PlanRules) -> None:

@@ -43,13 +43,23 @@ def test_a_queue_that_starts_pilots_gets_all_that_it_may_within_a_few_cycles() -
 
 
 def test_the_demand_goes_where_pilots_start_soonest() -> None:
-    history = {1: History(50, 50, 0, 120.0), 2: History(50, 50, 0, 1_200.0)}
+    history = {1: History(50, 50, 0, 60.0), 2: History(50, 50, 0, 600.0)}
     assert requested([room(1, **WIDE), room(2, **WIDE)], [demand(110)], history=history) == {(1, 1): 100, (2, 1): 10}
     assert requested([room(1, **WIDE), room(2, **WIDE)], [demand(1)], history=history) == {(1, 1): 1}
 
 
+def test_where_pilots_wait_in_queues_more_are_requested_than_jobs_wait_and_taken_back_when_these_have_begun() -> None:
+    slow, hedged = {1: History(50, 50, 0, 600.0)}, int(10 * RULES.hedge)
+    assert requested([room(1, **WIDE)], [demand(10)], history=slow) == {(1, 1): hedged}
+    waiting = [pilot(number, 1, age=60.0) for number in range(hedged)]
+    order = only([room(1, **WIDE)], [demand(10)], waiting, history=slow)
+    assert (order.request, order.low_cycles) == (0, 0)
+    begun = [*(busy(number, 1) for number in range(10)), *waiting[10:]]
+    assert only([room(1, **WIDE)], [], begun, history=slow).low_cycles == 1
+
+
 def test_queues_whose_pilots_fail_to_start_get_less() -> None:
-    history = {1: History(50, 50, 0, 120.0), 2: History(50, 10, 40, 120.0)}
+    history = {1: History(50, 50, 0, 60.0), 2: History(50, 10, 40, 60.0)}
     made = requested([room(1, **WIDE), room(2, **WIDE)], [demand(120)], history=history)
     assert made == {(1, 1): 116, (2, 1): 4}
 
