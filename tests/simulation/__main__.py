@@ -15,10 +15,10 @@ import click
 
 from tests.simulation import cases
 from tests.simulation.cases import Scale
-from tests.simulation.engine import Simulation
 from tests.simulation.figures import CONTESTANTS, judge, says, table
 from tests.simulation.plots import draw
 from tests.simulation.record import Result
+from tests.simulation.runs import simulate
 
 SEED = 20_260_105
 
@@ -71,11 +71,6 @@ def main(  # noqa: PLR0917 -- one for each option
         f"{': not ' + ', '.join(misses) if misses else ''}; took {time.monotonic() - began:.0f} s"
     )
     sys.exit(int(bool(misses)))
-
-
-def simulate(case: str, seed: int, scale: Scale, rules: str) -> Result:
-    """One rule set in one case."""
-    return Simulation(cases.make(case, seed, scale), CONTESTANTS[rules]).run().result()
 
 
 def _store(to: Path, seed: int, scale: Scale, results: Sequence[Result]) -> None:
