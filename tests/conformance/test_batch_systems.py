@@ -165,7 +165,7 @@ def test_running_pilots_are_removed_even_if_they_ignore_sigterm_and_others_stay(
 
 def test_a_pilot_is_removed_right_after_its_submission(site: BatchSite, tags: Tags) -> None:
     system, mine = open_queue(site), tags(3)
-    system.submit(requests(mine), program(site, f"sleep 2; {NOTE}; sleep 600"))
+    system.submit(requests(mine), program(site, f"sleep 30; {NOTE}; sleep 600"))
     system.remove(mine)
     gone(system, mine)
     assert ran(site) == []

@@ -86,7 +86,7 @@ class ScriptedApi:
 
     def report_of(self, key: Key) -> Report:
         """The report on one attempt, as soon as it is there."""
-        report = eventually(lambda: self.reports.get(key), within=20)
+        report = eventually(lambda: self.reports.get(key), within=90)
         assert report is not None
         return report
 

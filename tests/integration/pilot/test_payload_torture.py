@@ -16,6 +16,7 @@ from tests.integration.pilot.payloads import alive
 from tests.integration.pilot.scripted_api import Key, ScriptedApi
 from tests.waiting import eventually
 
+PATIENCE = 90.0
 # no more than 4,000 processes, should nobody stop it
 BOMB = 'bomb() { [ "$1" -gt 0 ] && { bomb $(($1-1)) & bomb $(($1-1)) & }; sleep 60; }; bomb 10'
 DAEMON = """
@@ -123,8 +124,7 @@ class Node:
         """Nothing but the pilot's warden descends from it, and no attempt has left a file."""
         kept = ("jobs", "logs", "reports", "archives")
         files = [path for name in kept for path in (self.workdir / name).iterdir()]
-        (_warden,) = children = processes.descendants(processes.table(), pilot.pid)
-        return not files and len(children) == 1
+        return not files and len(processes.descendants(processes.table(), pilot.pid)) == 1
 
 
 @pytest.fixture
@@ -132,7 +132,12 @@ def node(api: ScriptedApi, start_pilot: StartPilot, tmp_path: Path, workdir: Pat
     made = Node(api, start_pilot, tmp_path, workdir)
     yield made
     made.go.touch()
-    eventually(lambda: not [folder for pilot in made.pilots for folder in groups_of(pilot) if folder.name != "pilot"])
+    eventually(lambda: not left_of(made), within=PATIENCE)
+
+
+def left_of(node: Node) -> list[Path]:
+    """Control groups of jobs."""
+    return [folder for pilot in node.pilots for folder in groups_of(pilot) if folder.name != "pilot"]
 
 
 def groups_of(pilot: Pilot) -> list[Path]:
@@ -141,7 +146,13 @@ def groups_of(pilot: Pilot) -> list[Path]:
     return [path for path in Path(home or "/nowhere").glob(f"penstock-{pilot.pid}/*") if path.is_dir()]
 
 
-@pytest.mark.parametrize("name", CASES)
+ALONE = {"forks"}
+"""What slows everything else on the machine down."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.alone) if name in ALONE else name for name in CASES]
+)
 def test_it_ends_for_the_right_reason_and_leaves_nothing(name: str, node: Node, api: ScriptedApi) -> None:
     case = CASES[name]
     torture = api.give(1, *case.command, **{"memory": 1000, **case.fields})
@@ -155,7 +166,7 @@ def test_it_ends_for_the_right_reason_and_leaves_nothing(name: str, node: Node, 
     neighbour = api.report_of(node.neighbour)
     assert (neighbour.outcome, neighbour.reason) == ("succeeded", "")
     assert node.result.read_text() == "fine\n"
-    assert eventually(lambda: node.is_clean(pilot))
+    assert eventually(lambda: node.is_clean(pilot), within=PATIENCE)
 
 
 def test_of_much_output_head_and_tail_are_kept(node: Node, api: ScriptedApi) -> None:
@@ -189,7 +200,7 @@ def test_daemons_that_leave_session_environment_and_folder_end_with_their_job(
     assert not [pid for pid in daemons if alive(pid)]
     node.go.touch()
     assert api.report_of(node.neighbour).outcome == "succeeded"
-    assert eventually(lambda: node.is_clean(pilot))
+    assert eventually(lambda: node.is_clean(pilot), within=PATIENCE)
 
 
 @pytest.mark.parametrize("groups", ["auto", "none"])
@@ -222,7 +233,7 @@ def test_a_bomb_without_control_groups_is_ended_too(node: Node, api: ScriptedApi
     assert api.report_of(key).minor == "process_limit"
     node.go.touch()
     assert api.report_of(node.neighbour).outcome == "succeeded"
-    assert eventually(lambda: node.is_clean(pilot))
+    assert eventually(lambda: node.is_clean(pilot), within=PATIENCE)
 
 
 def test_a_job_that_heeds_its_stop_signal_has_succeeded(node: Node, api: ScriptedApi) -> None:
