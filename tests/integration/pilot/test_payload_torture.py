@@ -17,8 +17,8 @@ from tests.integration.pilot.scripted_api import Key, ScriptedApi
 from tests.waiting import eventually
 
 PATIENCE = 90.0
-# no more than 4,000 processes, should nobody stop it
-BOMB = 'bomb() { [ "$1" -gt 0 ] && { bomb $(($1-1)) & bomb $(($1-1)) & }; sleep 60; }; bomb 10'
+# no more than 2,000 processes, should nobody stop it
+BOMB = 'bomb() { [ "$1" -gt 0 ] && { bomb $(($1-1)) & bomb $(($1-1)) & }; sleep 60; }; bomb 9'
 DAEMON = """
 import os, sys, time
 for _ in range(2):
