@@ -9,7 +9,7 @@ import tempfile
 import time
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from pipeline.pilot import folders, mounts, probe
+from pipeline.pilot import folders, mounts, probe, processes
 from pipeline.pilot.errors import InfrastructureFailed, PayloadFailed
 
 NAMES = ("apptainer", "singularity", "podman")
@@ -48,7 +48,7 @@ class Runtime(NamedTuple):
 
     def environment(self) -> Dict[str, str]:
         """Of the client: the pilot's PATH, and places of its own; no user's configuration."""
-        given = {"PATH": os.environ.get("PATH", os.defpath), "HOME": os.path.join(self.folder, "home")}
+        given = {"PATH": os.environ.get("PATH", os.defpath), "HOME": home(self.folder)}
         if self.name != _PODMAN:
             prefix = self.name.upper()
             return {**given, prefix + "_CACHEDIR": self.folder, prefix + "_TMPDIR": self.folder}
@@ -82,6 +82,11 @@ class Run(NamedTuple):
     cleanup: Tuple[str, ...]
 
 
+def home(folder: str) -> str:
+    """Where the clients are at home. Podman without root leaves a process behind there, to keep a namespace."""
+    return os.path.join(folder, "home")
+
+
 def find(folder: str, wanted: Sequence[str] = NAMES, patience: float = _PATIENCE) -> Tuple[Runtime, ...]:
     """Those of `wanted` that can run a container here: each is tried, for `patience` seconds. They keep their things
     below `folder`, in one of this process's own: podman's storage can't be moved to another `brief`.
@@ -99,6 +104,7 @@ def find(folder: str, wanted: Sequence[str] = NAMES, patience: float = _PATIENCE
     found = [_first_that_works(_ways(name, folder, brief), bare, patience) for name in present]
     folders.remove(bare)
     if not any(found):
+        processes.end_at_home(home(folder))
         folders.remove(brief)
         folders.remove(folder)
     return tuple(runtime for runtime in found if runtime is not None)
@@ -164,6 +170,7 @@ def clear(runtimes: Sequence[Runtime]) -> None:
     for runtime in runtimes:
         if runtime.name == _PODMAN:  # it may have files that only its own user namespace may remove
             probe.ask(*runtime.client, "rmi", "--all", "--force", environment=runtime.environment())
+        processes.end_at_home(home(runtime.folder))
         for folder in (runtime.folder, runtime.brief):
             mounts.detach_below(folder)
             folders.remove(folder)

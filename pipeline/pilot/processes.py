@@ -133,6 +133,19 @@ def end_descendants(is_any_left: Callable[[], bool], patience: float, spared: Ab
     return True
 
 
+def end_at_home(home: str) -> None:
+    """Kill the processes whose environment says that this is their HOME: daemons that left our family on purpose."""
+    mark = "HOME={}".format(home).encode()
+    for pid in table():
+        try:
+            with open("/proc/{}/environ".format(pid), "rb") as stream:
+                is_ours = mark in stream.read().split(b"\0")
+        except OSError:
+            continue  # another user's, or ended
+        if is_ours:
+            _kill(pid)
+
+
 def _kill_descendants(spared: AbstractSet[int]) -> Set[int]:
     """Whole process groups first: against that signal no fork is quick enough."""
     processes = table()

@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from typing import NoReturn, Sequence, Set
 
-from pipeline.pilot import cgroups, folders, guardian, mounts, processes
+from pipeline.pilot import cgroups, containers, folders, guardian, mounts, processes
 from pipeline.pilot.errors import InfrastructureFailed
 
 _INT = array.array("i").itemsize
@@ -70,6 +70,7 @@ def _keep_watch(pilot: socket.socket, nest: cgroups.Nest, leavings: Sequence[str
         _Warden(pilot).work()
         nest.leave()
         for folder in leavings:
+            processes.end_at_home(containers.home(folder))
             mounts.detach_below(folder)
             folders.remove(folder)
     finally:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from pipeline.pilot import processes
 from tests.integration.pilot.conftest import Pilot, StartPilot
 from tests.integration.pilot.images import make_archive, make_folder
 from tests.integration.pilot.payloads import alive, running_pid
-from tests.integration.pilot.scripted_api import Key, ScriptedApi
+from tests.integration.pilot.scripted_api import SECRET, Key, ScriptedApi
+from tests.servers import server_folder
 from tests.waiting import eventually
 
 assert shutil.which("podman"), "podman is not installed: deploy/setup.sh test"
@@ -121,3 +124,26 @@ def test_what_is_wrong_with_an_image_or_a_command_is_told(
         report = api.report_of(key)
         assert (report.outcome, report.minor) == expected, report
         assert report.reason
+
+
+def test_a_pilot_without_privileges_leaves_no_process_of_podmans(api: ScriptedApi, pilot_file: Path) -> None:
+    """Rootless podman keeps a process of its own, which no parent knows, for as long as the machine runs."""
+    with server_folder("rootless") as folder:
+        folder.chmod(0o777)
+        shutil.copy(pilot_file, folder)
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        command += ["/usr/bin/python3", str(folder / pilot_file.name), "--api-url", api.url, "--tag", "tag-1"]
+        command += ["--workdir", str(folder / "work"), "--containers", "podman", "--idle-limit", "1"]
+        variables = {"PATH": os.defpath, "HOME": str(folder), "PENSTOCK_PILOT_SECRET": SECRET}
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        assert [node.node.details for node in api.enrolments]
+        mark = f"HOME={folder}/work".encode()
+        eventually(lambda: not [path for path in Path("/proc").glob("[0-9]*/environ") if mark in _content(path)])
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
