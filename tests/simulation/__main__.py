@@ -63,8 +63,8 @@ def main(  # noqa: PLR0917 -- one for each option
             everything += results
             if plots is not None:
                 draw(recipe.title, results, plots)
-    if to is not None:
-        _store(to, seed, scale, everything)
+            if to is not None:  # after each case, so that what is known is kept when it is ended before its end
+                _store(to, seed, scale, everything)
     misses = [verdict.case for verdict in verdicts if verdict.misses]
     click.echo(
         f"\ncore-hours, seconds; {len(verdicts) - len(misses)} of {len(verdicts)} cases as expected"
