@@ -51,7 +51,9 @@ def _hedge(takers: Takers, spots: Sequence[Spot], rules: PlanRules) -> None:
     """
     soonest: dict[int, float] = {}
     for spot in spots:
-        if not spot.room.closed and spot.left() > 0 and spot.prospect.has_started:
+        # also where the hedge itself has used up all room: else it would end there, be taken back, and begin anew
+        waits = bool(spot.roll.pending) or (not spot.room.closed and spot.left() > 0)
+        if waits and not spot.room.banned and spot.prospect.has_started:
             vo_id = spot.room.vo_id
             soonest[vo_id] = min(soonest.get(vo_id, inf), spot.prospect.usual)
     for vo_id, seconds in soonest.items():

@@ -253,3 +253,16 @@ def test_a_plan_is_the_same_each_time() -> None:
     live = [busy(1, 1), pilot(2, 2), running(3, 3)]
     now = situation([room(queue) for queue in QUEUES], [demand(7), demand(3, cores=2)], live, caps=[cap(max_pilots=9)])
     assert plan(now) == plan(now)
+
+
+def test_a_hedge_that_fills_its_queue_comes_to_rest() -> None:
+    slow = {1: History(50, 50, 0, 600.0, moved=30.0)}
+    live: list[LivePilot] = []
+    past: dict[Place, Past] = {}
+    for cycle in range(20):
+        live = [replace(one, age=one.age + 20) for one in live]
+        narrow = room(1, max_pilots=20, max_pending_pilots=20)
+        (order,) = plan(replace(situation([narrow], [demand(10)], live, history=slow), past=past)).orders
+        assert (order.request, order.remove) == (0 if cycle else 20, ())
+        past = {order.room.place: Past(order.low_cycles)}
+        live += [pilot(number, 1, age=0.0) for number in range(order.request)]
