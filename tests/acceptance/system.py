@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,7 +124,7 @@ class System:
             return [worker.pid for server in servers for worker in server.children() if worker.is_running()]
         if kind == "pilot":
             mine = str(self.data_dir)
-            return [p.pid for p in psutil.process_iter(["cmdline"]) if _is_pilot(p.info["cmdline"], mine)]
+            return [p.pid for p in psutil.process_iter(["cmdline", "cwd"]) if _is_pilot(p, mine)]
         return [row["pid"] for row in self.json("instances") if row["kind"] == kind and psutil.pid_exists(row["pid"])]
 
     def kill(self, kind: str) -> list[int]:
@@ -248,6 +248,7 @@ def started_twice(folder: Path) -> list[str]:
     return [line for line, many in Counter(line for line in lines if line.startswith("start")).items() if many > 1]
 
 
-def _is_pilot(command: Sequence[str] | None, data_dir: str) -> bool:
-    line = " ".join(command or ())
-    return "penstock-pilot" in line and data_dir in line
+def _is_pilot(process: psutil.Process, data_dir: str) -> bool:
+    """By where it works: its command line names no folder."""
+    line, folder = " ".join(process.info["cmdline"] or ()), process.info["cwd"] or ""
+    return "penstock-pilot" in line and data_dir in folder

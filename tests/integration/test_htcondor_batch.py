@@ -199,7 +199,7 @@ def test_a_pilot_that_an_administrator_has_thrown_out_is_found_in_the_history(
     answered(system, tag, [BatchState.RUNNING])
     htcondor_pool.clear()
     assert answered(system, tag, BATCH_ENDED).state is BatchState.FAILED
-    assert set(system.poll([*(f"{number:032}" for number in range(6_000)), tag])) == {tag}
+    assert set(system.poll([*(f"f{number:031}" for number in range(6_000)), tag])) == {tag}
     assert opened(htcondor_pool, tmp_path, {"history": False}).poll([tag]) == {}
     assert set(system.submit(requests([tag]), shell(SLEEP))) == {tag}
     assert attribute(htcondor_pool, tag, "JobStatus") == ""
