@@ -8,6 +8,7 @@ tests/integration/pilot/test_control_groups.py.
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -78,8 +79,10 @@ def test_of_controllers_that_are_passed_on_already_nothing_is_moved(tmp_path: Pa
 
 
 def test_processes_of_others_are_not_moved_about(tmp_path: Path) -> None:
-    home = group(tmp_path / "home", "memory pids", processes=f"{os.getpid()}\n1\n")
-    nest = cgroups.settle(str(home), "penstock-1")
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+        home = group(tmp_path / "home", "memory pids", processes=f"{os.getpid()}\n{other.pid}\n")
+        nest = cgroups.settle(str(home), "penstock-1")
+        other.kill()
     assert (nest.folder, nest.controllers) == (str(home / "penstock-1"), frozenset())
     assert (home / "cgroup.subtree_control").read_text() == ""
 
