@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 
-from executors.pilots.decide import PlaceOrder, PlanRules, plan
 from executors.pilots.demand import read_demand
+from executors.pilots.planning.decide import PlaceOrder, PlanRules, plan
 from pipeline.settings import Settings
 from pipeline.store import provisioning
 from pipeline.store.database import Transaction

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from structlog import get_logger
 
-from executors.pilots.decide import PlaceOrder, Plan, PlanRules, plan
 from executors.pilots.demand import read_demand
+from executors.pilots.planning.decide import PlaceOrder, Plan, PlanRules, plan
 from executors.pilots.rounds import Rounds
 from pipeline.errors import DemandUnknown
 from pipeline.runtime.spec import Context

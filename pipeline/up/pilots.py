@@ -27,7 +27,7 @@ def end_local_pilots(data_dir: Path, *, hurry: Callable[[], bool]) -> None:
 
 def running_pilots(data_dir: Path) -> Iterator[int]:
     """The leaders of the process groups of pilots that run. `local-batch/QUEUE/TAG/pid` names a leader's pid and its
-    start time in clock ticks, which tells it from a later process of that pid (see executors/pilots/local.py).
+    start time in clock ticks, which tells it from a later process of that pid (see executors/pilots/batch/local.py).
     """
     for record in (data_dir / "local-batch").glob("*/*/pid"):
         try:

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from executors.pilots import credentials
-from executors.pilots.credentials import Credential, CurrentCredential, find_credential
+from executors.pilots.batch import credentials
+from executors.pilots.batch.credentials import Credential, CurrentCredential, find_credential
 from pipeline.errors import BadSettings, BatchSystemUnavailable
 from tests.certificates import Authority, certificate_pem
 from tests.waiting import eventually

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from executors.pilots.local import LocalBatchSystem
+from executors.pilots.batch.local import LocalBatchSystem
 from executors.pilots.port import BATCH_ENDED, BatchState, QueueSettings
 from schemas.sites import SiteQueueEntry
 from tests.conformance.batch_site import requests, shell
@@ -19,7 +19,7 @@ from tests.waiting import eventually
 VICTIM = """
 import sys
 from pathlib import Path
-from executors.pilots.local import LocalBatchSystem
+from executors.pilots.batch.local import LocalBatchSystem
 from executors.pilots.port import PilotRequest, QueueSettings
 from executors.pilots.program import PilotProgram
 from schemas.sites import SiteQueueEntry

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from executors.pilots.arc_description import describe
-from executors.pilots.arc_options import ArcOptions
-from executors.pilots.arc_rest import ArcRest, conversation
-from executors.pilots.credentials import CredentialKind, CurrentCredential
+from executors.pilots.batch.arc_description import describe
+from executors.pilots.batch.arc_options import ArcOptions
+from executors.pilots.batch.arc_rest import ArcRest, conversation
+from executors.pilots.batch.credentials import CredentialKind, CurrentCredential
 from executors.pilots.port import BATCH_ENDED, BatchState, BatchSystem, QueueSettings, open_batch_system
 from pipeline.errors import BadSettings, BatchSystemUnavailable
 from schemas.sites import SiteQueueEntry

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from executors.pilots.local import LocalBatchSystem
+from executors.pilots.batch.local import LocalBatchSystem
 from executors.pilots.port import QueueSettings
 from executors.pilots.rounds import Rounds
 from executors.pilots.shell import execute

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from executors.pilots.local import LocalBatchSystem
+from executors.pilots.batch.local import LocalBatchSystem
 from executors.pilots.port import BatchState, QueueSettings
 from pipeline.errors import BadSettings
 from schemas.sites import SiteQueueEntry

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from statistics import median
 
-from executors.pilots.decide import PlanRules, plan
+from executors.pilots.planning.decide import PlanRules, plan
 from executors.pilots.queue_round import BACKOFF
 from pipeline.store.provisioning_rows import (
     RECENT,

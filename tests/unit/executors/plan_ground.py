@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from executors.pilots.decide import PlaceOrder, Plan, plan
+from executors.pilots.planning.decide import PlaceOrder, Plan, plan
 from pipeline.store.match_rows import LimitRow
 from pipeline.store.provisioning_rows import (
     Cap,

@@ -9,7 +9,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from executors.pilots.decide import PlanRules, plan
+from executors.pilots.planning.decide import PlanRules, plan
 from pipeline.store.provisioning_rows import (
     Cap,
     Demand,

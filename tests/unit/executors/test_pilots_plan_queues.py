@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from executors.pilots.decide import PlanRules, plan
+from executors.pilots.planning.decide import PlanRules, plan
 from pipeline.store.provisioning_rows import History, Past
 from schemas.states import PilotState
 from tests.unit.executors.plan_ground import (

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from executors.pilots.decide import PlanRules, plan
+from executors.pilots.planning.decide import PlanRules, plan
 from pipeline.store.provisioning_rows import History, LivePilot
 from schemas.states import PilotState
 from tests.unit.executors.plan_ground import busy, demand, only, pilot, room, running, situation

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from executors.pilots.batch.slurm_answers import comment, exit_code, live, places, room_in_comment
 from executors.pilots.port import BatchAnswer, BatchState
-from executors.pilots.slurm_answers import comment, exit_code, live, places, room_in_comment
 
 TAGS = [f"{number:032x}" for number in range(100)]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from executors.pilots.batch.slurm_options import SlurmOptions, measures
+from executors.pilots.batch.ssh import SshOptions
 from executors.pilots.port import QueueSettings
-from executors.pilots.slurm_options import SlurmOptions, measures
-from executors.pilots.ssh import SshOptions
 from pipeline.errors import BadSettings
 from schemas.sites import SiteQueueEntry, SitesFile
 from tests.documentation import ROOT, blocks

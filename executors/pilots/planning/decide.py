@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from executors.pilots.allowance import Allowance
-from executors.pilots.ceilings import lowest
-from executors.pilots.fitting import wants
-from executors.pilots.plans import PlaceOrder, Plan, PlanRules
-from executors.pilots.prospects import next_hold
-from executors.pilots.roll import Roll, call
-from executors.pilots.sharing import Sharing
-from executors.pilots.spots import MEMORY, Spot, spots
-from executors.pilots.supply import foresee, serve
-from executors.pilots.surplus import Reading, Surplus, surplus, wanted
-from executors.pilots.takers import Takers
+from executors.pilots.planning.allowance import Allowance
+from executors.pilots.planning.ceilings import lowest
+from executors.pilots.planning.fitting import wants
+from executors.pilots.planning.plans import PlaceOrder, Plan, PlanRules
+from executors.pilots.planning.prospects import next_hold
+from executors.pilots.planning.roll import Roll, call
+from executors.pilots.planning.sharing import Sharing
+from executors.pilots.planning.spots import MEMORY, Spot, spots
+from executors.pilots.planning.supply import foresee, serve
+from executors.pilots.planning.surplus import Reading, Surplus, surplus, wanted
+from executors.pilots.planning.takers import Takers
 from pipeline.store.provisioning_rows import History, Past, Place, Situation
 
 __all__ = ["PlaceOrder", "Plan", "PlanRules", "plan"]

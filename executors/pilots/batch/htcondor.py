@@ -15,9 +15,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from executors.pilots.credentials import OPTIONS as CREDENTIAL_OPTIONS
-from executors.pilots.credentials import Credential, CredentialKind, find_credential
-from executors.pilots.htcondor_ads import (
+from executors.pilots.batch.credentials import OPTIONS as CREDENTIAL_OPTIONS
+from executors.pilots.batch.credentials import Credential, CredentialKind, find_credential
+from executors.pilots.batch.htcondor_ads import (
     COMPLETED,
     FORGOTTEN,
     HELD,
@@ -31,7 +31,7 @@ from executors.pilots.htcondor_ads import (
     phase,
     reason,
 )
-from executors.pilots.htcondor_schedd import Address, Schedd, check_bindings
+from executors.pilots.batch.htcondor_schedd import Address, Schedd, check_bindings
 from executors.pilots.port import (
     OUTPUT_LIMIT,
     BatchAnswer,

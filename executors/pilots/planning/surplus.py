@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from executors.pilots.plans import PlanRules
-from executors.pilots.spots import Spot
+from executors.pilots.planning.plans import PlanRules
+from executors.pilots.planning.spots import Spot
 from pipeline.store.provisioning_rows import LivePilot
 from schemas.sites import Removal
 from schemas.states import PilotState

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from executors.pilots.roll import Roll
+from executors.pilots.planning.roll import Roll
 from pipeline.store.provisioning_rows import Cap, Place, Room
 from schemas.sites import PilotCaps, SiteQueueEntry
 

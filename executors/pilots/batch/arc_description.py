@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from xml.etree import ElementTree as ET
 
-from executors.pilots.arc_options import ArcOptions
+from executors.pilots.batch.arc_options import ArcOptions
 from schemas.sites import SiteQueueEntry
 
 SCRIPT = "pilot.sh"

@@ -1,4 +1,4 @@
-"""Where a batch system's own commands run: a shell of this machine, or one on a login node (`executors.pilots.ssh`)."""
+"""Where a batch system's own commands run: a shell of this machine, or one on a login node (`batch.ssh`)."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import inf
 
-from executors.pilots.plans import PlanRules
-from executors.pilots.roll import Roll
+from executors.pilots.planning.plans import PlanRules
+from executors.pilots.planning.roll import Roll
 from pipeline.store.provisioning_rows import History, LivePilot, Past
 from schemas.states import PilotState
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from executors.pilots.allowance import Allowance
-from executors.pilots.fitting import Want, packed
-from executors.pilots.plans import PlanRules
-from executors.pilots.spots import Spot
-from executors.pilots.takers import Taker, Takers
+from executors.pilots.planning.allowance import Allowance
+from executors.pilots.planning.fitting import Want, packed
+from executors.pilots.planning.plans import PlanRules
+from executors.pilots.planning.spots import Spot
+from executors.pilots.planning.takers import Taker, Takers
 from pipeline.store.provisioning_rows import LivePilot
 from schemas import rooms as grants
 

@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from executors.pilots.arc_description import SCRIPT, tag_of
-from executors.pilots.arc_rest import ArcRest, Item
+from executors.pilots.batch.arc_description import SCRIPT, tag_of
+from executors.pilots.batch.arc_rest import ArcRest, Item
 from executors.pilots.port import BatchAnswer, BatchState
 
 ENDED = frozenset({"FINISHED", "FAILED", "KILLED", "WIPED"})

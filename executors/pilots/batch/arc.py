@@ -14,13 +14,13 @@ from http import HTTPStatus
 
 from structlog import get_logger
 
-from executors.pilots import arc_jobs
-from executors.pilots.arc_delegation import Delegation, delegate, renew_ending
-from executors.pilots.arc_description import SCRIPT, STDERR, STDOUT, describe
-from executors.pilots.arc_jobs import ArcJob, find_jobs
-from executors.pilots.arc_options import ArcOptions
-from executors.pilots.arc_rest import ArcRest, Verdict, conversation
-from executors.pilots.credentials import CurrentCredential, find_credential
+from executors.pilots.batch import arc_jobs
+from executors.pilots.batch.arc_delegation import Delegation, delegate, renew_ending
+from executors.pilots.batch.arc_description import SCRIPT, STDERR, STDOUT, describe
+from executors.pilots.batch.arc_jobs import ArcJob, find_jobs
+from executors.pilots.batch.arc_options import ArcOptions
+from executors.pilots.batch.arc_rest import ArcRest, Verdict, conversation
+from executors.pilots.batch.credentials import CurrentCredential, find_credential
 from executors.pilots.port import (
     OUTPUT_LIMIT,
     BatchAnswer,

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from executors.pilots.command_shell import Finished, run_program
+from executors.pilots.batch.command_shell import Finished, run_program
 from pipeline.errors import BatchSystemUnavailable
 
 PERSIST = 300

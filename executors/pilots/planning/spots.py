@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from executors.pilots.ceilings import Ceiling, Ceilings
-from executors.pilots.fitting import Fit, Kind, Memory, Want
-from executors.pilots.plans import PlanRules
-from executors.pilots.prospects import Prospect, coming, held_off, prospect
-from executors.pilots.roll import Roll
+from executors.pilots.planning.ceilings import Ceiling, Ceilings
+from executors.pilots.planning.fitting import Fit, Kind, Memory, Want
+from executors.pilots.planning.plans import PlanRules
+from executors.pilots.planning.prospects import Prospect, coming, held_off, prospect
+from executors.pilots.planning.roll import Roll
 from pipeline.store.provisioning_rows import RECENT, History, Place, Room, Situation
 from schemas.requirements import Specification
 

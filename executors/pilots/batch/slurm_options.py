@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from executors.pilots.batch.ssh import SshOptions
 from executors.pilots.port import QueueSettings
-from executors.pilots.ssh import SshOptions
 from pipeline.errors import BadSettings
 from schemas.sites import SiteQueueEntry
 

@@ -7,12 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from executors.pilots.allowance import Allowance
-from executors.pilots.ceilings import Ceiling
-from executors.pilots.fitting import Fit, Want, packed
-from executors.pilots.spots import Spot
-from executors.pilots.supply import Pool, fill
-from executors.pilots.takers import Takers
+from executors.pilots.planning.allowance import Allowance
+from executors.pilots.planning.ceilings import Ceiling
+from executors.pilots.planning.fitting import Fit, Want, packed
+from executors.pilots.planning.spots import Spot
+from executors.pilots.planning.supply import Pool, fill
+from executors.pilots.planning.takers import Takers
 from schemas.requirements import Specification
 
 _ROUNDING = 1e-9

@@ -21,8 +21,8 @@ from typing import Any
 
 from structlog import get_logger
 
-from executors.pilots.credential_command import run_command
-from executors.pilots.credential_ends import proxy_end, token_end
+from executors.pilots.batch.credential_command import run_command
+from executors.pilots.batch.credential_ends import proxy_end, token_end
 from pipeline.errors import BadSettings, BatchSystemUnavailable
 
 OPTIONS = ("token_file", "token_command", "proxy_file", "proxy_command")

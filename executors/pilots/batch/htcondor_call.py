@@ -1,4 +1,4 @@
-"""One call of the batch system `htcondor`, in a process of its own: `python -m executors.pilots.htcondor_call`.
+"""One call of the batch system `htcondor`, in a process of its own: `python -m executors.pilots.batch.htcondor_call`.
 
 The bindings keep their configuration, tokens and security sessions for the whole process, hold the interpreter while
 they wait, and can wait longer than anybody wants to. So a call is a child: it reads an order as JSON from standard
@@ -24,7 +24,7 @@ from typing import Any
 import classad2
 import htcondor2
 
-from executors.pilots.htcondor_ads import (
+from executors.pilots.batch.htcondor_ads import (
     ATTRIBUTES,
     COMPLETED,
     ENDED,

@@ -14,7 +14,20 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
-from executors.pilots.command_shell import Finished, LocalShell, Shell
+from executors.pilots.batch.command_shell import Finished, LocalShell, Shell
+from executors.pilots.batch.slurm_answers import (
+    JOB_NAME,
+    SACCT_FORMAT,
+    SQUEUE_FORMAT,
+    Place,
+    comment,
+    live,
+    places,
+    room_in_comment,
+)
+from executors.pilots.batch.slurm_options import SlurmOptions, measures
+from executors.pilots.batch.slurm_script import batch_script
+from executors.pilots.batch.ssh import SshShell
 from executors.pilots.port import (
     OUTPUT_LIMIT,
     BatchAnswer,
@@ -25,19 +38,6 @@ from executors.pilots.port import (
     Submission,
 )
 from executors.pilots.program import PilotProgram
-from executors.pilots.slurm_answers import (
-    JOB_NAME,
-    SACCT_FORMAT,
-    SQUEUE_FORMAT,
-    Place,
-    comment,
-    live,
-    places,
-    room_in_comment,
-)
-from executors.pilots.slurm_options import SlurmOptions, measures
-from executors.pilots.slurm_script import batch_script
-from executors.pilots.ssh import SshShell
 from pipeline.errors import BatchSystemUnavailable
 
 KEPT = 7

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from executors.pilots.fitting import Fit, Want
-from executors.pilots.spots import Spot
+from executors.pilots.planning.fitting import Fit, Want
+from executors.pilots.planning.spots import Spot
 from schemas.requirements import Specification
 
 Taker = tuple[Want, tuple[Specification, ...]]

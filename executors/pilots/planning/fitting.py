@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from executors.pilots.allowance import Allowance
+from executors.pilots.planning.allowance import Allowance
 from pipeline.store.match_rows import LimitRow
 from pipeline.store.provisioning_rows import Demand, Room
 from schemas import rooms as grants

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
+from executors.pilots.batch.slurm_options import SlurmOptions
 from executors.pilots.port import PilotRequest
 from executors.pilots.program import PilotProgram, script
-from executors.pilots.slurm_options import SlurmOptions
 from schemas.sites import SiteQueueEntry
 
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from executors.pilots.credentials import Credential
+from executors.pilots.batch.credentials import Credential
 from pipeline.errors import BadSettings, BatchSystemUnavailable
 
 FOLDER = "htcondor-calls"
@@ -94,7 +94,7 @@ class Schedd:
     def _run(self, order: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
         try:
             return subprocess.run(
-                [sys.executable, "-I", "-m", "executors.pilots.htcondor_call"],
+                [sys.executable, "-I", "-m", "executors.pilots.batch.htcondor_call"],
                 input=order, env=environment, capture_output=True, text=True, errors="replace", check=False,
                 timeout=self.timeout,
             )  # fmt: skip

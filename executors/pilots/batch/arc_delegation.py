@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from executors.pilots.arc_rest import ArcRest
+from executors.pilots.batch.arc_rest import ArcRest
 
 _KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL)
 _PROXY_INFO = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14")

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 import httpx
 
-from executors.pilots.arc_options import ArcOptions
-from executors.pilots.credentials import CredentialKind, CurrentCredential
+from executors.pilots.batch.arc_options import ArcOptions
+from executors.pilots.batch.credentials import CredentialKind, CurrentCredential
 from pipeline.errors import BatchSystemUnavailable
 
 CHUNK = 500
