@@ -102,5 +102,5 @@ endef
 
 .venv/.test: .venv/.uv pyproject.toml uv.lock
 	@PYTHON=.venv/bin/python deploy/setup.sh test
-	$(call install,--group dev --extra mysql --extra htcondor)
+	$(call install,--group dev --extra mysql --extra htcondor --extra traces)
 	@touch .venv/.demo

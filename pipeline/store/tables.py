@@ -355,6 +355,7 @@ bans = Table(
     _at("lifted_at", nullable=True),
     Column("lifted_by", String(200)),
     Column("only_job_type", String(63)),
+    Column("drain_id", Id),
 )
 """Never overwritten by `sites apply`; in force until `until`, or until lifted. With `only_job_type` it is test mode:
 jobs of that type may run there, others may not."""
@@ -717,6 +718,67 @@ controls = Table(
     _at("at"),
 )
 """Single facts of the whole system: the provisioning cycle, since when the API serves heartbeats, pauses."""
+
+drains = Table(
+    "drains",
+    metadata,
+    _id(),
+    Column("kind", Word, nullable=False),
+    Column("target", String(200), nullable=False),
+    Column("wished_by", String(200), nullable=False),
+    Column("why", String(500), nullable=False),
+    _at("started_at"),
+    _at("deadline_at", nullable=True),
+    Column("kills", Boolean, nullable=False, server_default="0"),
+    _at("drained_at", nullable=True),
+    _at("lifted_at", nullable=True),
+    Column("lifted_by", String(200)),
+)
+"""What operators drain: `instance`, `queue`, `site`, `vo` or `all`. `drained_at` is set once, when nothing was left."""
+
+worker_wishes = Table(
+    "worker_wishes",
+    metadata,
+    Column("queue", String(63), primary_key=True),
+    Column("workers", Integer, nullable=False),
+    Column("wished_by", String(200), nullable=False),
+    _at("wished_at"),
+)
+"""How many consumers of a queue `penstock up` shall run, where somebody said so."""
+
+queue_work = Table(
+    "queue_work",
+    metadata,
+    Column("queue", String(63), primary_key=True),
+    Column("settled", BigInteger, nullable=False, server_default="0"),
+    Column("busy_seconds", Float, nullable=False, server_default="0"),
+)
+"""Messages settled and seconds of busy workers, ever: every consumer adds its own."""
+
+queue_sizes = Table(
+    "queue_sizes",
+    metadata,
+    Column("queue", String(63), primary_key=True),
+    _at("measured_at"),
+    Column("settled", BigInteger, nullable=False),
+    Column("busy_seconds", Float, nullable=False),
+    Column("backlog", Integer, nullable=False),
+    Column("oldest_age", Float),
+    Column("arrivals", Float, nullable=False),
+    Column("seconds", Float),
+    Column("workers", Integer, nullable=False),
+    Column("wanted", Integer, nullable=False),
+)
+"""The last measurement of each queue: backlog, arrivals per second, worker seconds per message, workers wanted."""
+
+metric_values = Table(
+    "metric_values",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("labels", String(255), primary_key=True),
+    Column("value", Float, nullable=False),
+)
+"""What is counted over the whole system, exported by every API process: `labels` is a JSON list of their values."""
 
 for _table in metadata.tables.values():
     # MySQL's usual collations take A for a, and some é for e: two jobs' outputs, or two people, would be one.

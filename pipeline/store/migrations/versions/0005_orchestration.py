@@ -1,0 +1,86 @@
+"""Drains, wished workers, what queues need, and what is counted over the whole system."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import mysql
+from sqlalchemy.schema import SchemaItem
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_AT = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+_WORD = sa.String(length=16)
+
+
+def upgrade() -> None:
+    """Tables that the release before does not look at, and a column of `bans` that it leaves out."""
+    there = {column["name"] for column in sa.inspect(op.get_bind()).get_columns("bans")}
+    if "drain_id" not in there:  # MySQL commits each step: an upgrade that broke off goes on here
+        op.add_column("bans", sa.Column("drain_id", _ID, nullable=True))
+    _create(
+        "drains",
+        sa.Column("id", _ID, autoincrement=True, nullable=False, primary_key=True),
+        sa.Column("kind", _WORD, nullable=False),
+        sa.Column("target", sa.String(length=200), nullable=False),
+        sa.Column("wished_by", sa.String(length=200), nullable=False),
+        sa.Column("why", sa.String(length=500), nullable=False),
+        sa.Column("started_at", _AT, nullable=False),
+        sa.Column("deadline_at", _AT, nullable=True),
+        sa.Column("kills", sa.Boolean(), nullable=False, server_default="0"),
+        sa.Column("drained_at", _AT, nullable=True),
+        sa.Column("lifted_at", _AT, nullable=True),
+        sa.Column("lifted_by", sa.String(length=200), nullable=True),
+    )
+    _create(
+        "worker_wishes",
+        sa.Column("queue", sa.String(length=63), nullable=False),
+        sa.Column("workers", sa.Integer(), nullable=False),
+        sa.Column("wished_by", sa.String(length=200), nullable=False),
+        sa.Column("wished_at", _AT, nullable=False),
+        sa.PrimaryKeyConstraint("queue", name=op.f("pk_worker_wishes")),
+    )
+    _create(
+        "queue_work",
+        sa.Column("queue", sa.String(length=63), nullable=False),
+        sa.Column("settled", sa.BigInteger(), nullable=False, server_default="0"),
+        sa.Column("busy_seconds", sa.Float(), nullable=False, server_default="0"),
+        sa.PrimaryKeyConstraint("queue", name=op.f("pk_queue_work")),
+    )
+    _create(
+        "queue_sizes",
+        sa.Column("queue", sa.String(length=63), nullable=False),
+        sa.Column("measured_at", _AT, nullable=False),
+        sa.Column("settled", sa.BigInteger(), nullable=False),
+        sa.Column("busy_seconds", sa.Float(), nullable=False),
+        sa.Column("backlog", sa.Integer(), nullable=False),
+        sa.Column("oldest_age", sa.Float(), nullable=True),
+        sa.Column("arrivals", sa.Float(), nullable=False),
+        sa.Column("seconds", sa.Float(), nullable=True),
+        sa.Column("workers", sa.Integer(), nullable=False),
+        sa.Column("wanted", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("queue", name=op.f("pk_queue_sizes")),
+    )
+    _create(
+        "metric_values",
+        sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("labels", sa.String(length=255), nullable=False),
+        sa.Column("value", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("name", "labels", name=op.f("pk_metric_values")),
+    )
+
+
+def downgrade() -> None:
+    """Back to 0004."""
+    for table in ("metric_values", "queue_sizes", "queue_work", "worker_wishes", "drains"):
+        op.drop_table(table)
+    with op.batch_alter_table("bans") as altered:
+        altered.drop_column("drain_id")
+
+
+def _create(table: str, *parts: SchemaItem) -> None:
+    op.create_table(table, *parts, mysql_collate="utf8mb4_bin", if_not_exists=True)
