@@ -356,6 +356,7 @@ bans = Table(
     Column("lifted_by", String(200)),
     Column("only_job_type", String(63)),
     Column("drain_id", Id),
+    Index("ix_bans_lifted_at", "lifted_at"),
 )
 """Never overwritten by `sites apply`; in force until `until`, or until lifted. With `only_job_type` it is test mode:
 jobs of that type may run there, others may not."""
@@ -647,8 +648,10 @@ queue_loads = Table(
     Column("queue", String(63), primary_key=True),
     Column("in_flight", Integer, nullable=False),
     Column("oldest_age", Float),
+    Column("slots", Integer),
 )
-"""An instance's numbers by queue. No foreign key: the release before this table deletes instances without it."""
+"""An instance's numbers by queue. No foreign key: the release before this table deletes instances without it.
+A release that does not tell its `slots` leaves them NULL."""
 
 queue_controls = Table(
     "queue_controls",
@@ -725,6 +728,7 @@ drains = Table(
     _id(),
     Column("kind", Word, nullable=False),
     Column("target", String(200), nullable=False),
+    Column("vo_id", Id),
     Column("wished_by", String(200), nullable=False),
     Column("why", String(500), nullable=False),
     _at("started_at"),
@@ -734,7 +738,8 @@ drains = Table(
     _at("lifted_at", nullable=True),
     Column("lifted_by", String(200)),
 )
-"""What operators drain: `instance`, `queue`, `site`, `vo` or `all`. `drained_at` is set once, when nothing was left."""
+"""What operators drain: `instance`, `queue`, `site`, `vo` or `all`. `drained_at` is set once, when nothing was left.
+`vo_id` is the VO that it is for, null for everybody."""
 
 worker_wishes = Table(
     "worker_wishes",
@@ -751,7 +756,7 @@ queue_work = Table(
     metadata,
     Column("queue", String(63), primary_key=True),
     Column("settled", BigInteger, nullable=False, server_default="0"),
-    Column("busy_seconds", Float, nullable=False, server_default="0"),
+    Column("busy_seconds", Double, nullable=False, server_default="0"),
 )
 """Messages settled and seconds of busy workers, ever: every consumer adds its own."""
 
@@ -761,11 +766,12 @@ queue_sizes = Table(
     Column("queue", String(63), primary_key=True),
     _at("measured_at"),
     Column("settled", BigInteger, nullable=False),
-    Column("busy_seconds", Float, nullable=False),
+    Column("busy_seconds", Double, nullable=False),
     Column("backlog", Integer, nullable=False),
-    Column("oldest_age", Float),
-    Column("arrivals", Float, nullable=False),
-    Column("seconds", Float),
+    Column("deferred", Integer, nullable=False),
+    Column("oldest_age", Double),
+    Column("arrivals", Double, nullable=False),
+    Column("seconds", Double),
     Column("workers", Integer, nullable=False),
     Column("wanted", Integer, nullable=False),
 )
@@ -776,7 +782,7 @@ metric_values = Table(
     metadata,
     Column("name", String(63), primary_key=True),
     Column("labels", String(255), primary_key=True),
-    Column("value", Float, nullable=False),
+    Column("value", Double, nullable=False),
 )
 """What is counted over the whole system, exported by every API process: `labels` is a JSON list of their values."""
 

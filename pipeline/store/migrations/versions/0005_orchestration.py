@@ -18,15 +18,19 @@ _WORD = sa.String(length=16)
 
 
 def upgrade() -> None:
-    """Tables that the release before does not look at, and a column of `bans` that it leaves out."""
-    there = {column["name"] for column in sa.inspect(op.get_bind()).get_columns("bans")}
-    if "drain_id" not in there:  # MySQL commits each step: an upgrade that broke off goes on here
-        op.add_column("bans", sa.Column("drain_id", _ID, nullable=True))
+    """Tables that the release before does not look at, and columns that it leaves out."""
+    for table, column in (("bans", sa.Column("drain_id", _ID)), ("queue_loads", sa.Column("slots", sa.Integer()))):
+        there = {known["name"] for known in sa.inspect(op.get_bind()).get_columns(table)}
+        if column.name not in there:  # MySQL commits each step: an upgrade that broke off goes on here
+            op.add_column(table, column)
+    if "ix_bans_lifted_at" not in {index["name"] for index in sa.inspect(op.get_bind()).get_indexes("bans")}:
+        op.create_index("ix_bans_lifted_at", "bans", ["lifted_at"])
     _create(
         "drains",
         sa.Column("id", _ID, autoincrement=True, nullable=False, primary_key=True),
         sa.Column("kind", _WORD, nullable=False),
         sa.Column("target", sa.String(length=200), nullable=False),
+        sa.Column("vo_id", _ID, nullable=True),
         sa.Column("wished_by", sa.String(length=200), nullable=False),
         sa.Column("why", sa.String(length=500), nullable=False),
         sa.Column("started_at", _AT, nullable=False),
@@ -48,7 +52,7 @@ def upgrade() -> None:
         "queue_work",
         sa.Column("queue", sa.String(length=63), nullable=False),
         sa.Column("settled", sa.BigInteger(), nullable=False, server_default="0"),
-        sa.Column("busy_seconds", sa.Float(), nullable=False, server_default="0"),
+        sa.Column("busy_seconds", sa.Double(), nullable=False, server_default="0"),
         sa.PrimaryKeyConstraint("queue", name=op.f("pk_queue_work")),
     )
     _create(
@@ -56,11 +60,12 @@ def upgrade() -> None:
         sa.Column("queue", sa.String(length=63), nullable=False),
         sa.Column("measured_at", _AT, nullable=False),
         sa.Column("settled", sa.BigInteger(), nullable=False),
-        sa.Column("busy_seconds", sa.Float(), nullable=False),
+        sa.Column("busy_seconds", sa.Double(), nullable=False),
         sa.Column("backlog", sa.Integer(), nullable=False),
-        sa.Column("oldest_age", sa.Float(), nullable=True),
-        sa.Column("arrivals", sa.Float(), nullable=False),
-        sa.Column("seconds", sa.Float(), nullable=True),
+        sa.Column("deferred", sa.Integer(), nullable=False),
+        sa.Column("oldest_age", sa.Double(), nullable=True),
+        sa.Column("arrivals", sa.Double(), nullable=False),
+        sa.Column("seconds", sa.Double(), nullable=True),
         sa.Column("workers", sa.Integer(), nullable=False),
         sa.Column("wanted", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("queue", name=op.f("pk_queue_sizes")),
@@ -69,7 +74,7 @@ def upgrade() -> None:
         "metric_values",
         sa.Column("name", sa.String(length=63), nullable=False),
         sa.Column("labels", sa.String(length=255), nullable=False),
-        sa.Column("value", sa.Float(), nullable=False),
+        sa.Column("value", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("name", "labels", name=op.f("pk_metric_values")),
     )
 
@@ -78,8 +83,10 @@ def downgrade() -> None:
     """Back to 0004."""
     for table in ("metric_values", "queue_sizes", "queue_work", "worker_wishes", "drains"):
         op.drop_table(table)
-    with op.batch_alter_table("bans") as altered:
-        altered.drop_column("drain_id")
+    op.drop_index("ix_bans_lifted_at", "bans")
+    for name, column in (("bans", "drain_id"), ("queue_loads", "slots")):
+        with op.batch_alter_table(name) as altered:
+            altered.drop_column(column)
 
 
 def _create(table: str, *parts: SchemaItem) -> None:
