@@ -233,8 +233,11 @@ job_events = Table(
     Column("pilot_id", Id),
     Column("reason", String(500)),
     _at("at"),
+    Column("core_seconds", BigInteger),
     Index("ix_job_events_job_id", "job_id"),
 )
+"""`core_seconds` stands where an attempt that had begun gave its cores back: what it took of them. A release before
+0.5.0 leaves it NULL."""
 
 attempts = Table(
     "attempts",
@@ -404,6 +407,7 @@ pilots = Table(
     _at("output_wanted_at", nullable=True),
     _at("output_at", nullable=True),
     Index("ix_pilots_site_queue_id_output_wanted_at", "site_queue_id", "output_wanted_at"),
+    Index("ix_pilots_ended_at", "ended_at"),
     Index("ix_pilots_site_queue_id_requested_at", "site_queue_id", "requested_at"),
     Index("ix_pilots_site_queue_id_state", "site_queue_id", "state"),
     Index("ix_pilots_state_last_seen", "state", "last_seen"),

@@ -15,16 +15,23 @@ depends_on = None
 _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _AT = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 _WORD = sa.String(length=16)
+_COLUMNS = (
+    ("bans", sa.Column("drain_id", _ID)),
+    ("queue_loads", sa.Column("slots", sa.Integer())),
+    ("job_events", sa.Column("core_seconds", sa.BigInteger())),
+)
+_INDEXES = (("bans", "lifted_at"), ("pilots", "ended_at"))
 
 
 def upgrade() -> None:
     """Tables that the release before does not look at, and columns that it leaves out."""
-    for table, column in (("bans", sa.Column("drain_id", _ID)), ("queue_loads", sa.Column("slots", sa.Integer()))):
+    for table, column in _COLUMNS:
         there = {known["name"] for known in sa.inspect(op.get_bind()).get_columns(table)}
         if column.name not in there:  # MySQL commits each step: an upgrade that broke off goes on here
             op.add_column(table, column)
-    if "ix_bans_lifted_at" not in {index["name"] for index in sa.inspect(op.get_bind()).get_indexes("bans")}:
-        op.create_index("ix_bans_lifted_at", "bans", ["lifted_at"])
+    for table, name in _INDEXES:
+        if f"ix_{table}_{name}" not in {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}:
+            op.create_index(f"ix_{table}_{name}", table, [name])
     _create(
         "drains",
         sa.Column("id", _ID, autoincrement=True, nullable=False, primary_key=True),
@@ -83,10 +90,11 @@ def downgrade() -> None:
     """Back to 0004."""
     for table in ("metric_values", "queue_sizes", "queue_work", "worker_wishes", "drains"):
         op.drop_table(table)
-    op.drop_index("ix_bans_lifted_at", "bans")
-    for name, column in (("bans", "drain_id"), ("queue_loads", "slots")):
-        with op.batch_alter_table(name) as altered:
-            altered.drop_column(column)
+    for table, name in _INDEXES:
+        op.drop_index(f"ix_{table}_{name}", table)
+    for table, column in _COLUMNS:
+        with op.batch_alter_table(table) as altered:
+            altered.drop_column(column.name)
 
 
 def _create(table: str, *parts: SchemaItem) -> None:
