@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.errors import BadSettings
@@ -65,6 +65,15 @@ class Settings(BaseSettings):
         default={}, description="cron expressions (seconds as a sixth field) by trigger, over the declared ones"
     )
     consumer_slots: PositiveInt = Field(default=1, description="worker processes per queue of a consumer")
+    queue_wait: Seconds = Field(
+        default=60.0, description="how long messages may wait in a queue: what the wanted number of consumers aims at"
+    )
+    least_workers: dict[str, NonNegativeInt] = Field(
+        default={}, description='consumers wanted at least, by queue, {"data": 2} say; 1 for the others'
+    )
+    most_workers: dict[str, PositiveInt] = Field(
+        default={}, description="consumers wanted at the most, by queue; 16 for the others"
+    )
     drain_deadline: Seconds = Field(
         default=30.0, description="how long a stopping consumer may finish what is in flight"
     )
