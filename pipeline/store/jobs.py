@@ -13,18 +13,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, insert, literal, select, update
+from sqlalchemy import ColumnElement, Row, Select, case, delete, func, insert, literal, null, select, update
 
 from pipeline.store import own_values
 from pipeline.store.database import Contended, Transaction, in_chunks
+from pipeline.store.durations import seconds_between
 from pipeline.store.losers import LostAttempt, doom
 from pipeline.store.tables import job_events, jobs, peeks, releases, waiting_jobs
 from schemas.lifecycle import Losses, Verdict
+from schemas.shares import used_by
 from schemas.states import JOB_OCCUPYING, JOB_ON_PILOT, JOB_TRANSITIONS, JobState
 
 MAX_REASON = 500
-_EVENT = ("job_id", "attempt", "from_state", "to_state", "pilot_id", "reason", "at")
+_EVENT = ("job_id", "attempt", "from_state", "to_state", "pilot_id", "reason", "at", "core_seconds")
 _LOSING = frozenset({JobState.RECEIVED, JobState.FAILED, JobState.KILLED})
+_BEGUN = frozenset({JobState.RUNNING, JobState.STALLED})
 _GONE_FROM_PILOT = frozenset({JobState.RECEIVED, JobState.WAITING})
 GRANTED = ("cores", "memory", "disk", "gpus", "alternative", "charge")
 """What the caller says of an assignment, in `Change.values`."""
@@ -273,6 +276,7 @@ def _write_events(tx: Transaction, changes: Sequence[Change]) -> None:
                 "pilot_id": change.job.pilot_id,
                 "reason": change.reason[:MAX_REASON] or None,
                 "at": tx.now,
+                "core_seconds": _core_seconds(change.job, tx.now),
             }
             for change in leaving
         ],
@@ -289,9 +293,20 @@ def _write_events(tx: Transaction, changes: Sequence[Change]) -> None:
 
 def _as_events(tx: Transaction, from_state: JobState, ids: Sequence[int]) -> Select[Any]:
     now = literal(tx.now, job_events.c.at.type)
+    took: ColumnElement[Any] = null()
+    if from_state in _BEGUN:
+        seconds = func.round(jobs.c.cores * seconds_between(tx, jobs.c.matched_at, now))
+        took = case((jobs.c.state.not_in(JOB_OCCUPYING), seconds))
     return select(
-        jobs.c.id, jobs.c.attempt, literal(from_state.value), jobs.c.state, jobs.c.pilot_id, jobs.c.reason, now
+        jobs.c.id, jobs.c.attempt, literal(from_state.value), jobs.c.state, jobs.c.pilot_id, jobs.c.reason, now, took
     ).where(jobs.c.id.in_(ids))
+
+
+def _core_seconds(job: JobRow, now: datetime) -> int | None:
+    """What the attempt took of its cores, where it had begun and gives them back now."""
+    if job.state not in _BEGUN or job.cores is None or job.matched_at is None:
+        return None
+    return used_by(job.cores, job.matched_at, now)
 
 
 def _note_releases(tx: Transaction, changes: Sequence[Change]) -> None:
