@@ -104,7 +104,8 @@ class Consumer:
         states = {pulse.state for pulse in pulses} or {"draining"}
         state = "draining" if self._stopping.is_set() else states.pop() if len(states) == 1 else "running"
         loads = tuple(load for pulse in pulses for load in pulse.loads)
-        return Pulse(sum(pulse.in_flight for pulse in pulses), max(ages, default=None), state, loads)
+        work = tuple(loop.work for loop in self._loops)
+        return Pulse(sum(pulse.in_flight for pulse in pulses), max(ages, default=None), state, loads, work)
 
     def _obey(self, wishes: Wishes) -> None:
         if wishes.own is Wish.DRAIN:

@@ -38,6 +38,17 @@ class Report:
     """Resident size of the process afterwards, MiB."""
     retries: int = 0
     """Transactions that were run again meanwhile."""
+    waited: float = 0.0
+    """Seconds of it that went into transactions which failed."""
+
+    @property
+    def own_share(self) -> float:
+        """The share of the payloads that were dealt with, and do not wait for something outside that is down; 0 for a
+        run that failed."""
+        if isinstance(self.results, Failure) or not self.results:
+            return 0.0
+        outside = sum(isinstance(result, Retry) and result.outside for result in self.results)
+        return 1 - outside / len(self.results)
 
 
 def reader(spec: ConsumerSpec) -> Callable[[bytes], Message]:

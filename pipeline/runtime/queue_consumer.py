@@ -20,6 +20,7 @@ from pipeline.settings import Settings
 from pipeline.store.database import Database
 from pipeline.store.instances import Load, Pulse, Wish
 from pipeline.store.messages import count_redelivery
+from pipeline.store.queue_sizes import Work
 from pipeline.transport.port import Transport, open_transport
 from schemas.outcomes import Dead
 
@@ -62,6 +63,7 @@ class QueueConsumer:
         self._outside_since: float | None = None
         self._left = False
         self._empty_looks = 0
+        self._settled = 0
         self._thread = Thread(target=self._run, name=f"consumer-{spec.queue}", daemon=True)
 
     def start(self) -> None:
@@ -109,8 +111,13 @@ class QueueConsumer:
         """What to say of it; without the broker, nothing of how old the messages are that wait there."""
         state = "draining" if self._stop_by is not None else "paused" if self._paused else "running"
         seen = None if self._broker_outage.lasts else self._workload.oldest_age
-        load = Load(self.queue, self._workload.in_flight, seen)
+        load = Load(self.queue, self._workload.in_flight, seen, self._settings.consumer_slots)
         return Pulse(load.in_flight, load.oldest_age, state, (load,))
+
+    @property
+    def work(self) -> Work:
+        """What it has done so far."""
+        return Work(self.queue, self._settled, self._workload.busy_seconds)
 
     def stuck(self) -> list[str]:
         """Why it makes no progress. An outage is no reason: the loop turns while it waits for the end of it."""
@@ -250,6 +257,7 @@ class QueueConsumer:
             return
         if batch.verdicts.follow_ups:
             self._broker_outage.back()  # an acknowledgement alone may have been dropped in silence
+        self._settled += max(0, len(batch.deliveries) - len(batch.verdicts.deferrals))
         self._workload.finished.remove(batch)
 
     @contextmanager

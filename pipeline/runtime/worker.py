@@ -77,12 +77,13 @@ def run_group(group: Group) -> Report:
     if os.fstat(worker.note.fileno()).st_size:
         worker.note.truncate(0)
     faulthandler.dump_traceback_later(worker.recipe.deadline * _LAST_LOOK, file=worker.note)
-    before = worker.context.database.retries
+    database = worker.context.database
+    retries, waited = database.retries, database.waited
     try:
         report = execute_group(worker.spec, worker.context, worker.spec.memory, group)
     finally:
         faulthandler.cancel_dump_traceback_later()
-    return replace(report, memory=_resident(), retries=worker.context.database.retries - before)
+    return replace(report, memory=_resident(), retries=database.retries - retries, waited=database.waited - waited)
 
 
 def _mind_signals() -> None:

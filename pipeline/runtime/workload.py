@@ -29,7 +29,7 @@ _log = get_logger("runtime")
 
 
 class Workload:
-    """For the loop's thread alone, except for `wake`, `in_flight`, `oldest_age` and `stuck`."""
+    """For the loop's thread alone, except for `wake`, `in_flight`, `oldest_age`, `busy_seconds` and `stuck`."""
 
     def __init__(self, settings: Settings, spec: ConsumerSpec, instance: str, clock: Callable[[], datetime]) -> None:
         """`clock` is the database's, by which messages say when they were made."""
@@ -39,6 +39,9 @@ class Workload:
         """No message that waits in the queue is older: it was found empty then, or one of then has been executed."""
         self.finished: list[Batch] = []
         """Their rounds are over; the loop settles and removes them."""
+        self.busy_seconds = 0.0
+        """Seconds of slots that work took; not what failed, nor what was waited for that is down: no more slots would
+        help there."""
         self._read = reader(spec)
         self._deadline = settings.executor_deadline or spec.deadline
         self._events: SimpleQueue[Slot | None] = SimpleQueue()
@@ -131,6 +134,7 @@ class Workload:
             return
         BATCH_SECONDS.labels(self.queue).observe(seconds)
         DATABASE_RETRIES.inc(report.retries)
+        self.busy_seconds += max(0.0, seconds - report.waited) * report.own_share
         batch = self._running[slot]
         self._note(batch, report)
         self._proceed(slot, batch)

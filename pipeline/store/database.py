@@ -123,6 +123,8 @@ class Database:
         self.dialect = self._engine.dialect.name
         self.retries = 0
         """Transactions that were run again so far; approximate where threads share the database."""
+        self.waited = 0.0
+        """Seconds that went into tries which failed, and into the waits after them; approximate likewise."""
         self._ahead = timedelta()
 
     @property
@@ -144,6 +146,7 @@ class Database:
 
     def _run(self, engine: Engine, work: Callable[[Transaction], T]) -> T:
         for attempt in range(1, MAX_TRIES + 1):
+            begun = time.monotonic()
             try:
                 with engine.begin() as connection:
                     now = _now(connection)
@@ -158,6 +161,7 @@ class Database:
                 self.retries += 1
                 _log.warning("transaction_retried", error=reason, attempt=attempt)
                 time.sleep(_CHANCE.uniform(0, min(2.0, 0.05 * 2**attempt)))
+                self.waited += time.monotonic() - begun
         raise AssertionError("unreachable: the loop returns or raises")
 
     def now(self) -> datetime:
