@@ -18,6 +18,7 @@ from pipeline.errors import ApiUnavailable, BadInput, Conflict, Forbidden, NotFo
 from pipeline.settings import Settings
 from schemas import api
 from schemas.campaign import Campaign
+from schemas.drain_views import DrainLifted, DrainPage, DrainQuery, DrainReport, DrainRequest, DrainScope
 from schemas.match_views import MatchRequest, MatchView
 from schemas.pilot_views import (
     LogWanted,
@@ -226,6 +227,22 @@ class Client:
     def kill_pilots(self, selection: PilotKill) -> PilotsChanged:
         """Drain pilots, or end them at once. Raises BadInput for an empty selection, NotFound."""
         return self.post("/v1/pilots/kill", PilotsChanged, selection)
+
+    def drains(self, query: DrainQuery | None = None) -> DrainPage:
+        """A page of the VO's drains and of those of everybody, the newest first."""
+        return self.get("/v1/drains", DrainPage, query)
+
+    def drain(self, drain_id: int) -> DrainReport:
+        """A drain, and what is left of it. Raises NotFound."""
+        return self.get(f"/v1/drains/{drain_id}", DrainReport)
+
+    def start_drain(self, wanted: DrainRequest) -> DrainReport:
+        """Drain the VO, everywhere or at a site. Raises NotFound, Forbidden for another VO."""
+        return self.post("/v1/drains", DrainReport, wanted)
+
+    def lift_drain(self, scope: DrainScope) -> DrainLifted:
+        """Take such a drain back. Raises Forbidden for another VO."""
+        return self.post("/v1/drains/lift", DrainLifted, scope)
 
     def plan(self, query: PlanQuery | None = None) -> PlanView:
         """What provisioning would do now; nothing is done."""

@@ -1,14 +1,13 @@
-"""`penstock instances`, `drain`: which processes run, and how one is ended after its work."""
+"""`penstock instances`: which processes run."""
 
 from __future__ import annotations
 
 import click
 
-from pipeline.cli.direct import opened_database, who
+from pipeline.cli.direct import opened_database
 from pipeline.cli.options import example, json_option, pass_settings
 from pipeline.cli.output import cells, show_list, warn
 from pipeline.queue_views import LIVE_WITHIN
-from pipeline.runtime.spec import declared_queues
 from pipeline.settings import Settings
 from pipeline.store import instances as store
 
@@ -32,22 +31,3 @@ def instances(settings: Settings, *, as_json: bool) -> None:
     versions = sorted({row.version for row in live})
     if len(versions) > 1:
         warn(f"versions differ: {', '.join(versions)}; finish the upgrade")
-
-
-@click.command(
-    epilog=example("penstock drain optimisation", "penstock drain $(penstock instances --json | jq -r .[0].id)")
-)
-@click.argument("target", metavar="INSTANCE|QUEUE")
-@pass_settings
-def drain(settings: Settings, *, target: str) -> None:
-    """End an instance, or a queue's consumers, after their work.
-
-    They stop receiving within 2 seconds, finish what is in flight and exit with 0. A queue's drain is meant
-    for the consumers that run now: those started later serve it.
-    """
-    with opened_database(settings) as database:
-        if target in declared_queues():
-            database.transact(lambda tx: store.drain_queue(tx, target, who()))
-        else:
-            database.transact(lambda tx: store.drain_instance(tx, target))
-    click.echo(f"{target}: draining")

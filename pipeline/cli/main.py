@@ -35,7 +35,9 @@ SECTIONS = {
         "triggers": Lazy("pipeline.cli.triggers:triggers", "Run the clock that publishes what is due."),
         "redis": Lazy("pipeline.cli.redis:redis", "Run the private Redis, for a Procfile without a broker."),
         "instances": Lazy("pipeline.cli.instances:instances", "List the processes that run."),
-        "drain": Lazy("pipeline.cli.instances:drain", "End an instance, or a queue's consumers, after their work."),
+        "drain": Lazy("pipeline.cli.drain:drain", "Empty a process, a queue's consumers, a site, a VO or everything."),
+        "drains": Lazy("pipeline.cli.drain:drains", "List drains; show what is left of one, and why."),
+        "undrain": Lazy("pipeline.cli.drain:undrain", "Take a drain back."),
     },
     "For operators: messages": {
         "queues": Lazy("pipeline.cli.queues:queues", "Show how full each queue is and who serves it."),

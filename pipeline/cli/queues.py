@@ -10,7 +10,10 @@ from pipeline.cli.output import show_list
 from pipeline.queue_views import survey
 from pipeline.runtime.spec import declared_queues
 from pipeline.settings import Settings
-from pipeline.store import instances
+from pipeline.store import drains, instances
+from pipeline.store.database import Transaction
+from pipeline.store.drains import Aim
+from schemas.drain_views import DrainKind
 
 
 @click.command(epilog=example("penstock queues", "penstock queues --json"))
@@ -52,5 +55,10 @@ def resume(settings: Settings, *, queue: str) -> None:
     """Take a pause or drain of a queue back."""
     known_queue(queue)
     with opened_database(settings) as database:
-        changed = database.transact(lambda tx: instances.resume(tx, queue))
+        changed = database.transact(lambda tx: _resume(tx, queue))
     click.echo(f"{queue}: resumed" if changed else f"{queue}: was not paused")
+
+
+def _resume(tx: Transaction, queue: str) -> bool:
+    lifted = drains.lift(tx, Aim(DrainKind.QUEUE, queue), who())
+    return instances.resume(tx, queue) or lifted is not None

@@ -1,0 +1,85 @@
+"""Waiting for a drain: live bars on a terminal, a line per change elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import click
+from rich.progress import Progress, TaskID
+
+from pipeline.cli.progress import LOOK, bars
+from schemas.drain_views import DrainReport, DrainState, Thing
+
+Look = Callable[[int], DrainReport]
+
+
+def wait_for_drain(look: Look, begun: DrainReport) -> DrainReport:
+    """Show what is left until nothing is, or until the deadline; where what is left is killed then, until that is
+    done. The last report."""
+    if not sys.stderr.isatty():
+        return _follow(look, begun, _Lines().show)
+    with bars() as progress:
+        return _follow(look, begun, _Bars(progress).show)
+
+
+def in_words(report: DrainReport) -> str:
+    """`3 running jobs, 2 running pilots`, or `nothing`: what the drain waits for."""
+    counts: Counter[str] = Counter()
+    for line in report.holding:
+        counts[" ".join(word for word in (line.state, line.what.value) if word)] += line.count
+    return ", ".join(f"{many} {words}" for words, many in counts.items()) or "nothing"
+
+
+def _follow(look: Look, report: DrainReport, show: Callable[[DrainReport], None]) -> DrainReport:
+    while True:
+        show(report)
+        if report.state is DrainState.OVERDUE and report.kills:
+            pass  # upkeep is at it
+        elif report.state is not DrainState.DRAINING:
+            return report
+        time.sleep(LOOK)
+        report = look(report.id)
+
+
+class _Lines:
+    """A line whenever something has changed."""
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    def show(self, report: DrainReport) -> None:
+        line = f"{report.label}: {report.state}, {in_words(report)} left"
+        if line != self._said:
+            self._said = line
+            click.echo(line, err=True)
+
+
+class _Bars:
+    """A bar for each kind of thing: full when none is left of the most that were."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[Thing, TaskID] = {}
+        self._most: Counter[Thing] = Counter()
+
+    def show(self, report: DrainReport) -> None:
+        left: Counter[Thing] = Counter()
+        for line in report.holding:
+            left[line.what] += line.count
+        for what in Thing:
+            self._most[what] = max(self._most[what], left[what])
+            if self._most[what]:
+                self._update(what, left[what], report)
+
+    def _update(self, what: Thing, count: int, report: DrainReport) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what.value, counts="", total=None)
+        self._progress.update(
+            self._tasks[what],
+            total=self._most[what],
+            completed=self._most[what] - count,
+            counts=f"{count} left" + (", overdue" if report.state is DrainState.OVERDUE else ""),
+        )
