@@ -373,6 +373,11 @@ class QueueView(Model):
     oldest_age: float | None = Field(description="seconds since the oldest waiting message was published; null: none")
     consumers: int = Field(description="live processes that serve it")
     wish: str | None = Field(description="pause or drain, if somebody wished it")
+    wanted: int | None = Field(
+        default=None, description="consumers wanted, by what arrives, what it costs and what waits; null: not measured"
+    )
+    arrivals_per_second: float | None = Field(default=None, description="messages, averaged over two minutes or more")
+    seconds_per_message: float | None = Field(default=None, description="of a worker slot, likewise")
 
 
 class QueueList(Model):

@@ -17,6 +17,7 @@ from structlog import get_logger
 
 from pipeline.api.app import create_app
 from pipeline.api.publisher import Publisher
+from pipeline.api.queue_meter import measuring
 from pipeline.api.services import Services
 from pipeline.api.short_way import ShortWay
 from pipeline.errors import BadSettings
@@ -115,6 +116,7 @@ def _serve(services: Services) -> None:
         with (
             _registered(services, server, url),
             _noted(settings.resolved_data_dir() / "api.url", url),
+            measuring(services),
             _signals_spent(),
         ):
             _log.info("api_started", url=url, instance=services.instance)

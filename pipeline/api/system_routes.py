@@ -12,6 +12,7 @@ from pipeline.queue_views import survey
 from pipeline.runtime.spec import declared_queues
 from pipeline.store import instances
 from pipeline.store.instances import InstanceRow
+from pipeline.store.queue_sizes import recent_sizes
 from schemas.api import InstanceList, InstanceView, JsonSchema, QueueList
 from schemas.campaign import Campaign
 
@@ -28,8 +29,10 @@ def list_instances(_caller: Watcher, services: ServicesOf) -> InstanceList:
 @router.get("/queues")
 def list_queues(_caller: Watcher, services: ServicesOf) -> QueueList:
     """How full each queue is, and how many consumers serve it."""
-    rows, controls = services.database.read(lambda tx: (instances.list_instances(tx), instances.controls(tx)))
-    return QueueList(items=tuple(survey(services.publisher.depth(declared_queues()), rows, controls)))
+    rows, controls, measured = services.database.read(
+        lambda tx: (instances.list_instances(tx), instances.controls(tx), recent_sizes(tx))
+    )
+    return QueueList(items=tuple(survey(services.publisher.depth(declared_queues()), rows, controls, measured)))
 
 
 @router.get("/schema/campaign", dependencies=FOR_ALL)

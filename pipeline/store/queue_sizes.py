@@ -42,6 +42,8 @@ class PutOff:
     later: int = 0
 
 
+_RECENT = 600.0
+"""Seconds."""
 _COLUMNS = tuple(queue_sizes.c[each.name] for each in fields(Size))
 
 
@@ -76,6 +78,11 @@ def put_off(tx: Transaction) -> dict[str, PutOff]:
 def sizes(tx: Transaction) -> dict[str, Size]:
     """The last measurements, by queue."""
     return {row.queue: _size(row) for row in tx.rows(select(*_COLUMNS))}
+
+
+def recent_sizes(tx: Transaction) -> dict[str, Size]:
+    """Those that are recent enough to be shown to people."""
+    return {queue: size for queue, size in sizes(tx).items() if age(size, tx.now) < _RECENT}
 
 
 def keep(tx: Transaction, measured: Mapping[str, Size], before: Mapping[str, Size]) -> None:
