@@ -47,11 +47,15 @@ class Trigger:
         due: datetime = croniter(self.schedule, just_after.astimezone(UTC)).get_prev(datetime)
         return due.astimezone(UTC)
 
+    def next_due(self, after: datetime) -> datetime:
+        """The earliest tick after a moment."""
+        due: datetime = croniter(self.schedule, after.astimezone(UTC)).get_next(datetime)
+        return due.astimezone(UTC)
+
     def period(self, now: datetime) -> float:
         """Seconds between the tick before `now` and the one after it."""
         last = self.last_due(now)
-        following: datetime = croniter(self.schedule, last).get_next(datetime)
-        return (following - last).total_seconds()
+        return (self.next_due(last) - last).total_seconds()
 
 
 def find_triggers(settings: Settings) -> Mapping[str, Trigger]:

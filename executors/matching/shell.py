@@ -107,6 +107,9 @@ def execute(context: Context, messages: Sequence[Message]) -> list[Outcome]:
         pilot_ids = pilot_ids[MOST_OFFERS:] + list(result.left_over)
         news = news[MOST_NEWS:] + result.again
     now = context.database.clock()
+    for message in messages:
+        seconds = max((now - message.created_at).total_seconds(), 0.0)
+        context.tally.note("match_latency", message.type, value=seconds)
     missed = _missed(context, memory, results)
     # What this batch was told of and waited already, but was not to be had, is held by somebody, maybe for long.
     told = {i for i in _ids(messages, JobsWaiting) if i in missed}

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from pipeline.api.policy import FOR_ALL
-from pipeline.api.services import Services, ServicesOf
-from pipeline.errors import BrokerUnavailable, DatabaseUnavailable
-from pipeline.metrics import QUEUE_IN_FLIGHT, QUEUE_OLDEST_AGE, QUEUE_READY
-from pipeline.queue_views import complete
-from pipeline.runtime.spec import declared_queues
-from pipeline.store import instances
-from pipeline.transport.port import Depth
+from pipeline.api.services import ServicesOf
+from pipeline.api.system_metrics import system_metrics
 from schemas.api import Health
-
-_GAUGES = (QUEUE_READY, QUEUE_IN_FLIGHT, QUEUE_OLDEST_AGE)
-_UNKNOWN = Depth(ready=None, in_flight=None, oldest_age=None)
 
 router = APIRouter(tags=["health"], dependencies=FOR_ALL)
 
@@ -42,31 +32,9 @@ def ready(services: ServicesOf) -> Health:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 def metrics(services: ServicesOf) -> Response:
-    """Prometheus metrics of this process, and how full the queues are, as `/v1/queues` tells it.
+    """Prometheus metrics of this process and of the whole system, and how full the queues are, as `/v1/queues` tells.
 
-    What nobody knows has no sample: all of it while the broker is away.
+    What nobody knows has no sample: the depths while the broker is away, the system's numbers while the database is.
     """
-    for queue, depth in _depths(services).items():
-        for gauge, value in zip(_GAUGES, (depth.ready, depth.in_flight, depth.oldest_age), strict=True):
-            if value is None:
-                gauge.remove(queue)
-            else:
-                gauge.labels(queue).set(value)
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
-
-
-def _depths(services: Services) -> Mapping[str, Depth]:
-    queues = declared_queues()
-    try:
-        told = services.publisher.depth(queues)
-    except BrokerUnavailable:
-        return dict.fromkeys(queues, _UNKNOWN)
-    if all(
-        depth.in_flight is not None and (depth.oldest_age is not None or depth.ready == 0) for depth in told.values()
-    ):
-        return told
-    try:
-        rows = services.database.read(instances.list_instances)
-    except DatabaseUnavailable:
-        return told
-    return {queue: complete(queue, depth, rows) for queue, depth in told.items()}
+    system = system_metrics(services)
+    return Response(generate_latest() + system, media_type=CONTENT_TYPE_LATEST)

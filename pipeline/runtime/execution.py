@@ -18,6 +18,7 @@ from pipeline.errors import (
 )
 from pipeline.runtime.rounds import Failure, Group, Unreadable
 from pipeline.runtime.spec import ConsumerSpec, Context
+from pipeline.tally import Counted
 from schemas.messages import Message, decode
 from schemas.outcomes import Done, Outcome, Retry
 
@@ -38,6 +39,8 @@ class Report:
     """Resident size of the process afterwards, MiB."""
     retries: int = 0
     """Transactions that were run again meanwhile."""
+    counted: tuple[Counted, ...] = ()
+    """What the executor counted."""
     waited: float = 0.0
     """Seconds of it that went into transactions which failed."""
 

@@ -83,7 +83,9 @@ def run_group(group: Group) -> Report:
         report = execute_group(worker.spec, worker.context, worker.spec.memory, group)
     finally:
         faulthandler.cancel_dump_traceback_later()
-    return replace(report, memory=_resident(), retries=database.retries - retries, waited=database.waited - waited)
+    counted = worker.context.tally.take()
+    retries, waited = database.retries - retries, database.waited - waited
+    return replace(report, memory=_resident(), retries=retries, waited=waited, counted=counted)
 
 
 def _mind_signals() -> None:

@@ -20,6 +20,7 @@ from pipeline.runtime.spec import ConsumerSpec
 from pipeline.runtime.verdicts import digest_of
 from pipeline.runtime.worker import Recipe
 from pipeline.settings import Settings
+from pipeline.tally import carry
 from pipeline.transport.port import Delivery
 
 _POOL_GRACE = 10.0
@@ -134,6 +135,7 @@ class Workload:
             return
         BATCH_SECONDS.labels(self.queue).observe(seconds)
         DATABASE_RETRIES.inc(report.retries)
+        carry(report.counted)
         self.busy_seconds += max(0.0, seconds - report.waited) * report.own_share
         batch = self._running[slot]
         self._note(batch, report)

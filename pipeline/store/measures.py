@@ -1,0 +1,53 @@
+"""What is measured over the whole system at each tick: small tables as a whole, large ones by an index that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy import func, select
+
+from pipeline.metrics import STORED
+from pipeline.store import metric_values, pilot_counts
+from pipeline.store.database import Transaction
+from pipeline.store.metric_values import Key
+from pipeline.store.tables import campaigns, dead_letters, deferred_messages, site_queues, steps
+from schemas.states import StepState
+
+_GAUGES = tuple(metric.name for metric in STORED if metric.kind == "gauge" and metric.name != "penstock_jobs")
+_OPEN_STEPS = (StepState.OPEN, StepState.RUNNING, StepState.BLOCKED)
+
+
+def measure(tx: Transaction, *, heartbeat_timeout: float) -> None:
+    """Measure all of it and keep it instead of what was kept before."""
+    values = {
+        **pilot_counts.living(tx),
+        **pilot_counts.silent(tx, heartbeat_timeout),
+        **_messages(tx),
+        **_campaigns(tx),
+        **_failures(tx),
+    }
+    metric_values.replace(tx, _GAUGES, values)
+
+
+def _messages(tx: Transaction) -> Mapping[Key, float]:
+    kinds = (("penstock_deferred_messages", deferred_messages), ("penstock_dead_letters_kept", dead_letters))
+    return {
+        (name, (row.queue,)): row.many
+        for name, table in kinds
+        for row in tx.rows(select(table.c.queue, func.count().label("many")).group_by(table.c.queue))
+    }
+
+
+def _campaigns(tx: Transaction) -> Mapping[Key, float]:
+    kind = (campaigns.c.vo_id, campaigns.c.state)
+    found: dict[Key, float] = {
+        ("penstock_campaigns", (row.state, row.vo_id)): row.many
+        for row in tx.rows(select(*kind, func.count().label("many")).group_by(*kind))
+    }
+    query = select(steps.c.state, func.count().label("many")).where(steps.c.state.in_(_OPEN_STEPS))
+    return found | {("penstock_steps", (row.state,)): row.many for row in tx.rows(query.group_by(steps.c.state))}
+
+
+def _failures(tx: Transaction) -> Mapping[Key, float]:
+    query = select(site_queues.c.id, site_queues.c.site_id, site_queues.c.failures).where(site_queues.c.declared)
+    return {("penstock_site_queue_failures", (row.site_id, row.id)): row.failures for row in tx.rows(query)}
