@@ -50,7 +50,7 @@ def _choosing(command: F) -> F:
 @json_option
 @pass_settings
 def drain(settings: Settings, /, *, wait: bool, as_json: bool, **given: Any) -> None:
-    """Empty a process, a queue's consumers, a site, a VO or everything, after the work at hand.
+    """End processes, or empty a site, a VO or everything, after their work.
 
     An instance, or the consumers of a queue that run now, stop receiving within 2 seconds, finish what is in flight
     and end; consumers started later serve the queue. At a site, or for a VO, nothing new begins: jobs wait or are

@@ -11,6 +11,7 @@ import click
 from rich.progress import Progress, TaskID
 
 from pipeline.cli.progress import LOOK, bars
+from pipeline.cli.words import counted
 from schemas.drain_views import DrainReport, DrainState, Thing
 
 Look = Callable[[int], DrainReport]
@@ -26,11 +27,18 @@ def wait_for_drain(look: Look, begun: DrainReport) -> DrainReport:
 
 
 def in_words(report: DrainReport) -> str:
-    """`3 running jobs, 2 running pilots`, or `nothing`: what the drain waits for."""
-    counts: Counter[str] = Counter()
+    """`3 running jobs, 1 running pilot`, or `nothing`: what the drain waits for."""
+    counts: Counter[tuple[Thing, str | None]] = Counter()
     for line in report.holding:
-        counts[" ".join(word for word in (line.state, line.what.value) if word)] += line.count
-    return ", ".join(f"{many} {words}" for words, many in counts.items()) or "nothing"
+        counts[line.what, line.state] += line.count
+    words = (
+        counted(many, f"{state or ''} {_ONE[what]}".strip(), f"{state or ''} {what}".strip())
+        for (what, state), many in counts.items()
+    )
+    return ", ".join(words) or "nothing"
+
+
+_ONE = {Thing.JOBS: "job", Thing.PILOTS: "pilot", Thing.MESSAGES: "message", Thing.PROCESSES: "process"}
 
 
 def _follow(look: Look, report: DrainReport, show: Callable[[DrainReport], None]) -> DrainReport:

@@ -35,9 +35,12 @@ SECTIONS = {
         "triggers": Lazy("pipeline.cli.triggers:triggers", "Run the clock that publishes what is due."),
         "redis": Lazy("pipeline.cli.redis:redis", "Run the private Redis, for a Procfile without a broker."),
         "instances": Lazy("pipeline.cli.instances:instances", "List the processes that run."),
-        "drain": Lazy("pipeline.cli.drain:drain", "Empty a process, a queue's consumers, a site, a VO or everything."),
-        "drains": Lazy("pipeline.cli.drain:drains", "List drains; show what is left of one, and why."),
-        "undrain": Lazy("pipeline.cli.drain:undrain", "Take a drain back."),
+        "scale": Lazy("pipeline.cli.scale:scale", "Let N processes of `penstock up` serve a queue; list how many do."),
+        "drain": Lazy(
+            "pipeline.cli.drain:drain", "End processes, or empty a site, a VO or everything, after their work."
+        ),
+        "drains": Lazy("pipeline.cli.drain:drains", "List drains, or show what is left of one, and why."),
+        "undrain": Lazy("pipeline.cli.drain:undrain", "Take a drain back, with its own bans and nobody else's."),
     },
     "For operators: messages": {
         "queues": Lazy("pipeline.cli.queues:queues", "Show how full each queue is and who serves it."),
