@@ -40,6 +40,8 @@ class Child:
     started_at: float = 0.0
     failures: int = 0
     due_at: float = 0.0
+    asked: bool = False
+    """Whether it was asked to end."""
 
     @property
     def pid(self) -> int | None:
@@ -59,6 +61,7 @@ class Child:
             start_new_session=True,
         )
         self.started_at = time.monotonic()
+        self.asked = False
         Thread(target=self.output.copy, args=(self.name, self.process.stdout), name=self.name, daemon=True).start()
 
     def ended(self) -> int | None:
@@ -76,8 +79,9 @@ class Child:
         return code
 
     def terminate(self) -> None:
-        """Ask it to end."""
-        if self.process is not None and self.runs():
+        """Ask it to end. May be called twice: it is asked once, since to ask again is to end it at once."""
+        if self.process is not None and self.runs() and not self.asked:
+            self.asked = True
             self.process.terminate()
 
     def runs(self) -> bool:

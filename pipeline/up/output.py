@@ -22,7 +22,10 @@ class Output:
         self._colours = dict(zip(names, _COLOURS * len(names), strict=False))
 
     def say(self, name: str, line: str) -> None:
-        """One line of the process `name`."""
+        """One line of the process `name`; one that is not known yet gets a colour, and room."""
+        if name not in self._colours:
+            self._width = max(self._width, len(name))
+            self._colours[name] = _COLOURS[len(self._colours) % len(_COLOURS)]
         prefix = f"{name:<{self._width}} | "
         if self._terminal:
             prefix = _coloured(prefix, self._colours.get(name, 0))
