@@ -17,7 +17,7 @@ from pipeline.store.instances import Identity, Pulse
 from pipeline.store.tables import drains as drains_table
 from pipeline.store.tables import pilots
 from schemas.api import Role
-from schemas.drain_views import DrainQuery, DrainRequest, DrainScope, DrainState
+from schemas.drain_views import DrainKind, DrainQuery, DrainRequest, DrainScope, DrainState
 from schemas.states import PilotState
 from tests import building
 from tests.api_server import RunningApi, running_api
@@ -139,7 +139,7 @@ def test_waiting_ends_with_1_at_the_deadline_or_when_it_is_lifted(api: RunningAp
     follower = Thread(target=lambda: say("drain", "--site", at.name, "--wait", expect=1))
     follower.start()
     eventually(lambda: any(one.target == at.name for one in api.database.read(drains.all_in_force)))
-    api.database.transact(lambda tx: drains.lift(tx, drains.Aim(drains.DrainKind.SITE, at.name), "bob"))
+    api.database.transact(lambda tx: drains.lift(tx, drains.Aim(DrainKind.SITE, at.name), "bob"))
     follower.join()
 
 

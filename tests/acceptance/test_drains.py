@@ -1,0 +1,204 @@
+"""A drain of each kind under load, on MariaDB: it ends as it says, and its report is what the tables hold."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from pipeline.store import drain_reports, drains
+from pipeline.store.database import Database, Transaction
+from pipeline.store.tables import deferred_messages, job_events, jobs, pilots, sites, vos
+from schemas.drain_views import DrainReport
+from schemas.states import JOB_ON_PILOT, PILOT_FINAL, JobState, PilotState
+from tests.acceptance.system import FAST, System, ended, penstock_apart
+from tests.servers import MariaDbServer, RedisServer
+from tests.waiting import eventually
+
+ROOM = {"cores": 4, "memory": 8192, "max_pilots": 1, "max_pending_pilots": 1, "vos": ["default", "guests"]}
+SITES = {
+    "storages": [{"name": "disk", "url": "file://${DATA_DIR}/storage"}],
+    "sites": [{"name": name, "storages": ["disk"], "queues": [{"name": "q", **ROOM}]} for name in ("A", "B")],
+}
+ALIVE = [state for state in PilotState if state not in PILOT_FINAL]
+GO = 'while [ ! -e "$GO" ]; do sleep 0.2; done'
+Counts = Mapping[tuple[str, str, str, str], int]
+
+
+@pytest.fixture
+def system(mariadb_server: MariaDbServer, redis_server: RedisServer, tmp_path: Path) -> Iterator[System]:
+    """Every process by itself, two sites, and two VOs; `matching` has a consumer of its own, too."""
+    redis_server.flush()
+    variables = {
+        "PENSTOCK_DATABASE_URL": mariadb_server.new_database(),
+        "PENSTOCK_BROKER_URL": redis_server.url,
+        "PENSTOCK_SCHEDULES": json.dumps({**json.loads(FAST["PENSTOCK_SCHEDULES"]), "drains": "* * * * * */2"}),
+    }
+    with penstock_apart(tmp_path, variables) as running:
+        running.start("consume", "matching")
+        running.variables["GUEST"] = running.run("tokens", "bootstrap", "--vo", "guests").strip()
+        running.apply_sites(SITES)
+        yield running
+
+
+@pytest.fixture
+def database(system: System) -> Iterator[Database]:
+    opened = Database(system.variables["PENSTOCK_DATABASE_URL"])
+    yield opened
+    opened.close()
+
+
+def of_guests(system: System) -> System:
+    """The same, as the operator of the other VO."""
+    return System(system.folder, {**system.variables, "PENSTOCK_TOKEN": system.variables["GUEST"]})
+
+
+def campaign(system: System, many: int, command: str) -> int:
+    """So many jobs."""
+    step = {
+        "name": "run",
+        "command": ["/bin/sh", "-c", command],
+        "parameters": {"axes": {"n": {"range": [0, many]}}},
+        "environment": {"GO": str(system.folder / "go")},
+        "requirements": {"memory": 64, "disk": 16, "wall_time": 600},
+        "retries": {"infrastructure": 20, "payload": 0},
+    }
+    return system.submit({"campaign": "load", "steps": [step]})
+
+
+def in_one_moment(database: Database, drain_id: int) -> tuple[DrainReport, Counts]:
+    """What the drain's report says, and plain counts of the same tables in the same snapshot."""
+    with database.engine.connect() as connection:
+        snapshot = connection.execution_options(isolation_level="REPEATABLE READ")
+        with snapshot.begin():
+            now = snapshot.execute(select(func.utc_timestamp(6, type_=deferred_messages.c.due_at.type))).scalar_one()
+            tx = Transaction(snapshot, now)
+            found = drain_reports.report(tx, drains.find(tx, drain_id))
+            return found, {**plain(tx, jobs, sorted(JOB_ON_PILOT)), **plain(tx, pilots, ALIVE)}
+
+
+def plain(tx: Transaction, table: Any, states: list[Any]) -> Counts:
+    """Rows by table, site, VO and state."""
+    columns = (sites.c.name.label("site"), vos.c.name.label("vo"), table.c.state)
+    query = select(*columns, func.count().label("many")).join(sites, sites.c.id == table.c.site_id)
+    query = query.join(vos, vos.c.id == table.c.vo_id).where(table.c.state.in_(states)).group_by(*columns)
+    return {(table.name, row.site, row.vo, row.state): row.many for row in tx.rows(query)}
+
+
+def told(report: DrainReport) -> Counts:
+    """The same, as the report's lines have it."""
+    total: Counter[tuple[str, str, str, str]] = Counter()
+    for line in report.left:
+        total[line.what.value, line.site or "", line.vo or "", line.state or ""] += line.count
+    return total
+
+
+def left_of(counts: Counts, *, site: str | None = None, vo: str | None = None) -> Counts:
+    """Those at a site, of a VO."""
+    return {key: many for key, many in counts.items() if site in (None, key[1]) and vo in (None, key[2])}
+
+
+def waiting(system: System, *words: str) -> subprocess.Popen[str]:
+    """`penstock drain ... --wait`, under way."""
+    command = [sys.executable, "-m", "pipeline.cli", "drain", *words, "--wait", "--json"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=system.environment, text=True, stdout=pipe, stderr=pipe)
+
+
+def follow(system: System, database: Database, *words: str, expect: int = 0, **scope: str) -> dict[str, Any]:
+    """Drain, hold the report against the tables for as long as it lasts, and return the last report."""
+    known = {drain.id for drain in database.read(lambda tx: drains.some(tx, most=100, lifted=True))}
+    process = waiting(system, *words)
+
+    def begun() -> list[int]:
+        assert process.poll() in (None, expect), process.communicate()
+        found = database.read(lambda tx: drains.some(tx, most=100, lifted=True))
+        return [drain.id for drain in found if drain.id not in known]
+
+    (drain_id,) = eventually(begun, within=30.0)
+
+    def is_over() -> bool:
+        report, counts = in_one_moment(database, drain_id)
+        assert told(report) == left_of(counts, **scope)
+        return process.poll() is not None
+
+    try:
+        eventually(is_over, within=60.0, every=0.2)
+    finally:
+        process.kill()
+    out, err = process.communicate()
+    assert process.returncode == expect, f"{out}\n{err}\n{system.logs()}"
+    last: dict[str, Any] = json.loads(out)
+    return last
+
+
+def states(database: Database, campaign_id: int) -> Counter[str]:
+    query = select(jobs.c.state).where(jobs.c.campaign_id == campaign_id)
+    return Counter(row.state for row in database.read(lambda tx: tx.rows(query)))
+
+
+def on_pilots(found: Mapping[str, int]) -> int:
+    return sum(many for state, many in found.items() if state in JOB_ON_PILOT)
+
+
+def matched_since(database: Database, drain: Mapping[str, Any], site: str) -> int:
+    """Jobs that were given to pilots of a site after it was drained."""
+    here = pilots.c.site_id == select(sites.c.id).where(sites.c.name == site).scalar_subquery()
+    query = select(func.count()).select_from(job_events).join(pilots, pilots.c.id == job_events.c.pilot_id)
+
+    def work(tx: Transaction) -> int:
+        since = drains.find(tx, drain["id"]).drained_at
+        return int(tx.scalar(query.where(here, job_events.c.to_state == JobState.MATCHED, job_events.c.at > since)))
+
+    return database.read(work)
+
+
+@pytest.mark.timeout(240)
+def test_a_drain_of_each_kind_under_load_ends_as_it_says(system: System, database: Database) -> None:
+    guests = of_guests(system)
+    mine, theirs = campaign(system, 400, "sleep 0.5"), campaign(guests, 60, "sleep 0.5")
+    eventually(lambda: on_pilots(states(database, mine)) and on_pilots(states(database, theirs)), within=60.0)
+
+    # a process, and a queue: those who served it end, one that comes later serves it
+    (one,) = [row["id"] for row in system.json("instances") if row["queues"] == ["matching"]]
+    process = system.processes[-1]
+    assert json.loads(system.run("drain", one, "--wait", "--json"))["state"] == "drained"
+    assert process.wait(20) == 0
+    assert json.loads(system.run("drain", "matching", "--wait", "--json"))["left"] == []
+    system.start("consume", "matching")
+
+    # a VO: its jobs wait, the other's go on
+    drained = follow(guests, database, "--vo", "guests", vo="guests")
+    assert (drained["state"], drained["left"], on_pilots(states(database, theirs))) == ("drained", [], 0)
+    assert not ended(system, mine)
+
+    # a site: the other one goes on
+    drained = follow(system, database, "--site", "A", "--deadline", "60s", site="A")
+    assert (drained["state"], drained["left"], drained["deadline_at"] is None) == ("drained", [], False)
+    guests.run("undrain", "--vo", "guests")
+    eventually(lambda: ended(system, mine) and ended(guests, theirs), within=60.0)
+    assert matched_since(database, drained, "A") == 0
+
+    # a deadline that passes: 1, and what is left is told; everything, killed at the deadline: its jobs start again
+    endless = campaign(system, 4, GO)
+    eventually(lambda: states(database, endless)["running"] == 4, within=60.0)
+    overdue = follow(system, database, "--site", "B", "--deadline", "1s", expect=1, site="B")
+    assert overdue["state"] == "overdue"
+    assert [line["count"] for line in overdue["left"] if line["what"] == "jobs"] == [4]
+    killed = follow(system, database, "--all", "--deadline", "1s", "--kill")
+    assert (killed["state"], killed["left"], on_pilots(states(database, endless))) == ("drained", [], 0)
+    for scope in (("--site", "A"), ("--site", "B"), ("--all",)):
+        assert not ended(system, endless)
+        system.run("undrain", *scope)
+    (system.folder / "go").touch()
+    eventually(lambda: ended(system, endless), within=60.0)
+    assert states(database, endless) == {"done": 4}
+    assert states(database, mine) + states(database, theirs) == {"done": 460}
+    assert system.json("dead", "list") == []
