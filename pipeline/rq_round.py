@@ -17,6 +17,7 @@ from pipeline.runtime.settlement import Batch, Settlement
 from pipeline.runtime.spec import ConsumerSpec, Context, find_consumer
 from pipeline.settings import Settings, load_settings
 from pipeline.store.database import Database
+from pipeline.store.queue_sizes import Work, add_work
 from pipeline.transport.port import Transport, open_transport
 from pipeline.transport.rq_current import current_queue
 
@@ -56,8 +57,11 @@ class _Round:
         context = Context(self.settings, self.database, self.instance)
         batch = Batch((), Round([payload], read))
         overdue = time.monotonic() + (self.settings.executor_deadline or self.spec.deadline)
+        busy_seconds = 0.0
         while group := batch.round.next():
+            began = time.monotonic()
             report = execute_group(self.spec, context, self.spec.memory, group)
+            busy_seconds += (time.monotonic() - began) * report.own_share
             if isinstance(report.results, Failure):
                 batch.round.halving = time.monotonic() < overdue  # RQ's alarm rings once: nothing ends a second hang
                 batch.round.failed(report.results)
@@ -65,3 +69,6 @@ class _Round:
                 batch.round.succeeded(report.results)
         settlement.commit(batch, self.database)
         settlement.publish(batch, self.transport)
+        if batch.verdicts is not None and not batch.verdicts.deferrals:
+            work = Work(self.spec.queue, 1, busy_seconds)
+            self.database.transact(lambda tx: add_work(tx, [work]))
