@@ -34,6 +34,8 @@ class Trigger:
     body: Callable[[datetime], Body]
     grace: float = 60.0
     """Seconds after which a missed tick is skipped."""
+    since: str = ""
+    """The release that first had it: where an earlier one serves the queue, its consumers would bury the tick."""
 
     def __post_init__(self) -> None:
         try:

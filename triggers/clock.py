@@ -10,7 +10,7 @@ from functools import partial
 from structlog import get_logger
 
 from pipeline.metrics import TRIGGERS_PUBLISHED, TRIGGERS_SKIPPED
-from pipeline.queue_views import complete
+from pipeline.queue_views import complete, serving
 from pipeline.store import trigger_runs
 from pipeline.store.database import Database, Transaction
 from pipeline.store.instances import list_instances
@@ -18,6 +18,7 @@ from pipeline.store.trigger_runs import Run
 from pipeline.transport.port import Depth, Transport
 from pipeline.trigger import Trigger
 from schemas.messages import Message
+from schemas.versions import numbers
 
 _log = get_logger("triggers")
 
@@ -57,13 +58,17 @@ class Clock:
         return published
 
     def _depths(self, runs: Sequence[Run]) -> Mapping[Run, Depth]:
-        """How full the queue of each tick is."""
+        """How full the queue of each tick is; without those that one of its consumers is too old for."""
         queues = {run: self.triggers[run.name].body(run.scheduled_for).queue for run in runs}
         if not queues:
             return {}
         told = self.transport.depth(sorted(set(queues.values())))
         rows = self.database.read(list_instances)
-        return {run: complete(queue, told[queue], rows) for run, queue in queues.items()}
+        return {
+            run: complete(queue, told[queue], rows)
+            for run, queue in queues.items()
+            if not any(_is_older(row.version, self.triggers[run.name].since) for row in serving(queue, rows))
+        }
 
     def _claim(self, tx: Transaction, queues: Mapping[Run, Depth]) -> list[Run]:
         claimed: list[Run] = []
@@ -103,3 +108,11 @@ class Clock:
         self.database.transact(partial(trigger_runs.mark_published, runs=runs))
         for run in runs:
             TRIGGERS_PUBLISHED.labels(run.name).inc()
+
+
+def _is_older(version: str, since: str) -> bool:
+    """Whether this is a release from before `since`; of one that is no plain version nobody can tell."""
+    try:
+        return bool(since) and numbers(version) < numbers(since)
+    except ValueError:
+        return False

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import cast
 
 import pytest
@@ -14,6 +15,7 @@ from sqlalchemy import select, update
 from pipeline.errors import BadSettings, BrokerUnavailable
 from pipeline.store import trigger_runs
 from pipeline.store.database import Database
+from pipeline.store.instances import Identity, Pulse, beat, leave
 from pipeline.store.tables import trigger_runs as runs_table
 from pipeline.store.trigger_runs import Run
 from pipeline.transport import memory
@@ -65,6 +67,22 @@ def test_a_tick_that_the_broker_did_not_take_comes_when_it_is_back(database: Dat
     with pytest.raises(BrokerUnavailable):
         clock.turn()
     memory.memory_broker(broker.removeprefix("memory://")).start()
+    assert clock.turn() == 1
+
+
+def test_a_tick_that_a_consumer_of_the_release_before_would_bury_is_left_out_until_it_has_gone(
+    database: Database, broker: str
+) -> None:
+    clock = _clock(database, broker, "a")
+    clock.triggers = {"new": replace(EVERY_DAY["daily"], name="new", body=tick("new"), since="0.5.0")}
+    for name, version in (("old", "0.4.0"), ("new", "0.10.1"), ("odd", "0.5.0+local")):
+        known = Identity(name, "consumer", ("upkeep",), version, "here", 1, None)
+        database.transact(partial(beat, identity=known, pulse=Pulse()))
+    assert clock.turn() == 0
+    assert database.read(lambda tx: tx.first(select(runs_table))) is None, "nor is it claimed, or skipped"
+    database.transact(lambda tx: leave(tx, "old"))
+    assert clock.turn() == 0, "the tick of that moment is over"
+    clock.seen.clear()
     assert clock.turn() == 1
 
 
