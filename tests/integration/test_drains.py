@@ -175,6 +175,16 @@ def test_a_pilot_that_came_after_the_drain_began_is_told_by_upkeep(database: Dat
     assert upkeep(database) == []
 
 
+def test_whoever_begins_a_drain_may_die_at_once(database: Database) -> None:
+    """Its row and its bans are one transaction; the rest is upkeep's, too."""
+    at = building.site(database)
+    running, pending = building.pilot(database, at), building.pilot(database, at, state=PilotState.QUEUED)
+    database.transact(lambda tx: drains.start(tx, ALL, Order("ada")))
+    upkeep(database)
+    rows = {row.id: row for row in database.read(lambda tx: tx.rows(select(pilots)))}
+    assert (rows[running].drain_requested, rows[pending].remove_requested) == (True, True)
+
+
 @pytest.mark.parametrize("of_vo", [False, True])
 def test_a_site_that_comes_later_is_banned_too(database: Database, of_vo: bool) -> None:
     first = building.site(database, "FIRST")
