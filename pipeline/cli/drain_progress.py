@@ -14,12 +14,14 @@ from pipeline.cli.progress import LOOK, bars
 from pipeline.cli.words import counted
 from schemas.drain_views import DrainReport, DrainState, Thing
 
+KILLED_WITHIN = 600.0
+"""Seconds after the deadline within which pilots that are killed should be gone; waiting ends then, killing does not."""
 Look = Callable[[int], DrainReport]
 
 
 def wait_for_drain(look: Look, begun: DrainReport) -> DrainReport:
-    """Show what is left until nothing is, or until the deadline; where what is left is killed then, until that is
-    done. The last report."""
+    """Show what is left until nothing is, or until the deadline; where what is left is killed then, for ten minutes
+    more. The last report."""
     if not sys.stderr.isatty():
         return _follow(look, begun, _Lines().show)
     with bars() as progress:
@@ -42,10 +44,13 @@ _ONE = {Thing.JOBS: "job", Thing.PILOTS: "pilot", Thing.MESSAGES: "message", Thi
 
 
 def _follow(look: Look, report: DrainReport, show: Callable[[DrainReport], None]) -> DrainReport:
+    overdue_since: float | None = None
     while True:
         show(report)
         if report.state is DrainState.OVERDUE and report.kills:
-            pass  # upkeep is at it
+            overdue_since = overdue_since or time.monotonic()
+            if time.monotonic() - overdue_since > KILLED_WITHIN:
+                return report
         elif report.state is not DrainState.DRAINING:
             return report
         time.sleep(LOOK)

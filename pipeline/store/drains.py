@@ -117,10 +117,12 @@ def start(tx: Transaction, aim: Aim, order: Order) -> Drain:
     """Begin to drain. Where the same is drained already, that drain goes on, with the deadline that is given now.
 
     A queue that was drained is drained anew: that concerns those who serve it now. Raises NotFound for a process or a
-    site that is not there, BadInput for killing without a deadline.
+    site that is not there, BadInput for killing without a deadline, or processes.
     """
     if order.kills and order.seconds is None:
         raise BadInput("to kill what is left takes a deadline", field="kill")
+    if order.kills and aim.kind not in BY_BANS:
+        raise BadInput("processes end by themselves, at their PENSTOCK_DRAIN_DEADLINE: nothing of theirs is killed")
     _one_at_a_time(tx)
     known = _in_force(tx, aim)
     if known is not None and not (aim.kind is DrainKind.QUEUE and known.drained_at):

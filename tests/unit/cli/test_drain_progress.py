@@ -56,11 +56,14 @@ def test_a_line_is_said_when_something_has_changed(capsys: pytest.CaptureFixture
     ]
 
 
-def test_waiting_ends_at_the_deadline_unless_what_is_left_is_killed_then() -> None:
+def test_waiting_ends_at_the_deadline_unless_what_is_left_is_killed_then(monkeypatch: pytest.MonkeyPatch) -> None:
     overdue = report(DrainState.OVERDUE, left(Thing.JOBS, 1))
     assert wait_for_drain(lambda _id: pytest.fail("it looked again"), overdue) is overdue
     looks = [report(DrainState.OVERDUE, kills=True), report(DrainState.DRAINED, kills=True)]
     assert wait_for_drain(lambda _id: looks.pop(0), looks[0]).state is DrainState.DRAINED
+    monkeypatch.setattr(drain_progress, "KILLED_WITHIN", 0.0)
+    stuck = report(DrainState.OVERDUE, left(Thing.JOBS, 1, "completing"), kills=True)
+    assert wait_for_drain(lambda _id: stuck, stuck) is stuck
 
 
 def test_a_bar_is_full_when_none_is_left_of_the_most_that_were() -> None:
