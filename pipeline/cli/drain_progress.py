@@ -15,7 +15,7 @@ from pipeline.cli.words import counted
 from schemas.drain_views import DrainReport, DrainState, Thing
 
 KILLED_WITHIN = 600.0
-"""Seconds after the deadline within which pilots that are killed should be gone; waiting ends then, killing does not."""
+"""Seconds after the deadline within which what is killed should be gone; waiting ends then, killing does not."""
 Look = Callable[[int], DrainReport]
 
 

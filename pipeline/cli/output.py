@@ -21,9 +21,10 @@ from pipeline.cli.words import folded, one_line, printable
 Cells = Mapping[str, Any]
 
 _COLOURS = {
-    "done": "green", "closed": "green", "usable": "green", "succeeded": "green", "open": "",
+    "done": "green", "closed": "green", "usable": "green", "succeeded": "green", "drained": "green", "open": "",
     "running": "cyan", "matched": "cyan", "completing": "cyan",
     "failed": "red", "blocked": "red", "lost": "red", "killed": "red", "cancelled": "red", "banned": "red",
+    "overdue": "red", "draining": "yellow",
     "stalled": "yellow", "held": "yellow", "paused": "yellow", "pause": "yellow", "drain": "yellow", "silent": "yellow",
 }  # fmt: skip
 _COLOURED = frozenset({"state", "wish", "outcome"})
