@@ -7,7 +7,7 @@ from functools import partial
 
 from structlog import get_logger
 
-from pipeline.runtime.spec import Context
+from pipeline.runtime.spec import Context, declared_queues
 from pipeline.store import event_counts, marks, measures, pilot_counts
 from schemas.messages import Message
 
@@ -27,5 +27,6 @@ def count(context: Context) -> list[Message]:
         database.transact(pilot_counts.count_ended)
     except marks.Held as error:
         _log.info("counting_waits", reason=str(error))
-    database.transact(partial(measures.measure, heartbeat_timeout=context.settings.heartbeat_timeout))
+    timeout = context.settings.heartbeat_timeout
+    database.transact(partial(measures.measure, queues=declared_queues(), heartbeat_timeout=timeout))
     return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from sqlalchemy import func, select
 
@@ -17,21 +17,22 @@ _GAUGES = tuple(metric.name for metric in STORED if metric.kind == "gauge" and m
 _OPEN_STEPS = (StepState.OPEN, StepState.RUNNING, StepState.BLOCKED)
 
 
-def measure(tx: Transaction, *, heartbeat_timeout: float) -> None:
-    """Measure all of it and keep it instead of what was kept before."""
+def measure(tx: Transaction, *, queues: Iterable[str], heartbeat_timeout: float) -> None:
+    """Measure all of it and keep it instead of what was kept before. `queues` are told of also where nothing waits."""
     values = {
         **pilot_counts.living(tx),
         **pilot_counts.silent(tx, heartbeat_timeout),
-        **_messages(tx),
+        **_messages(tx, queues),
         **_campaigns(tx),
         **_failures(tx),
     }
     metric_values.replace(tx, _GAUGES, values)
 
 
-def _messages(tx: Transaction) -> Mapping[Key, float]:
+def _messages(tx: Transaction, queues: Iterable[str]) -> Mapping[Key, float]:
     kinds = (("penstock_deferred_messages", deferred_messages), ("penstock_dead_letters_kept", dead_letters))
-    return {
+    nothing: dict[Key, float] = {(name, (queue,)): 0.0 for queue in queues for name, _ in kinds}
+    return nothing | {
         (name, (row.queue,)): row.many
         for name, table in kinds
         for row in tx.rows(select(table.c.queue, func.count().label("many")).group_by(table.c.queue))

@@ -256,7 +256,7 @@ def test_pilots_that_end_are_counted_once_and_those_that_live_by_state_queue_and
     place = (site.id, site.queue_id)
     wanted = {("done", *place): 1, ("failed", *place): 2}
     assert values(database, "penstock_pilots_ended_total") == wanted
-    measured = partial(measures.measure, heartbeat_timeout=RULES.heartbeat_timeout)
+    measured = partial(measures.measure, queues=("data",), heartbeat_timeout=RULES.heartbeat_timeout)
     database.transact(measured)
     assert values(database, "penstock_pilots") == {("running", *place): 2, ("queued", *place): 2}
     assert values(database, "penstock_meta_site_pilots") == {("running", "both"): 2, ("queued", "both"): 2}
