@@ -1,0 +1,80 @@
+"""The systemd units: understood by systemd, locked up, and with the time to drain."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.runtime.spec import declared_queues
+from tests.deploy.manifests import SYSTEMD, env_file, settings_of, unit_sections
+from tests.servers import find_program
+
+PROGRAM = "/opt/penstock/bin/penstock"
+UNITS = ("penstock-api.service", "penstock-triggers.service", "penstock-consumer@.service", "penstock-migrate.service")
+EXPOSURE = 20
+"""The most that `systemd-analyze security` may say, in tenths: below 2 of 10 is its "OK" with room to spare."""
+END = 10.0
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The units as they lie in /etc/systemd/system, with a program in the place of ours."""
+    folder = tmp_path / "system"
+    shutil.copytree(SYSTEMD, folder)
+    for unit in folder.glob("*.service"):
+        unit.write_text(unit.read_text().replace(PROGRAM, find_program(["true"], "coreutils")))
+    return folder
+
+
+def analyze(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    program = find_program(["systemd-analyze"], "systemd")
+    return subprocess.run([program, *arguments], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_systemd_understands_every_line(installed: Path) -> None:
+    instances = [f"penstock-consumer@{queue}.service" for queue in declared_queues()]
+    units = [f"./{unit}" for unit in (*UNITS, *instances, "penstock.target")]
+    done = analyze(installed, "verify", "--man=no", "--recursive-errors=yes", *units)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_line_that_systemd_does_not_understand_is_found(installed: Path) -> None:
+    drop_in = installed / "penstock-.service.d" / "all.conf"
+    drop_in.write_text(drop_in.read_text() + "KillMood=mixed\n")
+    assert "KillMood" in analyze(installed, "verify", "--man=no", "./penstock-api.service").stderr
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_is_locked_up(installed: Path, unit: str) -> None:
+    done = analyze(installed, "security", "--offline=true", f"--threshold={EXPOSURE}", "--no-pager", f"./{unit}")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_has_the_time_to_drain_and_comes_back(unit: str) -> None:
+    instance = "matching" if "@" in unit else ""
+    said = {key: value for section, key, value in unit_sections(unit, instance) if section == "Service"}
+    deadline = settings_of(env_file(SYSTEMD / "penstock.env.example")).drain_deadline
+    assert float(said["TimeoutStopSec"]) >= deadline + END
+    assert said["KillMode"] == "mixed"  # else the pool gets the SIGTERM as well, in the middle of a batch
+    assert said["Restart"] == "on-failure"
+    assert (said["User"], said["EnvironmentFile"]) == ("penstock", "/etc/penstock/penstock.env")
+    if unit != "penstock-migrate.service":
+        assert said["ExecReload"] == "/bin/kill -HUP $MAINPID"
+
+
+def test_pilots_of_this_machine_outlive_their_consumer() -> None:
+    said = {key: value for _, key, value in unit_sections("penstock-consumer@.service", "pilots")}
+    assert said["KillMode"] == "process"
+
+
+def test_what_processes_write_is_writable() -> None:
+    folder = settings_of(env_file(SYSTEMD / "penstock.env.example")).sandbox_url.removeprefix("file://")
+    said = {key: value for _, key, value in unit_sections("penstock-api.service")}
+    assert re.fullmatch(rf"-?{folder}", said["ReadWritePaths"])
+    assert "PENSTOCK_DATA_DIR=%S/penstock" in said["Environment"]
+    assert said["StateDirectory"] == "penstock"
