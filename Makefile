@@ -37,7 +37,7 @@ demo: .venv/.demo
 
 # Two at a time, but for the tests that compare times.
 test: lint
-	$(RUN) pytest -n 2 --dist loadgroup -m "not alone" tests/unit tests/conformance tests/integration tests/simulation tests/chaos tests/acceptance
+	$(RUN) pytest -n 2 --dist loadgroup -m "not alone" tests/unit tests/deploy tests/conformance tests/integration tests/simulation tests/chaos tests/acceptance
 	$(RUN) pytest -m alone tests/integration/pilot tests/acceptance
 
 lint: .venv/.test
