@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import kubernetes_validate
 import pytest
@@ -22,6 +23,7 @@ from tests.deploy.manifests import (
     selects,
     settings_of,
 )
+from tests.documentation import ROOT, blocks
 
 OLDEST, NEWEST = "1.27", "1.37"
 """Releases of Kubernetes whose API the manifests are checked against."""
@@ -174,3 +176,15 @@ def test_the_image_is_of_this_release() -> None:
 
 def test_the_secret_is_named_as_the_example_says() -> None:
     assert "generic penstock-secrets --from-env-file" in SECRETS_EXAMPLE.read_text()
+
+
+def test_the_overlay_of_the_documentation_changes_image_and_settings(tmp_path: Path) -> None:
+    shown = next(block.body for block in blocks(ROOT / "docs/how-to/deploy.md") if block.language == "yaml")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "penstock").symlink_to(ROOT)
+    (tmp_path / "own" / "kustomization.yaml").write_text(shown.replace("PATH/TO", ".."))
+    objects = rendered(str(tmp_path / "own"))
+    [settings] = [manifest for manifest in objects if manifest["kind"] == "ConfigMap"]
+    assert settings["data"] == {**settings_map(), "PENSTOCK_API_URL": "https://penstock.muons.example.org"}
+    assert f"registry.example.org/penstock:{project_version()}" in json.dumps(objects)
+    assert f'"penstock:{project_version()}"' not in json.dumps(objects)
