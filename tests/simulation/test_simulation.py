@@ -62,6 +62,6 @@ def test_a_seed_makes_the_same_simulation_again() -> None:
 
 @pytest.mark.parametrize("case", SMALL_CASES)
 def test_we_waste_half_as_much_as_the_better_peer_with_waits_no_longer_and_within_all_caps(case: str) -> None:
-    verdict = judge(case, [record.result() for record in records(case).values()], half_waste=True)
+    verdict = judge([record.result() for record in records(case).values()], half_waste=True)
     assert verdict.ratio <= HALF
     assert verdict.misses == ()
