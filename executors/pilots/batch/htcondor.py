@@ -10,7 +10,6 @@ job that runs, nor of one that was removed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -32,8 +31,8 @@ from executors.pilots.batch.htcondor_ads import (
     reason,
 )
 from executors.pilots.batch.htcondor_schedd import Address, Schedd, check_bindings
+from executors.pilots.batch.output_files import read_output
 from executors.pilots.port import (
-    OUTPUT_LIMIT,
     BatchAnswer,
     BatchState,
     PilotOutput,
@@ -134,7 +133,7 @@ class HtcondorBatchSystem:
             return {}
         with self._schedd.folder() as folder:
             known = self._schedd.call("fetch_output", folder, tags=list(tags))
-            return {tag: PilotOutput(_tail(folder / f"{tag}.out"), _tail(folder / f"{tag}.err")) for tag in known}
+            return {tag: read_output(folder / f"{tag}.out", folder / f"{tag}.err") for tag in known}
 
     @property
     def _history(self) -> float:
@@ -237,12 +236,3 @@ def _credential(queue: QueueSettings) -> Credential | None:
     if credential is not None and credential.kind is not CredentialKind.TOKEN:
         raise BadSettings(f"queue {queue.label}: HTCondor takes tokens; give token_file or token_command, no proxy")
     return credential
-
-
-def _tail(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            stream.seek(max(0, path.stat().st_size - OUTPUT_LIMIT))
-            return stream.read().decode(errors="replace")
-    except FileNotFoundError:
-        return ""

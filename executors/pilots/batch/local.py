@@ -26,9 +26,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from executors.pilots.batch.output_files import read_output
 from executors.pilots.port import (
     BATCH_ENDED,
-    OUTPUT_LIMIT,
     BatchAnswer,
     BatchState,
     PilotOutput,
@@ -121,11 +121,8 @@ class LocalBatchSystem:
     def fetch_output(self, tags: Sequence[str]) -> Mapping[str, PilotOutput]:
         """The ends of their files."""
         with self._available():
-            there = [tag for tag in tags if (self._root / tag / "stdout").exists()]
-            return {
-                tag: PilotOutput(_tail(self._root / tag / "stdout"), _tail(self._root / tag / "stderr"))
-                for tag in there
-            }
+            files = {tag: (self._root / tag / "stdout", self._root / tag / "stderr") for tag in tags}
+            return {tag: read_output(*both) for tag, both in files.items() if both[0].exists()}
 
     @contextmanager
     def _available(self) -> Iterator[None]:
@@ -281,12 +278,3 @@ def _is_locked(folder: Path) -> bool:
     finally:
         os.close(lock)
     return False
-
-
-def _tail(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            stream.seek(max(0, path.stat().st_size - OUTPUT_LIMIT))
-            return stream.read().decode(errors="replace")
-    except FileNotFoundError:
-        return ""
