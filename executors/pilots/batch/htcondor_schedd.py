@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from executors.pilots.batch.credentials import Credential
+from executors.pilots.batch.environment import outsiders_environment
 from pipeline.errors import BadSettings, BatchSystemUnavailable
 
 FOLDER = "htcondor-calls"
@@ -104,8 +105,8 @@ class Schedd:
             raise BatchSystemUnavailable(f"{self.address}: its client can't be started: {error}") from error
 
     def _environment(self, folder: Path) -> dict[str, str]:
-        """No settings of ours, which hold passwords; the token in a folder of its own, as the bindings want it."""
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("PENSTOCK_", "BEARER_"))}
+        """No token that we happen to have, but the queue's, in a folder of its own, as the bindings want it."""
+        clean = {name: value for name, value in outsiders_environment().items() if not name.startswith("BEARER_")}
         config = {"TOOL_DEBUG": "D_ERROR"}
         if self.credential is not None:
             tokens = folder / "tokens"

@@ -26,6 +26,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from executors.pilots.batch.environment import outsiders_environment
 from executors.pilots.batch.output_files import read_output
 from executors.pilots.port import (
     BATCH_ENDED,
@@ -210,8 +211,8 @@ def _lay_out(folder: Path, request: PilotRequest, program: PilotProgram) -> None
 
 
 def _spawn(folder: Path, lock: int, tag: str, command: Sequence[str]) -> None:
-    """Start the shell; it takes the lock over. Settings are kept from the pilot, since they hold passwords."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+    """Start the shell; it takes the lock over."""
+    clean = outsiders_environment()
     path = os.pathsep.join((str(Path(sys.executable).parent), clean.get("PATH", os.defpath)))
     own = {TAG: tag, SECRET_FILE: str(folder / "secret"), "PENSTOCK_PILOT_WORKDIR": str(folder / "work")}
     with (folder / "stdout").open("ab") as stdout, (folder / "stderr").open("ab") as stderr:
