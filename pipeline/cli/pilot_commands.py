@@ -16,10 +16,10 @@ from pipeline.client import Client, open_client
 from pipeline.errors import BadInput
 from pipeline.settings import Settings
 from schemas.pilot_views import PilotKill, PilotsChanged, PilotSelection
-from schemas.states import PILOT_FINAL, PilotState
+from schemas.states import PILOT_LIVE
 
 F = TypeVar("F", bound=Callable[..., Any])
-_STATES = [state.value for state in PilotState if state not in PILOT_FINAL]
+_STATES = [state.value for state in PILOT_LIVE]
 
 
 def _selecting(command: F) -> F:

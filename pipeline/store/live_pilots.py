@@ -16,9 +16,8 @@ from pipeline.store.tables import autoclusters, jobs, pilots, requirements, slot
 from schemas import rooms as grants
 from schemas.requirements import Requirement
 from schemas.sites import SiteQueueEntry
-from schemas.states import JOB_OCCUPYING, PILOT_ACTIVE, PILOT_FINAL, PilotState
+from schemas.states import JOB_OCCUPYING, PILOT_ACTIVE, PILOT_LIVE, PilotState
 
-LIVE = tuple(state for state in PilotState if state not in PILOT_FINAL)
 NOTHING = grants.Room(0, 0, 0)
 _OFFERS_WITHIN = 120.0
 """Seconds after its enrolment within which a pilot that has not asked for jobs yet counts as if all of it were free."""
@@ -50,7 +49,7 @@ def live_pilots(tx: Transaction, entries: Mapping[int, SiteQueueEntry]) -> Itera
             slots.c.ends_at.label("until"),
         )
         .outerjoin(slots, slots.c.pilot_id == pilots.c.id)
-        .where(pilots.c.state.in_(LIVE))
+        .where(pilots.c.state.in_(PILOT_LIVE))
         .order_by(pilots.c.id)
     )
     for row in tx.rows(query):

@@ -19,11 +19,10 @@ from pipeline.store.provisioning import CYCLE
 from pipeline.store.provisioning_rows import Cap
 from pipeline.store.tables import controls, pilots, site_queues, sites
 from schemas.sites import PilotCaps, SiteQueueEntry
-from schemas.states import PILOT_FINAL, PILOT_PENDING, PilotState
+from schemas.states import PILOT_LIVE, PILOT_PENDING, PilotState
 
 _TAGS = UUID("6f1c2a52-6a0e-4b57-9f6e-0d6b1f5f7c11")
 """Of which the tags are made that an Idempotency-Key stands for."""
-_LIVE = tuple(state for state in PilotState if state not in PILOT_FINAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +182,7 @@ def _counted(tx: Transaction, cap: Cap, since: datetime) -> _There:
     covered = [] if cap.vo_id is None else [pilots.c.vo_id == cap.vo_id]
     if cap.queues is not None:
         covered.append(pilots.c.site_queue_id.in_(sorted(cap.queues)))
-    of_states = select(pilots.c.state, func.count().label("many")).where(pilots.c.state.in_(_LIVE), *covered)
+    of_states = select(pilots.c.state, func.count().label("many")).where(pilots.c.state.in_(PILOT_LIVE), *covered)
     many = {row.state: row.many for row in tx.rows(of_states.group_by(pilots.c.state))}
     new = 0
     if cap.limits.max_submissions is not None:

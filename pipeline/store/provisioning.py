@@ -12,13 +12,14 @@ from sqlalchemy import exists, select, update
 from pipeline.store import limits
 from pipeline.store.bans import banned_queues, tested_queues
 from pipeline.store.database import Transaction
-from pipeline.store.live_pilots import LIVE, live_pilots
+from pipeline.store.live_pilots import live_pilots
 from pipeline.store.nodes import resting_queues
 from pipeline.store.pilot_caps import caps
 from pipeline.store.provisioning_rows import DemandReading, Past, Place, Room, Situation
 from pipeline.store.queue_histories import histories
 from pipeline.store.tables import controls, pilots, queue_plans, site_queues, sites, vos
 from schemas.sites import SiteQueueEntry
+from schemas.states import PILOT_LIVE
 
 CYCLE = "provisioning_cycle"
 
@@ -57,7 +58,7 @@ def busy_queues(tx: Transaction) -> list[int]:
     The queues are scanned, and of their pilots the index."""
     free = (site_queues.c.backoff_until.is_(None)) | (site_queues.c.backoff_until <= tx.now)
     mine = pilots.c.site_queue_id == site_queues.c.id
-    live = exists().where(mine, pilots.c.state.in_(LIVE))
+    live = exists().where(mine, pilots.c.state.in_(PILOT_LIVE))
     wanted = exists().where(mine, pilots.c.output_wanted_at.is_not(None))
     query = select(site_queues.c.id).where(free, site_queues.c.dead_letter_id.is_(None), live | wanted)
     return [row.id for row in tx.rows(query.order_by(site_queues.c.id))]
