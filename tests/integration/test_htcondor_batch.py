@@ -116,7 +116,7 @@ def test_a_call_ends_with_the_process_that_made_it(htcondor_pool: HtcondorPool, 
 
 CUT_OFF = """
 import sys, htcondor2
-from executors.pilots.batch.htcondor import HtcondorOptions, submit_words
+from executors.pilots.batch.htcondor_options import HtcondorOptions, submit_words
 from schemas.sites import SiteQueueEntry
 schedd, collector, tag = sys.argv[1:]
 words = submit_words("SITE.queue", SiteQueueEntry(name="queue"), HtcondorOptions())
