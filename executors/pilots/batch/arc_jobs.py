@@ -17,7 +17,7 @@ from executors.pilots.batch.arc_description import SCRIPT, tag_of
 from executors.pilots.batch.arc_rest import ArcRest, Item
 from executors.pilots.port import BatchAnswer, BatchState
 
-ENDED = frozenset({"FINISHED", "FAILED", "KILLED", "WIPED"})
+_ENDED = frozenset({"FINISHED", "FAILED", "KILLED", "WIPED"})
 _EARLY = frozenset({"ACCEPTING", "ACCEPTED", "PREPARING"})
 """States in which the script may not be there yet."""
 _IN_BATCH = frozenset({"QUEUING", "HELD", "RUNNING", "EXITINGLRMS", "OTHER"})
@@ -47,7 +47,7 @@ class ArcJob:
     @property
     def ended(self) -> bool:
         """Whether it will do nothing more."""
-        return self.state in ENDED
+        return self.state in _ENDED
 
 
 def find_jobs(rest: ArcRest, tags: Collection[str]) -> dict[str, list[ArcJob]]:
