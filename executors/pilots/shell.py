@@ -60,16 +60,14 @@ def _provision(tx: Transaction, context: Context, cycle: int) -> list[Message]:
 
 
 def _write(tx: Transaction, now: Situation, made: Plan) -> None:
-    for order in made.orders:
-        if order.request:
-            provisioning_orders.request_pilots(tx, order.room, order.request)
+    requested = [(order.room, tag) for order in made.orders for tag in provisioning_orders.new_tags(order.request)]
     removed = [*made.strays, *(pilot for order in made.orders for pilot in order.remove)]
     drained = [pilot for order in made.orders for pilot in order.drain]
+    provisioning_orders.request_pilots(tx, requested)
     provisioning_orders.request_removal(tx, removed)
     provisioning_orders.request_drain(tx, drained)
     note_idle(tx, now.pilots)
     left = {order.room.place: Past(order.low_cycles, order.hold_until) for order in made.orders}
     provisioning_orders.keep_past(tx, now.past, left)
-    requested = sum(order.request for order in made.orders)
     if requested or removed or drained:
-        _log.info("pilots_planned", requested=requested, unwanted=len(removed), drained=len(drained))
+        _log.info("pilots_planned", requested=len(requested), unwanted=len(removed), drained=len(drained))

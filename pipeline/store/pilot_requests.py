@@ -8,16 +8,16 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
 
-import uuid_utils.compat
 from sqlalchemy import Row, func, select
 
 from pipeline.errors import BadInput, Conflict, NotFound
 from pipeline.store.bans import banned_queues
 from pipeline.store.database import Transaction, in_chunks
 from pipeline.store.pilot_caps import caps
-from pipeline.store.provisioning import CYCLE
-from pipeline.store.provisioning_rows import Cap
-from pipeline.store.tables import controls, pilots, site_queues, sites
+from pipeline.store.provisioning import lock_cycle
+from pipeline.store.provisioning_orders import new_tags, request_pilots
+from pipeline.store.provisioning_rows import Cap, Room
+from pipeline.store.tables import pilots, site_queues, sites
 from schemas.sites import PilotCaps, SiteQueueEntry
 from schemas.states import PILOT_LIVE, PILOT_PENDING, PilotState
 
@@ -58,7 +58,7 @@ def request(tx: Transaction, order: Order) -> Ordered:
     Raises NotFound for a queue that nobody knows, BadInput for one that is not the VO's or takes other numbers,
     Conflict that names the limit, or the ban, that is in the way.
     """
-    since = _lock_provisioning(tx)
+    since = lock_cycle(tx)
     row = _queue(tx, order)
     entry = SiteQueueEntry.model_validate_json(row.entry)
     _check(tx, order, row, entry)
@@ -68,30 +68,11 @@ def request(tx: Transaction, order: Order) -> Ordered:
     if before:
         _check_repeated(order, before, row.id)
         return Ordered(tuple(pilot.id for pilot in before), row.id, warnings)
-    place = (row.id, order.vo_id)
-    over_several = [cap for cap in caps(tx) if cap.covers(place)]
+    room = Room(row.id, row.site_id, order.site, order.vo_id, entry)
+    over_several = [cap for cap in caps(tx) if cap.covers(room.place)]
     _check_caps(tx, order, [_own(order, row.id, entry), *over_several], since)
-    new = {
-        "site_queue_id": row.id,
-        "site_id": row.site_id,
-        "vo_id": order.vo_id,
-        "state": PilotState.REQUESTED,
-        "cores": entry.cores,
-        "requested_at": tx.now,
-    }
-    tx.add_all(pilots, [{**new, "tag": tag} for tag in tags[: order.count]])
+    request_pilots(tx, [(room, tag) for tag in tags[: order.count]])
     return Ordered(tuple(pilot.id for pilot in _known(tx, tags)), row.id, warnings)
-
-
-def _lock_provisioning(tx: Transaction) -> datetime:
-    """When pilots were planned last. Nobody plans, nor orders, until this transaction ends: limits stay exact."""
-    mine = select(controls.c.at).where(controls.c.name == CYCLE)
-    rows = tx.lock(mine)
-    if not rows:
-        tx.add_missing(controls, [{"name": CYCLE, "value": 0, "since": tx.now, "at": tx.now}])
-        rows = tx.lock(mine)
-    at: datetime = rows[0].at
-    return at
 
 
 def _queue(tx: Transaction, order: Order) -> Row[Any]:
@@ -132,7 +113,7 @@ def _warnings(tx: Transaction, order: Order, row: Row[Any]) -> Iterator[str]:
 def _tags(order: Order) -> list[str]:
     """With a key always the same ones, and one more, which a larger order with that key would have."""
     if order.key is None:
-        return [uuid_utils.compat.uuid7().hex for _ in range(order.count)]
+        return new_tags(order.count)
     whose = f"{order.identity_id} {order.key}"
     return [uuid5(_TAGS, f"{whose} {number}").hex for number in range(order.count + 1)]
 

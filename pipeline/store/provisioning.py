@@ -21,19 +21,30 @@ from pipeline.store.tables import controls, pilots, queue_plans, site_queues, si
 from schemas.sites import SiteQueueEntry
 from schemas.states import PILOT_LIVE
 
-CYCLE = "provisioning_cycle"
+_CYCLE = "provisioning_cycle"
 
 
 def begin_cycle(tx: Transaction, cycle: int) -> bool:
     """Claim a cycle: True for the first caller alone."""
-    tx.add_missing(controls, [{"name": CYCLE, "value": 0, "since": tx.now, "at": tx.now}])
-    newer = (controls.c.name == CYCLE, controls.c.value < cycle)
+    _add_cycle(tx)
+    newer = (controls.c.name == _CYCLE, controls.c.value < cycle)
     return tx.run(update(controls).where(*newer).values(value=cycle, at=tx.now)) == 1
 
 
 def present_cycle(tx: Transaction) -> int:
     """The cycle that was planned last."""
-    return int(tx.scalar(select(controls.c.value).where(controls.c.name == CYCLE)) or 0)
+    return int(tx.scalar(select(controls.c.value).where(controls.c.name == _CYCLE)) or 0)
+
+
+def lock_cycle(tx: Transaction) -> datetime:
+    """When a cycle was begun last. Nobody plans, nor orders, until this transaction ends: limits stay exact."""
+    query = select(controls.c.at).where(controls.c.name == _CYCLE)
+    rows = tx.lock(query)
+    if not rows:
+        _add_cycle(tx)
+        rows = tx.lock(query)
+    at: datetime = rows[0].at
+    return at
 
 
 def situation(tx: Transaction, reading: DemandReading) -> Situation:
@@ -73,6 +84,10 @@ def backoffs(tx: Transaction) -> Mapping[int, datetime]:
     """Until when site queues back off that do so now."""
     query = select(site_queues.c.id, site_queues.c.backoff_until).where(site_queues.c.backoff_until > tx.now)
     return {row.id: row.backoff_until for row in tx.rows(query)}
+
+
+def _add_cycle(tx: Transaction) -> None:
+    tx.add_missing(controls, [{"name": _CYCLE, "value": 0, "since": tx.now, "at": tx.now}])
 
 
 def _past(tx: Transaction) -> Mapping[Place, Past]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import uuid_utils.compat
 from sqlalchemy import update
@@ -16,17 +16,26 @@ from schemas.states import PILOT_PENDING, PilotState
 NO_WORK = "there is no work for it"
 
 
-def request_pilots(tx: Transaction, room: Room, count: int) -> None:
-    """Note that so many pilots are wanted; carrying it out submits them."""
-    row = {
-        "site_queue_id": room.site_queue_id,
-        "site_id": room.site_id,
-        "vo_id": room.vo_id,
-        "state": PilotState.REQUESTED,
-        "cores": room.entry.cores,
-        "requested_at": tx.now,
-    }
-    tx.add_all(pilots, [{**row, "tag": uuid_utils.compat.uuid7().hex} for _ in range(count)])
+def new_tags(count: int) -> list[str]:
+    """Names for so many pilots, by which batch systems know them."""
+    return [uuid_utils.compat.uuid7().hex for _ in range(count)]
+
+
+def request_pilots(tx: Transaction, wanted: Iterable[tuple[Room, str]]) -> None:
+    """Note where pilots are wanted, and by what tags; the next rounds of their queues submit them."""
+    rows = [
+        {
+            "tag": tag,
+            "site_queue_id": room.site_queue_id,
+            "site_id": room.site_id,
+            "vo_id": room.vo_id,
+            "state": PilotState.REQUESTED,
+            "cores": room.entry.cores,
+            "requested_at": tx.now,
+        }
+        for room, tag in wanted
+    ]
+    tx.add_all(pilots, rows)
 
 
 def request_removal(tx: Transaction, pilot_ids: Sequence[int]) -> None:
