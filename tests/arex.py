@@ -111,7 +111,6 @@ class ArexServer:
         self.folder = folder
         self.port = free_port()
         self.url = f"https://localhost:{self.port}/arex"
-        self.data_dir = folder / "data"
         self._takes = True
         self._software = folder / "software"
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -137,7 +136,7 @@ class ArexServer:
             "A-REX is not installed; run: apt-get install --no-install-recommends nordugrid-arc-arex"
         )
         self.folder.chmod(0o755)
-        for name in ("control", "session", "log", "tmp", "data", "software/share"):
+        for name in ("control", "session", "log", "tmp", "software/share"):
             (self.folder / name).mkdir(parents=True)
         (self.folder / "tmp").chmod(0o1777)
         certificate, key = self.authority.host()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,9 +27,7 @@ SLEEP = "sleep 600"
 @pytest.fixture
 def notes(htcondor_pool: HtcondorPool) -> Path:
     """A folder that pilots may write to."""
-    made = Path(tempfile.mkdtemp(dir=htcondor_pool.shared))
-    made.chmod(0o777)
-    return made
+    return htcondor_pool.new_folder()
 
 
 @pytest.fixture(autouse=True)

@@ -133,7 +133,7 @@ class SlurmBatchSystem:
         """What was taken, and Slurm's words about the rest."""
         taken: dict[str, Submission] = {}
         nodes = self._entry.nodes
-        left = [*requests[: len(requests) - len(requests) % nodes]]
+        left = list(requests[: len(requests) - len(requests) % nodes])
         room = len(left)
         words = f"{len(requests)} pilots make no batch job of {nodes} nodes"
         while left:

@@ -44,10 +44,9 @@ _ORDER = (BatchState.RUNNING, BatchState.QUEUED, BatchState.HELD, BatchState.DON
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a tag is: the batch job (`JOBID` or `JOBID_INDEX`), which of its nodes, and all tags of the job."""
+    """Where a tag is: the batch job (`JOBID` or `JOBID_INDEX`), and all tags of that job, one for each of its nodes."""
 
     job: str
-    rank: int
     tags: tuple[str, ...]
     answer: BatchAnswer
 
@@ -85,7 +84,7 @@ def places(squeue: str, sacct: str = "") -> Mapping[str, Sequence[Place]]:
         mine = tuple(mark[2].split(",")[index * nodes : (index + 1) * nodes])
         for rank, tag in enumerate(mine):
             named = job if nodes == 1 else f"{job}.{rank}"
-            found[tag].append(Place(job, rank, mine, _answer(named, state, code, reason)))
+            found[tag].append(Place(job, mine, _answer(named, state, code, reason)))
     for several in found.values():
         several.sort(key=lambda place: _ORDER.index(place.answer.state))
     return found
