@@ -81,11 +81,7 @@ class _Warden:
     def __init__(self, pilot: socket.socket) -> None:
         self._pilot = pilot
         self._guardians: Set[int] = set()
-        self._woken, waker = os.pipe()
-        for descriptor in (self._woken, waker):
-            os.set_blocking(descriptor, False)
-        signal.set_wakeup_fd(waker)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._woken = processes.wake_at_ends()
 
     def work(self) -> None:
         """Until the pilot is gone, and every guardian after it."""
@@ -130,14 +126,7 @@ class _Warden:
 
     def _reap(self) -> bool:
         """Whether there are children still."""
-        while True:
-            try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return False
-            if pid == 0:
-                return True
-            self._guardians.discard(pid)
+        return processes.reap(lambda pid, _: self._guardians.discard(pid))
 
     def _is_any_stray_left(self) -> bool:
         self._reap()
