@@ -3,15 +3,14 @@
 import json
 import os
 import threading
-from typing import Any, Callable, Dict, List, Set, Tuple
+from typing import Any, Callable, Dict, List, Set
 
 from pipeline.pilot import durable
 from pipeline.pilot.client import Backoff, Client
 from pipeline.pilot.errors import Refused, Unreachable
-from pipeline.pilot.folders import Folders
+from pipeline.pilot.folders import Folders, Key
 from pipeline.pilot.log import log
 
-Key = Tuple[int, int]
 Report = Dict[str, Any]
 _BATCH = 100
 _UNKNOWN_FIELD = 422
