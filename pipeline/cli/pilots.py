@@ -50,7 +50,8 @@ def pilots() -> None:
 def list_(settings: Settings, /, *, limit: int, as_json: bool, **filters: object) -> None:
     """List your VO's pilots, the newest first.
 
-    REASON says why one is held, drains or has ended; RELEASES, how often it was held and let go on.
+    REASON says why one is held, drains or has ended; LEAVING, that it drains or is to be removed; RELEASES, how often
+    it was held and let go on.
     """
     query = asked(PilotQuery, **filters)
     with open_client(settings) as client:
