@@ -123,14 +123,9 @@ class HtcondorPool(Server):
         self._versions = itertools.count(1)
         self._cores = cores
 
-    @property
-    def shared(self) -> Path:
-        """A folder that its jobs may write to."""
-        return self.folder / "shared"
-
     def new_folder(self) -> Path:
-        """Another one for each who asks."""
-        made = Path(tempfile.mkdtemp(dir=self.shared))
+        """A folder that its jobs may write to, another one for each who asks."""
+        made = Path(tempfile.mkdtemp(dir=self.folder / "shared"))
         made.chmod(0o777)
         return made
 
