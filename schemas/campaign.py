@@ -23,6 +23,7 @@ from pydantic import (
 
 from schemas.bounds import MAX_SECONDS, NoTruth
 from schemas.requirements import Name, Requirement
+from schemas.silence import without_silent
 
 MAX_JOBS_PER_STEP = 1_000_000
 Value = str | int | float
@@ -203,13 +204,7 @@ class Step(Model):
     @model_serializer(mode="wrap")
     def _plainly(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Newer words that say nothing are left out, so that release 0.3.0 can read what it could have written."""
-        written: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        return {
-            name: value
-            for name, value in written.items()
-            if name not in _NEWER or getattr(self, name) != fields[name].default
-        }
+        return without_silent(self, handler(self), _NEWER)
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
