@@ -15,10 +15,10 @@ import click
 
 from tests.simulation import cases
 from tests.simulation.cases import Scale
-from tests.simulation.figures import CONTESTANTS, judge, says, table
+from tests.simulation.figures import judge, says, table
 from tests.simulation.plots import draw
 from tests.simulation.record import Result
-from tests.simulation.runs import simulate
+from tests.simulation.runs import CONTESTANTS, simulate
 
 SEED = 20_260_105
 

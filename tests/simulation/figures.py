@@ -4,21 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from tests.simulation.glideinwms import GlideinWms
-from tests.simulation.penstock import Penstock
 from tests.simulation.record import Result
-from tests.simulation.rules import RulesFactory
-from tests.simulation.site_director import SiteDirector
 
-CONTESTANTS: dict[str, RulesFactory] = {
-    "Penstock": Penstock,
-    "SiteDirector": SiteDirector,
-    "SiteDirector 9.0": partial(SiteDirector, per_queue=True),
-    "GlideinWMS": GlideinWms,
-    "GlideinWMS tracking": partial(GlideinWms, tracking=True),
-}
 OURS = "Penstock"
 HALF = 0.5
 """Of the better peer's waste, where bursts or tails are."""

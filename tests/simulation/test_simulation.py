@@ -11,8 +11,9 @@ import pytest
 from tests.simulation import cases
 from tests.simulation.cases import Scale
 from tests.simulation.engine import Simulation
-from tests.simulation.figures import CONTESTANTS, HALF, OURS, judge
+from tests.simulation.figures import HALF, OURS, judge
 from tests.simulation.record import Record
+from tests.simulation.runs import CONTESTANTS
 
 SEED = 1
 SMALL = Scale(days=1, queues=20)
