@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,29 @@ from pipeline.pilot.errors import Fenced, Refused, Unreachable
 from tests.integration.pilot.conftest import INTERPRETER
 from tests.integration.pilot.scripted_api import SECRET, TOKEN, ScriptedApi
 from tests.waiting import eventually
+
+STOPPED_ANYWHERE = """
+import os, signal, sys
+from pipeline.pilot import relay
+
+def serve(lines_before):
+    lines = None
+    def trace(frame, event, _):
+        nonlocal lines
+        if frame.f_code.co_name == "_round" and lines is None:
+            lines = 0
+        if event == "line" and lines is not None:
+            lines += 1
+            if lines == lines_before:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return trace
+    sys.settrace(trace)
+    os._exit(relay.main(["--spool", sys.argv[1], "--api-url", "http://127.0.0.1:1"]))
+
+relays = [os.fork() or serve(lines_before) for lines_before in range(1, 51)]
+assert [os.waitpid(pid, 0)[1] for pid in relays] == [0] * len(relays)
+"""
+"""A relay for each line that one of them passes from one look at its folder to the next, told to stop just there."""
 
 Process = subprocess.Popen[bytes]
 StartRelay = Callable[..., Process]
@@ -144,6 +169,15 @@ def test_a_call_whose_pilot_has_given_up_reaches_nobody(
     eventually(lambda: not left.exists())
     assert not list((folder / "replies").iterdir())
     assert api.beats == []
+
+
+def test_a_relay_ends_at_whatever_it_is_when_it_is_told_to_stop(folder: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", STOPPED_ANYWHERE, str(folder)], start_new_session=True) as relays:
+        try:
+            assert relays.wait(30) == 0
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(relays.pid, signal.SIGKILL)
 
 
 def test_a_relay_refuses_a_folder_that_others_may_read(pilot_file: Path, folder: Path) -> None:
