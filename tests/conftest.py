@@ -19,6 +19,7 @@ from tests.htcondor import HtcondorPool, running_htcondor
 from tests.rabbitmq import RabbitMqServer, running_rabbitmq
 from tests.servers import MariaDbServer, RedisServer, running_mariadb, running_redis
 from tests.slurm import SlurmServer, running_slurm
+from tests.sshd import SshServer, running_sshd
 
 # to see which container runtimes work takes each pilot half a second; tests of containers say otherwise
 os.environ.setdefault("PENSTOCK_PILOT_CONTAINERS", "none")
@@ -83,6 +84,14 @@ def activemq_server() -> Iterator[ActiveMqServer]:
 def slurm_server() -> Iterator[SlurmServer]:
     """A private Slurm without accounting, shared by all tests of the session; a test removes its own jobs."""
     with running_slurm() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def login_node(slurm_server: SlurmServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+    """The login node of the private Slurm, with a home of its own."""
+    home = tmp_path_factory.mktemp("home")
+    with running_sshd({"SLURM_CONF": str(slurm_server.conf), "HOME": str(home)}) as server:
         yield server
 
 

@@ -15,7 +15,7 @@ from executors.pilots.batch.local import LocalBatchSystem
 from executors.pilots.port import BATCH_ENDED, BatchState, QueueSettings
 from pipeline.errors import BadSettings
 from schemas.sites import SiteQueueEntry
-from tests.conformance.batch_site import requests, shell
+from tests.conformance.batch_site import answered, requests, shell
 from tests.waiting import eventually
 
 VICTIM = """
@@ -50,16 +50,6 @@ def victim(folder: Path, script: str, tags: Sequence[str]) -> list[str]:
     return [sys.executable, "-c", VICTIM, str(folder), script, *tags]
 
 
-def ended(system: LocalBatchSystem, tags: Sequence[str]) -> None:
-    """Waits until all of these have."""
-
-    def check() -> bool:
-        answers = system.poll(tags)
-        return len(answers) == len(tags) and all(answer.state in BATCH_ENDED for answer in answers.values())
-
-    eventually(check)
-
-
 @pytest.mark.parametrize("after", [1, 3])
 def test_a_submitter_killed_in_between_neither_doubles_nor_loses_a_pilot(
     system: LocalBatchSystem, tmp_path: Path, after: int
@@ -74,7 +64,7 @@ def test_a_submitter_killed_in_between_neither_doubles_nor_loses_a_pilot(
     known = system.poll(tags)
     assert tags[0] in known
     system.submit(requests([tag for tag in tags if tag not in known]), shell(script))
-    ended(system, tags)
+    answered(system, tags, BATCH_ENDED, within=30)
     assert sorted((tmp_path / "runs").read_text().split()) == tags
 
 
@@ -90,7 +80,7 @@ def test_a_pilot_gets_no_settings_and_no_lowered_limits_but_our_python_first(
     limited = ["/bin/sh", "-c", 'ulimit -S -d 4000000; exec "$@"', "sh"]
     script = "env; echo data=$(ulimit -S -d); command -v python3"
     subprocess.run([*limited, *victim(tmp_path, script, ["a"])], check=True)
-    ended(system, ["a"])
+    answered(system, ["a"], BATCH_ENDED, within=30)
     lines = system.fetch_output(["a"])["a"].stdout.splitlines()
     assert not [line for line in lines if "password" in line]
     assert "data=4000000" not in lines
