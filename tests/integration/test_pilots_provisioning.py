@@ -16,18 +16,18 @@ from executors.pilots.rounds import Rounds
 from executors.pilots.shell import execute
 from pipeline.runtime.spec import Context
 from pipeline.settings import Settings
-from pipeline.store import jobs, sites
-from pipeline.store.access import ensure_vo
+from pipeline.store import jobs
 from pipeline.store.database import Database, Transaction
 from pipeline.store.jobs import Change
 from pipeline.store.tables import controls, enrolments, pilots, site_queues, slots
 from schemas.messages import Body, Message, ProvisioningDue
 from schemas.outcomes import Done
-from schemas.sites import SiteQueueEntry, SitesFile
+from schemas.sites import SiteQueueEntry
 from schemas.states import JobState, PilotState
 from tests.api_server import running_api
 from tests.outside.stage import OUTSIDE
 from tests.pilot_rows import autocluster
+from tests.site_queues import declare_queues, pilot_rows, queue_rows
 from tests.submitting import all_jobs, array, move, submit
 from tests.waiting import eventually
 
@@ -56,16 +56,8 @@ def local_queue(data_dir: Path, name: str = "q") -> LocalBatchSystem:
 
 def declare(database: Database, data_dir: Path, kind: dict[str, Any], *more: str, **entry: Any) -> None:
     """A site with the queue `q` (and sleeping ones of the names in `more`)."""
-    queues = [{"name": "q", **kind, "max_pilots": 5, "max_pending_pilots": 5, **entry}]
-    queues += [{"name": name, **SLEEPER} for name in more]
-    file = SitesFile.model_validate(
-        {
-            "storages": [{"name": "disk", "url": "file://${DATA_DIR}/storage"}],
-            "sites": [{"name": "SITE", "storages": ["disk"], "queues": queues}],
-        }
-    )
-    database.transact(lambda tx: ensure_vo(tx, "default"))
-    database.transact(lambda tx: sites.apply(tx, file, data_dir=data_dir))
+    queue = {"name": "q", **kind, "max_pilots": 5, "max_pending_pilots": 5, **entry}
+    declare_queues(database, data_dir, queue, *({"name": name, **SLEEPER} for name in more))
 
 
 def want(database: Database, many: int, **step: Any) -> int:
@@ -91,12 +83,11 @@ def cycle(context: Context, number: int) -> list[Message]:
 
 
 def states(database: Database) -> list[str]:
-    query = select(pilots.c.state).order_by(pilots.c.id)
-    return [row.state for row in database.transact(lambda tx: tx.rows(query))]
+    return [row.state for row in pilot_rows(database)]
 
 
 def tags(database: Database) -> list[str]:
-    return [row.tag for row in database.transact(lambda tx: tx.rows(select(pilots.c.tag)))]
+    return [row.tag for row in pilot_rows(database)]
 
 
 def test_a_cycle_is_planned_once_however_often_its_message_comes(context: Context) -> None:
@@ -137,8 +128,7 @@ def test_a_submission_that_was_not_noted_is_adopted_and_not_repeated(context: Co
     cycle(context, 2)
     assert states(database) == ["submitted", "submitted"]
     assert len(database.transact(lambda tx: tx.rows(select(enrolments.c.id)))) == secrets
-    handles = database.transact(lambda tx: tx.rows(select(pilots.c.batch_id)))
-    assert sorted(row.batch_id for row in handles) == sorted(tags(database))
+    assert [row.batch_id for row in pilot_rows(database)] == tags(database)
 
 
 def test_a_queue_whose_pilots_fail_to_start_backs_off_and_its_neighbour_does_not(context: Context) -> None:
@@ -151,7 +141,7 @@ def test_a_queue_whose_pilots_fail_to_start_backs_off_and_its_neighbour_does_not
     (tag,) = (row.tag for row in database.transact(lambda tx: tx.rows(mine.where(site_queues.c.name == "q"))))
     eventually(lambda: system.poll([tag])[tag].exit_code == 3)
     cycle(context, 2)
-    rows = database.transact(lambda tx: tx.rows(select(site_queues).order_by(site_queues.c.id)))
+    rows = queue_rows(database)
     assert [(row.name, row.failures, row.backoff_until is not None) for row in rows] == [
         ("q", 1, True),
         ("other", 0, False),
@@ -168,7 +158,7 @@ def test_an_unknown_batch_system_makes_its_queue_back_off(context: Context) -> N
     declare(database, context.settings.data_dir, {}, batch_system="abacus")
     want(database, 1)
     cycle(context, 1)
-    (row,) = database.transact(lambda tx: tx.rows(select(site_queues)))
+    (row,) = queue_rows(database)
     assert (row.failures, row.lease_owner) == (1, None)
     assert "no batch system 'abacus'" in row.reason
 
@@ -197,7 +187,7 @@ def test_an_enrolled_pilot_that_ended_in_silence_loses_its_jobs(context: Context
     now = database.now()
     seen = {"token_digest": "x", "state": PilotState.RUNNING, "last_seen": now}
     database.transact(lambda tx: tx.run(update(pilots).values(**seen)))
-    (pilot,) = database.transact(lambda tx: tx.rows(select(pilots)))
+    (pilot,) = pilot_rows(database)
     place = {"pilot_id": pilot.id, "site_id": pilot.site_id}
     move(database, [job.id for job in all_jobs(database, campaign_id)], JobState.MATCHED, **place)
     cycle(context, 2)
