@@ -13,7 +13,6 @@ from pipeline.pilot.log import log
 
 Report = Dict[str, Any]
 _BATCH = 100
-_UNKNOWN_FIELD = 422
 
 
 class Outbox:
@@ -106,7 +105,7 @@ class Outbox:
         try:
             self._post(reports)
         except Refused as error:
-            if error.status == _UNKNOWN_FIELD and self._drop_minor(keys):
+            if error.is_about_words and self._drop_minor(keys):
                 self._send(keys)
                 return
             if len(reports) > 1:
