@@ -16,7 +16,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
 
 import httpx
 import psutil
@@ -309,19 +308,6 @@ class ArexServer:
             )
         script.write_text(text)
 
-    def __enter__(self) -> Self:
-        find_program(["arched"], "nordugrid-arc-arex")
-        try:
-            self.install()
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def _comes_from(process: psutil.Process, folder: Path) -> bool:
     try:
@@ -333,5 +319,12 @@ def _comes_from(process: psutil.Process, folder: Path) -> bool:
 @contextmanager
 def running_arex() -> Iterator[ArexServer]:
     """An A-REX for as long as the block lasts."""
-    with server_folder("arex") as folder, ArexServer(folder) as server:
-        yield server
+    find_program(["arched"], "nordugrid-arc-arex")
+    with server_folder("arex") as folder:
+        server = ArexServer(folder)
+        try:
+            server.install()
+            server.start()
+            yield server
+        finally:
+            server.close()

@@ -8,7 +8,7 @@ still ours. A crash at any point is made good by the next round, which adopts by
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -113,9 +113,7 @@ class Round:
             for pilot, _ in steps.moves
             if pilot.tag in answers and pilot.submitted_at is None
         }
-        uses: defaultdict[int, int] = defaultdict(int)
-        for pilot in wanted:
-            uses[pilot.vo_id] += 1
+        uses = Counter(pilot.vo_id for pilot in wanted)
         moves = [Move(pilot.id, then.to, then.reason, then.runs, then.unwanted) for pilot, then in steps.moves]
         if not moves and not uses:
             return {}

@@ -66,18 +66,12 @@ class _Keeper:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._locks: dict[tuple[str, ...], threading.Lock] = {}
-        self._kept: dict[tuple[str, ...], _Kept] = {}
+        self.kept: dict[tuple[str, ...], _Kept] = {}
 
     def lock_of(self, command: tuple[str, ...]) -> threading.Lock:
         """One at a time asks a command; other commands go on."""
         with self._lock:
             return self._locks.setdefault(command, threading.Lock())
-
-    def get(self, command: tuple[str, ...]) -> _Kept | None:
-        return self._kept.get(command)
-
-    def put(self, command: tuple[str, ...], kept: _Kept) -> None:
-        self._kept[command] = kept
 
 
 _KEEPER = _Keeper()
@@ -126,14 +120,14 @@ class Credential:
 
     def _from_command(self) -> CurrentCredential:
         with _KEEPER.lock_of(self._command):
-            kept = _KEEPER.get(self._command)
+            kept = _KEEPER.kept.get(self._command)
             if kept is not None and self._clock() < kept.renew_at:
                 return kept.current
             try:
                 current = self._not_ended(self._understood(self._printed()))
             except BatchSystemUnavailable as error:
                 return self._kept_or_raise(kept, error)
-            _KEEPER.put(self._command, _Kept(current, self._renewal(current)))
+            _KEEPER.kept[self._command] = _Kept(current, self._renewal(current))
             return current
 
     def _printed(self) -> str:

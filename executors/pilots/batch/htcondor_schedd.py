@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,9 @@ _LOG_DATE = re.compile(r"^\d\d/\d\d/\d\d \d\d:\d\d:\d\d (\(\w+:\d+\) )?")
 class Address:
     """Where a schedd is: `address` itself, or `schedd`'s name at a `collector`; nothing: this machine's."""
 
-    schedd: str = ""
-    collector: str = ""
-    address: str = ""
+    schedd: str
+    collector: str
+    address: str
 
     def __str__(self) -> str:
         if self.address:
@@ -53,8 +53,8 @@ class Schedd:
     address: Address
     data_dir: Path
     timeout: float
-    credential: Credential | None = None
-    config: Mapping[str, str] = field(default_factory=dict)
+    credential: Credential | None
+    config: Mapping[str, str]
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
