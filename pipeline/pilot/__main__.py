@@ -162,8 +162,7 @@ def _machine(options: argparse.Namespace) -> Machine:
     wanted = {name: getattr(options, name) for name in ("cores", "memory", "disk") if getattr(options, name)}
     runtimes = containers.find(made.containers, options.containers)
     home = cgroups.find() if options.cgroups else ""
-    leavings = [folder for one in runtimes for folder in (one.brief, one.folder)]
-    warden = Warden(cgroups.settle(home, "penstock-{}".format(os.getpid())), leavings)
+    warden = Warden(cgroups.settle(home, "penstock-{}".format(os.getpid())), runtimes)
     return Machine(measured._replace(**wanted), made, Bell(), Node(warden, found, runtimes))
 
 
