@@ -13,7 +13,6 @@ from schemas.states import PILOT_ACTIVE, PILOT_FINAL, PILOT_PENDING, PilotState
 class PilotFacts:
     """What is known of a pilot and its site queue; the queue backs off where `backoff_until` is not past."""
 
-    id: int
     state: PilotState
     reason: str | None
     jobs: int
@@ -85,8 +84,8 @@ def _active(pilot: PilotFacts) -> Iterator[str]:
         yield "it runs and asks for jobs; `penstock jobs why ID` says why a job does not come to it"
 
 
-def _moment(at: datetime | None) -> str:
-    return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else ""
+def _moment(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _times(number: int) -> str:

@@ -33,7 +33,7 @@ HIGHEST_PRIORITY = 1_000
 """Of those that people may give; a boosted job has a higher one."""
 Priority = Annotated[int, Field(ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)]
 
-_NEWER = frozenset({"image", "stop"})
+_NEWER_THAN_0_3_0 = frozenset({"image", "stop"})
 _PLACE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}|[{}]")
 BUILT_IN = frozenset({"campaign", "step", "index"})
 """Parameters that every template may use: the campaign's name, the step's name, the job's index in its step."""
@@ -204,7 +204,7 @@ class Step(Model):
     @model_serializer(mode="wrap")
     def _plainly(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Newer words that say nothing are left out, so that release 0.3.0 can read what it could have written."""
-        return without_silent(self, handler(self), _NEWER)
+        return without_silent(self, handler(self), _NEWER_THAN_0_3_0)
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:

@@ -155,7 +155,6 @@ def _view(row: Row[Any], jobs_held: int) -> dict[str, Any]:
 def _facts(row: Row[Any], occupying: int, max_failures: int, now: datetime) -> PilotFacts:
     backs_off = row.backoff_until is not None and row.backoff_until > now
     return PilotFacts(
-        id=row.id,
         state=PilotState(row.state),
         reason=row.reason,
         jobs=occupying,
