@@ -17,6 +17,7 @@ from pipeline.store.pilot_caps import caps
 from pipeline.store.provisioning import lock_cycle
 from pipeline.store.provisioning_orders import new_tags, request_pilots
 from pipeline.store.provisioning_rows import Cap, Room
+from pipeline.store.queue_backoff import left_alone
 from pipeline.store.tables import pilots, site_queues, sites
 from schemas.sites import PilotCaps, SiteQueueEntry
 from schemas.states import PILOT_LIVE, PILOT_PENDING, PilotState
@@ -105,9 +106,9 @@ def _check(tx: Transaction, order: Order, row: Row[Any], entry: SiteQueueEntry) 
 def _warnings(tx: Transaction, order: Order, row: Row[Any]) -> Iterator[str]:
     if row.dead_letter_id is not None:
         yield f"nobody looks at {order.label} until dead letter {row.dead_letter_id} is dealt with"
-    if row.backoff_until is not None and row.backoff_until > tx.now:
-        until = f"{row.backoff_until:%Y-%m-%d %H:%M:%S} UTC"
-        yield f"{order.label} is left alone until {until}: {row.reason or 'its batch system failed'}"
+    if alone := left_alone(row.backoff_until, row.reason, tx.now):
+        until, why = alone
+        yield f"{order.label} is left alone until {until:%Y-%m-%d %H:%M:%S} UTC: {why}"
 
 
 def _tags(order: Order) -> list[str]:

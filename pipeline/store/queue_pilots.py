@@ -15,6 +15,7 @@ from sqlalchemy import case, func, or_, select, update
 
 from pipeline.store.database import Transaction, in_chunks
 from pipeline.store.pilots import MAX_REASON, wanted_when_over
+from pipeline.store.queue_backoff import is_at_work
 from pipeline.store.tables import pilots, site_queues, sites, vos
 from schemas.sites import SiteQueueEntry
 from schemas.states import PILOT_FINAL, PILOT_LIVE, PilotState
@@ -94,7 +95,7 @@ def lease(tx: Transaction, site_queue_ids: Iterable[int], owner: str, seconds: f
     free = (
         site_queues.c.id.in_(sorted(site_queue_ids)),
         or_(site_queues.c.lease_until.is_(None), site_queues.c.lease_until <= tx.now),
-        or_(site_queues.c.backoff_until.is_(None), site_queues.c.backoff_until <= tx.now),
+        is_at_work(tx.now),
     )
     ids = [row.id for row in tx.lock(select(site_queues.c.id).where(*free).order_by(site_queues.c.id))]
     if not ids:
