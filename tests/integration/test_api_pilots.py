@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,6 @@ from tests.backlog import person, waiting
 from tests.pilot_rows import match
 from tests.submitting import all_jobs, array, submit, user
 from tests.vo_pilots import pilot, place, room, rows, set_queue
-
-
-@pytest.fixture(scope="module")
-def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    with running_api(tmp_path_factory.mktemp("api")) as running:
-        yield running
-
-
-@pytest.fixture
-def api(shared_api: RunningApi) -> RunningApi:
-    """The shared API as a VO of this test's own sees it."""
-    return shared_api.in_new_vo()
 
 
 def test_lists_narrow_to_sites_queues_and_several_states(api: RunningApi) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -23,27 +23,13 @@ from schemas.api import Role
 from schemas.sites import MetaSiteEntry, PilotCaps
 from schemas.states import PilotState
 from tests import building
-from tests.api_server import RunningApi, running_api
+from tests.api_server import RunningApi
 from tests.backlog import person, waiting
 from tests.waiting import eventually
 
 Say = Callable[..., str]
 
-
-@pytest.fixture(scope="module")
-def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    with running_api(tmp_path_factory.mktemp("api")) as running:
-        yield running
-
-
-@pytest.fixture
-def api(shared_api: RunningApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> RunningApi:
-    """The shared API as the operator of a VO of this test's own sees it."""
-    own = shared_api.in_new_vo()
-    monkeypatch.setenv("PENSTOCK_API_URL", own.url)
-    monkeypatch.setenv("PENSTOCK_TOKEN", own.token(Role.OPERATOR, subject="op"))
-    monkeypatch.chdir(tmp_path)
-    return own
+pytestmark = pytest.mark.usefixtures("as_operator")
 
 
 @pytest.fixture
@@ -54,9 +40,8 @@ def at(api: RunningApi) -> building.Site:
 
 
 @pytest.fixture
-def printed(api: RunningApi, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
+def printed(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
     """What a command line prints to standard output and error; it must end with the exit code `expect`."""
-    assert api
 
     def say(*words: str, expect: int = 0) -> tuple[str, str]:
         assert run(["pilots", *words]) == expect
