@@ -190,6 +190,19 @@ def test_held_pilots_say_why_are_released_and_in_the_end_removed(context: Contex
     assert pilot_rows(context.database)[0].reason == row.reason
 
 
+def test_a_release_counts_once_in_a_round_that_collects_outputs_too(context: Context) -> None:
+    ids = declare(context, SLEEPING)
+    (tag,) = request_pilots(context.database, ids)
+    carry_out(context, ids)
+    stop(context, tag)
+    follow_until(context, ids, "held")
+    now = context.database.now()
+    change(context, held_at=now - timedelta(seconds=61), output_wanted_at=now)
+    carry_out(context, ids)
+    (row,) = pilot_rows(context.database)
+    assert (row.releases, row.output_at is not None) == (1, True)
+
+
 def test_what_a_failed_pilot_wrote_is_kept_and_the_batch_system_forgets_it(context: Context) -> None:
     ids = declare(context, FAILING)
     (tag,) = request_pilots(context.database, ids)
