@@ -23,9 +23,9 @@ from executors.pilots.batch.arc_options import ArcOptions
 from executors.pilots.batch.credentials import CredentialKind, CurrentCredential
 from pipeline.errors import BatchSystemUnavailable
 
-CHUNK = 500
+_AT_ONCE = 500
 """Jobs of one call: A-REX reads 1 MiB of ids at the most, and a job's document has 2 KiB."""
-PARALLEL = 4
+_PARALLEL = 4
 """Connections, for the files of jobs, which go one by one."""
 _STATES = (
     *("ACCEPTING", "ACCEPTED", "PREPARING", "PREPARED", "SUBMITTING", "QUEUING", "RUNNING", "HELD", "EXITINGLRMS"),
@@ -143,7 +143,7 @@ class ArcRest:
         """The results of work on each thing, side by side. The first error ends it all."""
         if len(things) < 2:
             return [work(thing) for thing in things]
-        with ThreadPoolExecutor(PARALLEL) as pool:
+        with ThreadPoolExecutor(_PARALLEL) as pool:
             return list(pool.map(work, things))
 
     def request(
@@ -164,8 +164,8 @@ class ArcRest:
 
     def _ask(self, action: str, ids: Sequence[str]) -> Iterator[Item]:
         """An action on jobs, in chunks, with an answer for each."""
-        for start in range(0, len(ids), CHUNK):
-            chunk = ids[start : start + CHUNK]
+        for start in range(0, len(ids), _AT_ONCE):
+            chunk = ids[start : start + _AT_ONCE]
             some = self._jobs("POST", "jobs", params={"action": action}, json={"job": [{"id": one} for one in chunk]})
             if sorted(str(item.get("id")) for item in some) != sorted(chunk):
                 raise self.unavailable(f"{action}: it was asked about {len(chunk)} jobs, and answered for {len(some)}")
@@ -199,7 +199,7 @@ def conversation(
         raise BatchSystemUnavailable(f"queue {label}: certificates of it or of its authorities: {error}") from error
     if kind is CredentialKind.TOKEN:
         headers["Authorization"] = f"Bearer {credential.text}"
-    limits = httpx.Limits(max_connections=PARALLEL, max_keepalive_connections=PARALLEL)
+    limits = httpx.Limits(max_connections=_PARALLEL, max_keepalive_connections=_PARALLEL)
     with httpx.Client(
         verify=context, headers=headers, timeout=options.timeout, limits=limits, trust_env=False
     ) as client:

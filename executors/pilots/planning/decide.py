@@ -15,7 +15,7 @@ from executors.pilots.planning.plans import PlaceOrder, Plan, PlanRules
 from executors.pilots.planning.prospects import next_hold
 from executors.pilots.planning.roll import Roll, call
 from executors.pilots.planning.sharing import Sharing
-from executors.pilots.planning.spots import MEMORY, Spot, spots
+from executors.pilots.planning.spots import Spot, spots
 from executors.pilots.planning.supply import foresee, serve
 from executors.pilots.planning.surplus import Reading, Surplus, surplus, wanted
 from executors.pilots.planning.takers import Takers
@@ -32,7 +32,7 @@ def plan(now: Situation, rules: PlanRules = _DEFAULTS) -> Plan:
     rolls = call(now.pilots)
     places = spots(now, rolls, rules)
     allowance = Allowance(now.limits)
-    takers = Takers(wants(now.reading.demand, allowance, MEMORY))
+    takers = Takers(wants(now.reading.demand, allowance))
     serve(takers, places, allowance, rules)
     foresee(takers, places, allowance, rules)
     sharing = Sharing(takers, places, allowance)

@@ -172,14 +172,18 @@ def _shape(one: Specification) -> Specification:
     return one.model_copy(update={**numbers, "sites": (), "banned_sites": ()})
 
 
-def wants(demand: Iterable[Demand], allowance: Allowance, memory: Memory) -> list[Want]:
+MEMORY = Memory()
+"""Of this process."""
+
+
+def wants(demand: Iterable[Demand], allowance: Allowance) -> list[Want]:
     """What waits, alike jobs together, the widest ones first."""
     found: dict[tuple[int, str, int, tuple[int, ...]], Want] = {}
     for one in demand:
         if one.jobs <= 0:
             continue
         rules = allowance.rules_of(one.owner)
-        alternatives, fits = memory.known(one.requirement)
+        alternatives, fits = MEMORY.known(one.requirement)
         key = (one.vo_id, one.job_type, id(fits), tuple(rule.id for rule in rules))
         want = found.get(key)
         if want is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from executors.pilots.planning.ceilings import Ceiling, Ceilings
-from executors.pilots.planning.fitting import Fit, Kind, Memory, Want
+from executors.pilots.planning.fitting import MEMORY, Fit, Kind, Want
 from executors.pilots.planning.plans import PlanRules
 from executors.pilots.planning.prospects import Prospect, coming, held_off, prospect
 from executors.pilots.planning.roll import Roll
@@ -86,9 +86,6 @@ class Spot:
         jobs = sum(pilot.jobs for pilot in busy)
         taken = self.room.entry.cores * len(busy) - sum(pilot.cores for pilot in busy)
         return max(taken / jobs, 1.0) if jobs else 0.0
-
-
-MEMORY = Memory()
 
 
 def spots(now: Situation, rolls: Mapping[Place, Roll], rules: PlanRules) -> list[Spot]:

@@ -120,7 +120,16 @@ class Node:
         eventually(lambda: self.neighbour in self.api.started)
         return pilot
 
-    def is_clean(self, pilot: Pilot) -> bool:
+    def check(self, pilot: Pilot) -> None:
+        """The neighbour has run all the while and succeeds when it may end; then the node is clean."""
+        assert self.neighbour not in self.api.reports
+        self.go.touch()
+        neighbour = self.api.report_of(self.neighbour)
+        assert (neighbour.outcome, neighbour.reason) == ("succeeded", "")
+        assert self.result.read_text() == "fine\n"
+        assert eventually(lambda: self._is_clean(pilot), within=PATIENCE)
+
+    def _is_clean(self, pilot: Pilot) -> bool:
         """Nothing but the pilot's warden descends from it, and no attempt has left a file."""
         kept = ("jobs", "logs", "reports", "archives")
         files = [path for name in kept for path in (self.workdir / name).iterdir()]
@@ -161,12 +170,7 @@ def test_it_ends_for_the_right_reason_and_leaves_nothing(name: str, node: Node, 
     assert (report.outcome, report.minor) == (case.outcome, case.minor), report
     assert case.exit_code in {None, report.exit_code}
     assert report.reason.startswith(case.reason)
-    assert node.neighbour not in api.reports
-    node.go.touch()
-    neighbour = api.report_of(node.neighbour)
-    assert (neighbour.outcome, neighbour.reason) == ("succeeded", "")
-    assert node.result.read_text() == "fine\n"
-    assert eventually(lambda: node.is_clean(pilot), within=PATIENCE)
+    node.check(pilot)
 
 
 def test_of_much_output_head_and_tail_are_kept(node: Node, api: ScriptedApi) -> None:
@@ -198,9 +202,7 @@ def test_daemons_that_leave_session_environment_and_folder_end_with_their_job(
     daemons = [int(word) for word in (tmp_path / "daemons").read_text().split()]
     assert len(daemons) >= 3
     assert not [pid for pid in daemons if alive(pid)]
-    node.go.touch()
-    assert api.report_of(node.neighbour).outcome == "succeeded"
-    assert eventually(lambda: node.is_clean(pilot), within=PATIENCE)
+    node.check(pilot)
 
 
 @pytest.mark.parametrize("groups", ["auto", "none"])
@@ -231,9 +233,7 @@ def test_a_bomb_without_control_groups_is_ended_too(node: Node, api: ScriptedApi
     key = api.give(1, *shell(BOMB), memory=1900)
     pilot = node.start("--cgroups", "none")
     assert api.report_of(key).minor == "process_limit"
-    node.go.touch()
-    assert api.report_of(node.neighbour).outcome == "succeeded"
-    assert eventually(lambda: node.is_clean(pilot), within=PATIENCE)
+    node.check(pilot)
 
 
 def test_a_job_that_heeds_its_stop_signal_has_succeeded(node: Node, api: ScriptedApi) -> None:

@@ -15,7 +15,7 @@ import pytest
 from pipeline.pilot import spool
 from pipeline.pilot.client import Client
 from pipeline.pilot.errors import Fenced, Refused, Unreachable
-from tests.integration.pilot.conftest import INTERPRETER
+from tests.integration.pilot.conftest import INTERPRETER, Pilot, ended_at_last
 from tests.integration.pilot.scripted_api import SECRET, TOKEN, ScriptedApi
 from tests.waiting import eventually
 
@@ -42,8 +42,7 @@ assert [os.waitpid(pid, 0)[1] for pid in relays] == [0] * len(relays)
 """
 """A relay for each line that one of them passes from one look at its folder to the next, told to stop just there."""
 
-Process = subprocess.Popen[bytes]
-StartRelay = Callable[..., Process]
+StartRelay = Callable[..., Pilot]
 
 
 @pytest.fixture
@@ -54,9 +53,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def start_relay(pilot_file: Path, api: ScriptedApi, folder: Path, tmp_path: Path) -> Iterator[StartRelay]:
     """Starts a relay and waits until it serves."""
-    started: list[Process] = []
 
-    def start(*options: str) -> Process:
+    def start(*options: str) -> Pilot:
         before = len(list(folder.glob("relay-*")))
         command = [INTERPRETER, str(pilot_file), "relay", "--spool", str(folder), "--api-url", api.url, *options]
         with (tmp_path / "relay.log").open("ab") as log:
@@ -64,19 +62,15 @@ def start_relay(pilot_file: Path, api: ScriptedApi, folder: Path, tmp_path: Path
         eventually(lambda: len(list(folder.glob("relay-*"))) > before)
         return started[-1]
 
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    with ended_at_last() as started:
+        yield start
 
 
 @pytest.fixture
-def start_secluded(pilot_file: Path, folder: Path, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+def start_secluded(pilot_file: Path, folder: Path, tmp_path: Path) -> Iterator[Callable[..., Pilot]]:
     """Starts a pilot in a network namespace of its own: it has no route, not even a loopback that is up."""
-    started: list[Process] = []
 
-    def start(*options: str) -> Process:
+    def start(*options: str) -> Pilot:
         command = ["unshare", "--net", *([] if os.getuid() == 0 else ["--map-root-user"])]
         command += [INTERPRETER, str(pilot_file), "--api-url", f"spool:{folder}", "--tag", "tag-1"]
         command += ["--workdir", str(tmp_path / "work"), "--cores", "4", "--memory", "2000", "--disk", "1000", *options]
@@ -85,15 +79,12 @@ def start_secluded(pilot_file: Path, folder: Path, tmp_path: Path) -> Iterator[C
             started.append(subprocess.Popen(command, env=environment, stderr=log, stdout=log))
         return started[-1]
 
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    with ended_at_last() as started:
+        yield start
 
 
 def test_a_pilot_without_any_route_runs_jobs_through_the_relay(
-    api: ScriptedApi, start_relay: StartRelay, start_secluded: Callable[..., Process], tmp_path: Path, folder: Path
+    api: ScriptedApi, start_relay: StartRelay, start_secluded: Callable[..., Pilot], tmp_path: Path, folder: Path
 ) -> None:
     routes = api.give(1, "/bin/sh", "-c", f"cat /proc/net/route /proc/net/dev > {tmp_path}/network; seq 200000")
     others = [api.give(number, "true") for number in range(2, 6)]
@@ -109,7 +100,7 @@ def test_a_pilot_without_any_route_runs_jobs_through_the_relay(
 
 
 def test_a_relay_that_is_killed_costs_no_attempt(
-    api: ScriptedApi, start_relay: StartRelay, start_secluded: Callable[..., Process], tmp_path: Path
+    api: ScriptedApi, start_relay: StartRelay, start_secluded: Callable[..., Pilot], tmp_path: Path
 ) -> None:
     key = api.give(1, "/bin/sh", "-c", f"touch {tmp_path}/runs; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done")
     first = start_relay()
