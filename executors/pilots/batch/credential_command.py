@@ -27,7 +27,7 @@ def run_command(command: Sequence[str], timeout: float, largest: int) -> str:
     """
     try:
         process = subprocess.Popen(
-            list(command),
+            command,
             env=outsiders_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
