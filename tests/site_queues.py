@@ -1,4 +1,4 @@
-"""Site queues of a test, and pilots that are requested there."""
+"""Site queues of a test, and pilots there: requested, as rows, and as processes of the local batch system."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from typing import Any
 import uuid_utils.compat
 from sqlalchemy import Row, select
 
+from executors.pilots.port import BatchSystem, QueueSettings, open_batch_system
 from pipeline.store import provisioning_orders, sites
 from pipeline.store.access import ensure_vo
 from pipeline.store.database import Database, Transaction
 from pipeline.store.provisioning_rows import Room
 from pipeline.store.tables import pilots, site_queues
 from schemas.sites import SiteQueueEntry, SitesFile
+
+SLEEPING = {"name": "q", "pilot": "sleeping", "options": {"grace": 1.0}}
+"""A queue of the local batch system, with pilots of `tests/outside` that stay."""
+FAILING = {"name": "q", "pilot": "failing"}
 
 
 def declare_queues(database: Database, data_dir: Path, *queues: Mapping[str, Any], **more: Any) -> list[int]:
@@ -55,3 +60,15 @@ def pilot_rows(database: Database) -> Sequence[Row[Any]]:
 def queue_rows(database: Database) -> Sequence[Row[Any]]:
     """All site queues."""
     return database.read(lambda tx: tx.rows(select(site_queues).order_by(site_queues.c.id)))
+
+
+def open_local(data_dir: Path, name: str = "q") -> BatchSystem:
+    """The local batch system of SITE's queue of that name."""
+    entry = SiteQueueEntry.model_validate({**SLEEPING, "name": name})
+    return open_batch_system(QueueSettings(f"SITE.{name}", entry, data_dir))
+
+
+def remove_local(data_dir: Path) -> None:
+    """End all pilots of the local queue `q`."""
+    folders = (data_dir / "local-batch" / "SITE.q").glob("*")
+    open_local(data_dir).remove([folder.name for folder in folders])

@@ -21,7 +21,9 @@ from schemas.sites import SiteQueueEntry
 from tests.waiting import eventually
 
 PATIENCE = 60.0
+"""Seconds that a batch system may take to start or end pilots."""
 Tags = Callable[[int], list[str]]
+"""Makes so many."""
 _numbers = count(1)
 
 

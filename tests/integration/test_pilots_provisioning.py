@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from executors.pilots.batch.local import LocalBatchSystem
-from executors.pilots.port import QueueSettings
 from executors.pilots.rounds import Rounds
 from executors.pilots.shell import execute
 from pipeline.runtime.spec import Context
@@ -22,17 +20,13 @@ from pipeline.store.jobs import Change
 from pipeline.store.tables import controls, enrolments, pilots, site_queues, slots
 from schemas.messages import Body, Message, ProvisioningDue
 from schemas.outcomes import Done
-from schemas.sites import SiteQueueEntry
 from schemas.states import JobState, PilotState
 from tests.api_server import running_api
 from tests.outside.stage import OUTSIDE
 from tests.pilot_rows import autocluster
-from tests.site_queues import declare_queues, pilot_rows, queue_rows
+from tests.site_queues import FAILING, SLEEPING, declare_queues, open_local, pilot_rows, queue_rows, remove_local
 from tests.submitting import all_jobs, array, move, submit
 from tests.waiting import eventually
-
-SLEEPER = {"pilot": "sleeping", "options": {"grace": 1.0}}
-FAILING = {"pilot": "failing"}
 
 
 @pytest.fixture
@@ -40,24 +34,13 @@ def context(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.syspath_prepend(OUTSIDE)
     settings = Settings(data_dir=tmp_path, api_url="http://127.0.0.1:1")
     yield Context(settings, database, "tester")
-    _remove_all(tmp_path)
-
-
-def _remove_all(data_dir: Path) -> None:
-    root = data_dir / "local-batch" / "SITE.q"
-    if root.exists():
-        local_queue(data_dir).remove([folder.name for folder in root.iterdir()])
-
-
-def local_queue(data_dir: Path, name: str = "q") -> LocalBatchSystem:
-    entry = SiteQueueEntry.model_validate({"name": name, **SLEEPER})
-    return LocalBatchSystem(QueueSettings(f"SITE.{name}", entry, data_dir))
+    remove_local(tmp_path)
 
 
 def declare(database: Database, data_dir: Path, kind: dict[str, Any], *more: str, **entry: Any) -> None:
     """A site with the queue `q` (and sleeping ones of the names in `more`)."""
     queue = {"name": "q", **kind, "max_pilots": 5, "max_pending_pilots": 5, **entry}
-    declare_queues(database, data_dir, queue, *({"name": name, **SLEEPER} for name in more))
+    declare_queues(database, data_dir, queue, *({**SLEEPING, "name": name} for name in more))
 
 
 def want(database: Database, many: int, **step: Any) -> int:
@@ -92,7 +75,7 @@ def tags(database: Database) -> list[str]:
 
 def test_a_cycle_is_planned_once_however_often_its_message_comes(context: Context) -> None:
     database = context.database
-    declare(database, context.settings.data_dir, SLEEPER)
+    declare(database, context.settings.data_dir, SLEEPING)
     want(database, 3)
     first = run(context, ProvisioningDue(cycle=5))
     again = run(context, ProvisioningDue(cycle=5))
@@ -103,7 +86,7 @@ def test_a_cycle_is_planned_once_however_often_its_message_comes(context: Contex
 
 def test_requested_pilots_are_submitted_followed_and_removed_when_the_demand_is_gone(context: Context) -> None:
     database = context.database
-    declare(database, context.settings.data_dir, SLEEPER)
+    declare(database, context.settings.data_dir, SLEEPING)
     campaign_id = want(database, 2)
     cycle(context, 1)
     assert states(database) == ["submitted", "submitted"]
@@ -119,7 +102,7 @@ def test_requested_pilots_are_submitted_followed_and_removed_when_the_demand_is_
 
 def test_a_submission_that_was_not_noted_is_adopted_and_not_repeated(context: Context) -> None:
     database = context.database
-    declare(database, context.settings.data_dir, SLEEPER)
+    declare(database, context.settings.data_dir, SLEEPING)
     want(database, 2)
     cycle(context, 1)
     lost = update(pilots).values(state=PilotState.REQUESTED, submitted_at=None, batch_id=None)
@@ -136,7 +119,7 @@ def test_a_queue_whose_pilots_fail_to_start_backs_off_and_its_neighbour_does_not
     declare(database, context.settings.data_dir, FAILING, "other", max_pilots=1)
     want(database, 4)
     cycle(context, 1)
-    system = local_queue(context.settings.data_dir)
+    system = open_local(context.settings.data_dir)
     mine = select(pilots.c.tag).join(site_queues, site_queues.c.id == pilots.c.site_queue_id)
     (tag,) = (row.tag for row in database.transact(lambda tx: tx.rows(mine.where(site_queues.c.name == "q"))))
     eventually(lambda: system.poll([tag])[tag].exit_code == 3)
@@ -150,7 +133,7 @@ def test_a_queue_whose_pilots_fail_to_start_backs_off_and_its_neighbour_does_not
     assert sorted(states(database)) == ["failed", "queued"]
     cycle(context, 3)
     assert sorted(states(database)) == ["failed", "queued"]
-    local_queue(context.settings.data_dir, "other").remove(tags(database))
+    open_local(context.settings.data_dir, "other").remove(tags(database))
 
 
 def test_an_unknown_batch_system_makes_its_queue_back_off(context: Context) -> None:
@@ -165,7 +148,7 @@ def test_an_unknown_batch_system_makes_its_queue_back_off(context: Context) -> N
 
 def test_two_consumers_carry_a_queue_out_one_at_a_time(context: Context) -> None:
     database = context.database
-    declare(database, context.settings.data_dir, SLEEPER)
+    declare(database, context.settings.data_dir, SLEEPING)
     want(database, 4)
     due = [queue_id for message in run(context, ProvisioningDue(cycle=1)) for queue_id in message.body.ids()]
     with ThreadPoolExecutor(4) as threads:
@@ -181,7 +164,7 @@ def test_an_enrolled_pilot_that_ended_in_silence_loses_its_jobs(context: Context
     campaign_id = want(database, 1)
     cycle(context, 1)
     (tag,) = tags(database)
-    system = local_queue(context.settings.data_dir)
+    system = open_local(context.settings.data_dir)
     eventually(lambda: system.poll([tag])[tag].exit_code == 3)
     _serve_for_an_hour(database)
     now = database.now()
@@ -226,7 +209,7 @@ def test_a_real_pilot_is_provisioned_runs_its_job_and_reports(tmp_path: Path) ->
             eventually(lambda: states(database) == ["done"], within=30)
             assert database.transact(lambda tx: tx.rows(select(slots))) == []
         finally:
-            _remove_all(tmp_path)
+            remove_local(tmp_path)
 
 
 def _assign(database: Database, campaign_id: int, pilot_id: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from executors.pilots.port import BATCH_ENDED, BatchSystem, QueueSettings, open_batch_system
+from executors.pilots.port import BATCH_ENDED
 from executors.pilots.rounds import Rounds
 from executors.pilots.threads import Bounds
 from pipeline.runtime.spec import Context
@@ -24,16 +24,22 @@ from pipeline.store import provisioning
 from pipeline.store.database import Database
 from pipeline.store.tables import enrolments, pilots, site_queues
 from schemas.pilots import EnrolRequest, Node
-from schemas.sites import SiteQueueEntry
 from schemas.states import PilotState
 from tests.outside.stage import OUTSIDE
-from tests.site_queues import declare_queues, pilot_rows, queue_rows, request_pilots
+from tests.site_queues import (
+    FAILING,
+    SLEEPING,
+    declare_queues,
+    open_local,
+    pilot_rows,
+    queue_rows,
+    remove_local,
+    request_pilots,
+)
 from tests.waiting import eventually
 
 NODE = Node(host="node1", cores=1, memory=2048, disk=10_000)
 SLOW = {"name": "q", "batch_system": "slow", "pilot": "sleeping"}
-SLEEPING = {"name": "q", "pilot": "sleeping", "options": {"grace": 1.0}}
-FAILING = {"name": "q", "pilot": "failing"}
 
 
 @pytest.fixture
@@ -41,11 +47,7 @@ def context(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.syspath_prepend(OUTSIDE)
     yield Context(Settings(data_dir=tmp_path, api_url="http://127.0.0.1:1"), database, "tester")
     (tmp_path / "gate").touch()
-    open_local(tmp_path).remove([folder.name for folder in (tmp_path / "local-batch" / "SITE.q").glob("*")])
-
-
-def open_local(data_dir: Path) -> BatchSystem:
-    return open_batch_system(QueueSettings("SITE.q", SiteQueueEntry.model_validate(SLEEPING), data_dir))
+    remove_local(tmp_path)
 
 
 def declare(context: Context, *queues: dict[str, Any]) -> list[int]:
