@@ -128,7 +128,9 @@ LogicalName = Annotated[
 IMAGE = r"^(/[^\x00-\x1f\x7f]*[^\x00-\x20\x7f/]|docker://[A-Za-z0-9][^\x00-\x20\x7f]*|(oci|docker)-archive:/[^\x00-\x1f\x7f]+)$"
 Image = Annotated[str, Field(pattern=IMAGE, max_length=1000)]
 _RUNTIMES = ("apptainer", "podman", "singularity")
+"""Of these one must be on a node that runs images."""
 _OF_SIF = ("apptainer", "singularity")
+"""The same where the image is a .sif file."""
 FileName = Annotated[str, Field(pattern=r"^[^/\x00]+$", description="a file in the job's working directory")]
 
 

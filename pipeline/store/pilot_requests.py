@@ -19,7 +19,7 @@ from pipeline.store.provisioning_orders import new_tags, request_pilots
 from pipeline.store.provisioning_rows import Cap, Room
 from pipeline.store.queue_backoff import left_alone
 from pipeline.store.tables import pilots, site_queues, sites
-from schemas.sites import PilotCaps, SiteQueueEntry
+from schemas.sites import SiteQueueEntry
 from schemas.states import PILOT_LIVE, PILOT_PENDING, PilotState
 
 _TAGS = UUID("6f1c2a52-6a0e-4b57-9f6e-0d6b1f5f7c11")
@@ -131,8 +131,7 @@ def _check_repeated(order: Order, before: Sequence[Row[Any]], queue_id: int) -> 
 
 
 def _own(order: Order, queue_id: int, entry: SiteQueueEntry) -> Cap:
-    limits = PilotCaps.model_validate(entry.model_dump(include=set(PilotCaps.model_fields)))
-    return Cap(f"queue {order.label}", limits, frozenset({queue_id}))
+    return Cap(f"queue {order.label}", entry.caps, frozenset({queue_id}))
 
 
 def _check_caps(tx: Transaction, order: Order, covering: Iterable[Cap], since: datetime) -> None:
