@@ -19,8 +19,6 @@ from schemas.states import PILOT_LIVE, PilotState
 PATIENCE = 2.0
 """Seconds that somebody who has pressed TAB waits."""
 
-Offer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
-
 
 def sites(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of sites."""
