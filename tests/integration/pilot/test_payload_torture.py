@@ -144,6 +144,14 @@ def node(api: ScriptedApi, start_pilot: StartPilot, tmp_path: Path, workdir: Pat
     eventually(lambda: not left_of(made), within=PATIENCE)
 
 
+@pytest.fixture
+def daemon(tmp_path: Path) -> Path:
+    """A Python program that leaves all that it was started in."""
+    program = tmp_path / "daemon.py"
+    program.write_text(DAEMON)
+    return program
+
+
 def left_of(node: Node) -> list[Path]:
     """Control groups of jobs."""
     return [folder for pilot in node.pilots for folder in groups_of(pilot) if folder.name != "pilot"]
@@ -191,11 +199,10 @@ def test_of_much_output_head_and_tail_are_kept(node: Node, api: ScriptedApi) -> 
 
 @pytest.mark.parametrize("groups", ["auto", "none"])
 def test_daemons_that_leave_session_environment_and_folder_end_with_their_job(
-    node: Node, api: ScriptedApi, tmp_path: Path, groups: str
+    node: Node, api: ScriptedApi, daemon: Path, tmp_path: Path, groups: str
 ) -> None:
-    (tmp_path / "daemon.py").write_text(DAEMON)
-    start = f"for n in 1 2 3; do env -i {sys.executable} {tmp_path}/daemon.py; done; "
-    key = api.give(1, *shell(start + f"pgrep -f {tmp_path}/daemon.py > {tmp_path}/daemons; exit 3"))
+    start = f"for n in 1 2 3; do env -i {sys.executable} {daemon}; done; "
+    key = api.give(1, *shell(start + f"pgrep -f {daemon} > {tmp_path}/daemons; exit 3"))
     pilot = node.start("--cgroups", groups)
     report = api.report_of(key)
     assert (report.outcome, report.minor, report.exit_code) == ("payload_failed", "exit_code", 3)
@@ -207,10 +214,9 @@ def test_daemons_that_leave_session_environment_and_folder_end_with_their_job(
 
 @pytest.mark.parametrize("groups", ["auto", "none"])
 def test_when_the_pilot_is_killed_nothing_of_its_payloads_lives_on(
-    node: Node, api: ScriptedApi, tmp_path: Path, groups: str
+    node: Node, api: ScriptedApi, daemon: Path, tmp_path: Path, groups: str
 ) -> None:
-    (tmp_path / "daemon.py").write_text(DAEMON)
-    start = f"trap '' TERM; env -i {sys.executable} {tmp_path}/daemon.py; pgrep -f {tmp_path}/daemon.py > pids; "
+    start = f"trap '' TERM; env -i {sys.executable} {daemon}; pgrep -f {daemon} > pids; "
     keys = [
         api.give(number, *shell(start + f"echo $$ >> pids; mv pids {tmp_path}/pids-{number}; sleep 600; true"))
         for number in (1, 2)
