@@ -27,6 +27,7 @@ settings.register_profile("penstock", deadline=None)  # how long an example take
 settings.load_profile("penstock")
 
 OVER_BATCH_SYSTEMS = {"test_batch_systems.py", "test_killed_provisioning.py"}
+ON_HTCONDOR = {"test_htcondor_batch.py", "test_three_sites.py"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,11 +37,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup` a file is one worker's, and so is one batch system's part of tests that take them all."""
+    """With `--dist loadgroup` a file is one worker's, and so is one batch system's part of tests that take them all.
+    All that needs HTCondor is one worker's, since a pool takes longest to start."""
     for item in items:
         file, _, rest = item.nodeid.partition("::")
-        system = rest.partition("[")[2] if Path(file).name in OVER_BATCH_SYSTEMS else ""
-        item.add_marker(pytest.mark.xdist_group(file + system.rstrip("]")))
+        name = Path(file).name
+        system = rest.partition("[")[2].rstrip("]") if name in OVER_BATCH_SYSTEMS else ""
+        group = "htcondor" if system == "htcondor" or name in ON_HTCONDOR else file + system
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture
