@@ -35,7 +35,7 @@ help:
 demo: .venv/.demo
 	@.venv/bin/python examples/zmumu/demo.py --to build/demo
 
-# Two at a time, but for the tests that compare times.
+# Two at a time, but for the tests that compare times or bring the machine to its limits.
 test: lint
 	$(RUN) pytest -n 2 --dist loadgroup -m "not alone" tests/unit tests/deploy tests/conformance tests/integration tests/simulation tests/chaos tests/acceptance
 	$(RUN) pytest -m alone tests/integration/pilot tests/acceptance

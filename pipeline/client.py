@@ -78,11 +78,8 @@ class Client:
     ) -> api.SubmitReply:
         """Submit a campaign. It is stored once, however often the request has to be repeated. Raises BadInput."""
         body = api.SubmitRequest(description=description, sandboxes=dict(sandboxes or {}))
-        headers = {"Idempotency-Key": key or str(uuid4()), "Content-Type": "application/json"}
-        answer = self.request(
-            "POST", "/v1/campaigns", content=body.model_dump_json(), headers=headers, timeout=SUBMIT_TIMEOUT
-        )
-        return self._parsed(answer, api.SubmitReply)
+        once = {"Idempotency-Key": key or str(uuid4())}
+        return self._send("POST", "/v1/campaigns", api.SubmitReply, body, once, timeout=SUBMIT_TIMEOUT)
 
     def campaigns(self, query: api.CampaignQuery | None = None) -> api.CampaignPage:
         """A page of campaigns, the newest first."""
@@ -214,11 +211,9 @@ class Client:
         """Let a pilot's output be fetched anew. Raises NotFound."""
         return self.post(f"/v1/pilots/{pilot_id}/log", LogWanted)
 
-    def submit_pilots(self, order: PilotOrder, *, key: str | None = None) -> PilotsOrdered:
+    def submit_pilots(self, order: PilotOrder) -> PilotsOrdered:
         """Request pilots, once, however often it has to be repeated. Raises NotFound, BadInput, Conflict."""
-        headers = {"Idempotency-Key": key or str(uuid4()), "Content-Type": "application/json"}
-        answer = self.request("POST", "/v1/pilots/submit", content=order.model_dump_json(), headers=headers)
-        return self._parsed(answer, PilotsOrdered)
+        return self._send("POST", "/v1/pilots/submit", PilotsOrdered, order, {"Idempotency-Key": str(uuid4())})
 
     def drain_pilots(self, selection: PilotSelection) -> PilotsChanged:
         """Let pilots end after the jobs that they have. Raises BadInput for an empty selection, NotFound."""
@@ -281,10 +276,19 @@ class Client:
         """Let what is at `path` be `body`."""
         return self._send("PUT", path, reply, body)
 
-    def _send(self, method: str, path: str, reply: type[M], body: BaseModel | None) -> M:
+    def _send(
+        self,
+        method: str,
+        path: str,
+        reply: type[M],
+        body: BaseModel | None,
+        headers: Mapping[str, str] = {},
+        **options: Any,
+    ) -> M:
         content = None if body is None else body.model_dump_json()
-        headers = {"Content-Type": "application/json"} if content is not None else {}
-        return self._parsed(self.request(method, path, content=content, headers=headers), reply)
+        if content is not None:
+            headers = {**headers, "Content-Type": "application/json"}
+        return self._parsed(self.request(method, path, content=content, headers=headers, **options), reply)
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One answer that is no error; `options` are httpx's. Repeats, with back-off, what may be repeated.

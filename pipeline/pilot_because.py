@@ -11,9 +11,8 @@ from schemas.states import PILOT_ACTIVE, PILOT_FINAL, PILOT_PENDING, PilotState
 
 @dataclass(frozen=True, slots=True)
 class PilotFacts:
-    """What is known of a pilot and its site queue; the queue backs off where `backoff_until` is not past."""
+    """What is known of a pilot and its site queue; `backoff_until` is None where the queue is not left alone now."""
 
-    id: int
     state: PilotState
     reason: str | None
     jobs: int
@@ -55,8 +54,7 @@ def _pending(pilot: PilotFacts) -> Iterator[str]:
             f"dead show {pilot.dead_letter_id}` and `penstock dead requeue {pilot.dead_letter_id}`"
         )
     if pilot.backoff_until is not None:
-        why = pilot.backoff_reason or "its batch system failed"
-        yield f"{pilot.queue} is left alone until {_moment(pilot.backoff_until)}: {why}"
+        yield f"{pilot.queue} is left alone until {_moment(pilot.backoff_until)}: {pilot.backoff_reason}"
     if pilot.state is PilotState.HELD:
         since = f" since {_moment(pilot.held_at)}" if pilot.held_at else ""
         again = f"; let go on {_times(pilot.releases)} so far" if pilot.releases else ""
@@ -85,8 +83,8 @@ def _active(pilot: PilotFacts) -> Iterator[str]:
         yield "it runs and asks for jobs; `penstock jobs why ID` says why a job does not come to it"
 
 
-def _moment(at: datetime | None) -> str:
-    return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else ""
+def _moment(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _times(number: int) -> str:

@@ -23,6 +23,7 @@ from pydantic import (
 
 from schemas.bounds import MAX_SECONDS, NoTruth
 from schemas.requirements import Name, Requirement
+from schemas.silence import without_silent
 
 MAX_JOBS_PER_STEP = 1_000_000
 Value = str | int | float
@@ -32,7 +33,7 @@ HIGHEST_PRIORITY = 1_000
 """Of those that people may give; a boosted job has a higher one."""
 Priority = Annotated[int, Field(ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)]
 
-_NEWER = frozenset({"image", "stop"})
+_NEWER_THAN_0_3_0 = frozenset({"image", "stop"})
 _PLACE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}|[{}]")
 BUILT_IN = frozenset({"campaign", "step", "index"})
 """Parameters that every template may use: the campaign's name, the step's name, the job's index in its step."""
@@ -127,7 +128,9 @@ LogicalName = Annotated[
 IMAGE = r"^(/[^\x00-\x1f\x7f]*[^\x00-\x20\x7f/]|docker://[A-Za-z0-9][^\x00-\x20\x7f]*|(oci|docker)-archive:/[^\x00-\x1f\x7f]+)$"
 Image = Annotated[str, Field(pattern=IMAGE, max_length=1000)]
 _RUNTIMES = ("apptainer", "podman", "singularity")
+"""Of these one must be on a node that runs images."""
 _OF_SIF = ("apptainer", "singularity")
+"""The same where the image is a .sif file."""
 FileName = Annotated[str, Field(pattern=r"^[^/\x00]+$", description="a file in the job's working directory")]
 
 
@@ -203,13 +206,7 @@ class Step(Model):
     @model_serializer(mode="wrap")
     def _plainly(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Newer words that say nothing are left out, so that release 0.3.0 can read what it could have written."""
-        written: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        return {
-            name: value
-            for name, value in written.items()
-            if name not in _NEWER or getattr(self, name) != fields[name].default
-        }
+        return without_silent(self, handler(self), _NEWER_THAN_0_3_0)
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:

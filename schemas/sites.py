@@ -85,6 +85,11 @@ class SiteQueueEntry(Model):
         default=(), description="container runtimes of its nodes, such as `apptainer`; jobs that name an image need one"
     )
 
+    @property
+    def caps(self) -> PilotCaps:
+        """Its own limits of pilots."""
+        return PilotCaps.model_construct(**{name: getattr(self, name) for name in PilotCaps.model_fields})
+
     def lifetime(self, margin: float) -> float:
         """Seconds that a pilot may live: `margin` less than the wall time, but half of the wall time at the least."""
         return max(self.wall_time - margin, self.wall_time / 2)

@@ -20,6 +20,7 @@ from schemas import tags
 from schemas.bounds import Number
 from schemas.names import Names
 from schemas.rooms import Room
+from schemas.silence import without_silent
 from schemas.tags import TagExpression
 from schemas.versions import numbers
 from schemas.wishes import (
@@ -165,12 +166,7 @@ class Specification(Part):
     def _plainly(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Newer words that say nothing are left out, so that release 0.2.0 can read what it could have written."""
         written: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        return {
-            name: value
-            for name, value in written.items()
-            if name in _WORDS_OF_0_2_0 or getattr(self, name) != fields[name].default
-        }
+        return without_silent(self, written, newer=written.keys() - _WORDS_OF_0_2_0)
 
 
 def _numbers(version: str | None) -> tuple[int, ...] | None:

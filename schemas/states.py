@@ -122,3 +122,4 @@ JOB_ON_PILOT = JOB_OCCUPYING | {JobState.COMPLETING}
 PILOT_PENDING = frozenset({PilotState.REQUESTED, PilotState.SUBMITTED, PilotState.QUEUED, PilotState.HELD})
 PILOT_ACTIVE = frozenset({PilotState.RUNNING, PilotState.DRAINING})
 PILOT_FINAL = frozenset({PilotState.DONE, PilotState.FAILED, PilotState.REMOVED})
+PILOT_LIVE = tuple(state for state in PilotState if state not in PILOT_FINAL)

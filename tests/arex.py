@@ -16,7 +16,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
 
 import httpx
 import psutil
@@ -111,7 +110,6 @@ class ArexServer:
         self.folder = folder
         self.port = free_port()
         self.url = f"https://localhost:{self.port}/arex"
-        self.data_dir = folder / "data"
         self._takes = True
         self._software = folder / "software"
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -137,7 +135,7 @@ class ArexServer:
             "A-REX is not installed; run: apt-get install --no-install-recommends nordugrid-arc-arex"
         )
         self.folder.chmod(0o755)
-        for name in ("control", "session", "log", "tmp", "data", "software/share"):
+        for name in ("control", "session", "log", "tmp", "software/share"):
             (self.folder / name).mkdir(parents=True)
         (self.folder / "tmp").chmod(0o1777)
         certificate, key = self.authority.host()
@@ -310,19 +308,6 @@ class ArexServer:
             )
         script.write_text(text)
 
-    def __enter__(self) -> Self:
-        find_program(["arched"], "nordugrid-arc-arex")
-        try:
-            self.install()
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def _comes_from(process: psutil.Process, folder: Path) -> bool:
     try:
@@ -334,5 +319,12 @@ def _comes_from(process: psutil.Process, folder: Path) -> bool:
 @contextmanager
 def running_arex() -> Iterator[ArexServer]:
     """An A-REX for as long as the block lasts."""
-    with server_folder("arex") as folder, ArexServer(folder) as server:
-        yield server
+    find_program(["arched"], "nordugrid-arc-arex")
+    with server_folder("arex") as folder:
+        server = ArexServer(folder)
+        try:
+            server.install()
+            server.start()
+            yield server
+        finally:
+            server.close()

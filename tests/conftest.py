@@ -19,6 +19,7 @@ from tests.htcondor import HtcondorPool, running_htcondor
 from tests.rabbitmq import RabbitMqServer, running_rabbitmq
 from tests.servers import MariaDbServer, RedisServer, running_mariadb, running_redis
 from tests.slurm import SlurmServer, running_slurm
+from tests.sshd import SshServer, running_sshd
 
 # to see which container runtimes work takes each pilot half a second; tests of containers say otherwise
 os.environ.setdefault("PENSTOCK_PILOT_CONTAINERS", "none")
@@ -26,6 +27,7 @@ settings.register_profile("penstock", deadline=None)  # how long an example take
 settings.load_profile("penstock")
 
 OVER_BATCH_SYSTEMS = {"test_batch_systems.py", "test_killed_provisioning.py"}
+ON_HTCONDOR = {"test_htcondor_batch.py", "test_three_sites.py"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,11 +37,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup` a file is one worker's, and so is one batch system's part of tests that take them all."""
+    """With `--dist loadgroup` a file is one worker's, and so is one batch system's part of tests that take them all.
+    All that needs HTCondor is one worker's, since a pool takes longest to start."""
     for item in items:
         file, _, rest = item.nodeid.partition("::")
-        system = rest.partition("[")[2] if Path(file).name in OVER_BATCH_SYSTEMS else ""
-        item.add_marker(pytest.mark.xdist_group(file + system.rstrip("]")))
+        name = Path(file).name
+        system = rest.partition("[")[2].rstrip("]") if name in OVER_BATCH_SYSTEMS else ""
+        group = "htcondor" if system == "htcondor" or name in ON_HTCONDOR else file + system
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture
@@ -83,6 +88,14 @@ def activemq_server() -> Iterator[ActiveMqServer]:
 def slurm_server() -> Iterator[SlurmServer]:
     """A private Slurm without accounting, shared by all tests of the session; a test removes its own jobs."""
     with running_slurm() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def login_node(slurm_server: SlurmServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+    """The login node of the private Slurm, with a home of its own."""
+    home = tmp_path_factory.mktemp("home")
+    with running_sshd({"SLURM_CONF": str(slurm_server.conf), "HOME": str(home)}) as server:
         yield server
 
 

@@ -10,6 +10,7 @@ import itertools
 import os
 import secrets
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,6 @@ DOMAIN = "penstock.test"
 SCHEDD = f"schedd@{DOMAIN}"
 USER = "nobody"
 """Jobs run as this user."""
-USER_ID = 65534
 
 _START = """
 root=$1 folder=$2
@@ -93,7 +93,7 @@ ENABLE_KERNEL_TUNING = false
 
 # a node of so many cores, whatever the machine has
 NUM_CPUS = {cores}
-MEMORY = {memory}
+MEMORY = 20480
 RUNBENCHMARKS = 0
 
 # seconds where a pool of thousands of nodes has minutes
@@ -115,18 +115,19 @@ include ifexist : $(LOCAL_DIR)/extra
 class HtcondorPool(Server):
     """A pool of one node. Its jobs see `folders`, at the same paths, and no others of this machine's."""
 
-    def __init__(self, folder: Path, *, folders: Sequence[Path] = (), cores: int = 20, memory: int = 20_480) -> None:
+    def __init__(self, folder: Path, *, folders: Sequence[Path] = (), cores: int = 20) -> None:
         super().__init__(folder)
         self.port = free_port()
         self._root = pool_root()
         self._folders = folders
         self._versions = itertools.count(1)
-        self._size = {"cores": cores, "memory": memory}
+        self._cores = cores
 
-    @property
-    def shared(self) -> Path:
-        """A folder that its jobs may write to."""
-        return self.folder / "shared"
+    def new_folder(self) -> Path:
+        """A folder that its jobs may write to, another one for each who asks."""
+        made = Path(tempfile.mkdtemp(dir=self.folder / "shared"))
+        made.chmod(0o777)
+        return made
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -154,7 +155,7 @@ class HtcondorPool(Server):
             release = str(Path(find_program(["condor_master"], "minicondor")).resolve().parent.parent)
         (self.folder / "condor_config").write_text(
             _CONFIG.format(
-                folder=self.folder, release=release, port=self.port, schedd=SCHEDD, domain=DOMAIN, **self._size
+                folder=self.folder, release=release, port=self.port, schedd=SCHEDD, domain=DOMAIN, cores=self._cores
             )
         )
 

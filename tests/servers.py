@@ -45,6 +45,17 @@ def find_program(names: Sequence[str], package: str) -> str:
     )
 
 
+def end_process(process: subprocess.Popen[bytes], signum: int) -> None:
+    """Signal it, even if it is stopped, and wait for its end, which is forced after a while."""
+    process.send_signal(signum)
+    process.send_signal(signal.SIGCONT)
+    try:
+        process.wait(SHUTDOWN)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 class Server(ABC):
     """One server process. A context manager: started on entry, ended on exit."""
 
@@ -112,13 +123,7 @@ class Server(ABC):
     def _end(self, signum: int) -> None:
         if self._process is None:
             return
-        self._process.send_signal(signum)
-        self._process.send_signal(signal.SIGCONT)
-        try:
-            self._process.wait(SHUTDOWN)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end_process(self._process, signum)
         self._process = None
 
     def __enter__(self) -> Self:

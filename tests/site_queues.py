@@ -1,4 +1,4 @@
-"""Site queues of a test, and pilots that are requested there."""
+"""Site queues of a test, and pilots there: requested, as rows, and as processes of the local batch system."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from typing import Any
 import uuid_utils.compat
 from sqlalchemy import Row, select
 
-from pipeline.store import sites
+from executors.pilots.port import BatchSystem, QueueSettings, open_batch_system
+from pipeline.store import provisioning_orders, sites
 from pipeline.store.access import ensure_vo
 from pipeline.store.database import Database, Transaction
-from pipeline.store.tables import pilots, site_queues, vos
-from schemas.sites import SitesFile
-from schemas.states import PilotState
+from pipeline.store.provisioning_rows import Room
+from pipeline.store.tables import pilots, site_queues
+from schemas.sites import SiteQueueEntry, SitesFile
+
+SLEEPING = {"name": "q", "pilot": "sleeping", "options": {"grace": 1.0}}
+"""A queue of the local batch system, with pilots of `tests/outside` that stay."""
+FAILING = {"name": "q", "pilot": "failing"}
 
 
 def declare_queues(database: Database, data_dir: Path, *queues: Mapping[str, Any], **more: Any) -> list[int]:
@@ -35,16 +40,14 @@ def request_pilots(database: Database, queue_ids: Iterable[int], count: int = 1)
     """So many for each queue, as provisioning does; their tags."""
 
     def work(tx: Transaction) -> list[str]:
-        of_queue = {row.id: row.site_id for row in tx.rows(select(site_queues.c.id, site_queues.c.site_id))}
-        vo_id = tx.scalar(select(vos.c.id).where(vos.c.name == "default"))
-        common = {"vo_id": vo_id, "state": PilotState.REQUESTED, "cores": 1, "requested_at": tx.now}
-        new = [
-            {"tag": uuid_utils.compat.uuid7().hex, "site_queue_id": queue_id, "site_id": of_queue[queue_id], **common}
-            for queue_id in queue_ids
-            for _ in range(count)
-        ]
-        tx.add_all(pilots, new)
-        return [str(row["tag"]) for row in new]
+        vo_id = ensure_vo(tx, "default")
+        rooms = {
+            row.id: Room(row.id, row.site_id, "SITE", vo_id, SiteQueueEntry.model_validate_json(row.entry))
+            for row in tx.rows(select(site_queues))
+        }
+        wanted = [(rooms[queue_id], uuid_utils.compat.uuid7().hex) for queue_id in queue_ids for _ in range(count)]
+        provisioning_orders.request_pilots(tx, wanted)
+        return [tag for _, tag in wanted]
 
     return database.transact(work)
 
@@ -57,3 +60,15 @@ def pilot_rows(database: Database) -> Sequence[Row[Any]]:
 def queue_rows(database: Database) -> Sequence[Row[Any]]:
     """All site queues."""
     return database.read(lambda tx: tx.rows(select(site_queues).order_by(site_queues.c.id)))
+
+
+def open_local(data_dir: Path, name: str = "q") -> BatchSystem:
+    """The local batch system of SITE's queue of that name."""
+    entry = SiteQueueEntry.model_validate({**SLEEPING, "name": name})
+    return open_batch_system(QueueSettings(f"SITE.{name}", entry, data_dir))
+
+
+def remove_local(data_dir: Path) -> None:
+    """End all pilots of the local queue `q`."""
+    folders = (data_dir / "local-batch" / "SITE.q").glob("*")
+    open_local(data_dir).remove([folder.name for folder in folders])

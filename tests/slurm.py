@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from tests.servers import SHUTDOWN, STARTUP, find_program, free_port, server_folder
+from tests.servers import STARTUP, end_process, find_program, free_port, server_folder
 from tests.waiting import eventually
 
 NODES = ("n1", "n2")
@@ -124,7 +124,7 @@ class SlurmServer:
 
     def down(self) -> None:
         """Stop the controller; nodes and jobs go on."""
-        self._end("slurmctld -D")
+        end_process(self._processes.pop("slurmctld -D"), signal.SIGTERM)
 
     def up(self) -> None:
         """Start the controller again, and wait until it answers and its nodes do."""
@@ -203,18 +203,6 @@ class SlurmServer:
             self._processes[" ".join(words[:4])] = subprocess.Popen(
                 command, stdout=output, stderr=output, cwd=self.folder, env=self.environment
             )
-
-    def _end(self, name: str) -> None:
-        process = self._processes.pop(name, None)
-        if process is None:
-            return
-        process.send_signal(signal.SIGTERM)
-        process.send_signal(signal.SIGCONT)
-        try:
-            process.wait(SHUTDOWN)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
     def _end_jobs(self) -> None:
         """What the nodes have started: daemons with our configuration in their environment, and children of those."""

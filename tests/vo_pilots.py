@@ -34,6 +34,13 @@ def rows(database: Database, ids: list[int]) -> dict[int, Any]:
     return {row.id: row for row in found}
 
 
+def store_output(api: RunningApi, pilot_id: int, stdout: str, stderr: str) -> None:
+    """A round of the queue has fetched what a pilot wrote."""
+    api.services.sandboxes.put_pilot_output(api.vo, pilot_id, stdout, stderr)
+    mine = update(pilots).where(pilots.c.id == pilot_id)
+    api.database.transact(lambda tx: tx.run(mine.values(output_at=tx.now, output_wanted_at=None)))
+
+
 def set_queue(api: RunningApi, at: building.Site, **columns: Any) -> None:
     """Set columns of a queue; one with a reason backs off."""
     mine = update(site_queues).where(site_queues.c.id == at.queue_id)

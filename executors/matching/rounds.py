@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import ceil
+from typing import Self
 
 from executors.matching.allowance import Allowance
 from executors.matching.board import Board, Entry, Key
@@ -30,12 +31,8 @@ def match(slots: Sequence[Slot], board: Board, terms: Terms, backlog: Backlog) -
     The board follows what is matched; it is left as it was if that fails.
     """
     board.refresh()
-    one = _Round(slots, board, terms, backlog)
-    try:
+    with _Round(slots, board, terms, backlog) as one:
         one.run()
-    except BaseException:
-        one.restore()
-        raise
     return one.outcome()
 
 
@@ -81,6 +78,19 @@ class _Round:
         self._reservations: dict[int, int | None] = {}
         self._nodes = dict(terms.nodes)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        """Put the board's levels back as they were if the round failed."""
+        if failure is None:
+            return
+        for (autocluster_id, priority), level in self._before.items():
+            if level is None:
+                self._board.drop(autocluster_id, priority)
+            else:
+                self._board.put(level)
+
     def run(self) -> None:
         """Fill every slot."""
         for index, slot in enumerate(self._slots):
@@ -104,14 +114,6 @@ class _Round:
             is_cut_short=self._left <= 0,
             reservations=self._reservations,
         )
-
-    def restore(self) -> None:
-        """Put the board's levels back as they were."""
-        for (autocluster_id, priority), level in self._before.items():
-            if level is None:
-                self._board.drop(autocluster_id, priority)
-            else:
-                self._board.put(level)
 
     def _open(self, slot: Slot) -> Opening:
         place, allowance = slot.place, self._terms.allowance

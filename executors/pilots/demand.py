@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 
-from pipeline.errors import BadSettings, DemandUnknown
+from executors.pilots.installed import load
+from pipeline.errors import DemandUnknown
 from pipeline.settings import Settings
 from pipeline.store.database import Transaction, can_pass
 from pipeline.store.provisioning_rows import DemandReading
@@ -36,17 +36,9 @@ def waiting_jobs(tx: Transaction, _settings: Settings) -> DemandReading:
 
 def _reading(name: str, tx: Transaction, settings: Settings) -> DemandReading:
     try:
-        return _source(name)(tx, settings)
+        source: DemandSource = load(GROUP, name, what="demand source", where="PENSTOCK_DEMAND_SOURCES")
+        return source(tx, settings)
     except Exception as error:
         if can_pass(error):
             raise
         raise DemandUnknown(f"demand source {name}: {type(error).__name__}: {error}") from error
-
-
-def _source(name: str) -> DemandSource:
-    found = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if name not in found:
-        there = ", ".join(sorted(found)) or "none"
-        raise BadSettings(f"PENSTOCK_DEMAND_SOURCES: no demand source {name!r} is installed; there are {there}")
-    source: DemandSource = found[name].load()
-    return source

@@ -172,12 +172,11 @@ def _collect(steps: Steps, pilot: BatchPilot, answer: BatchAnswer | None) -> Non
         steps.over.append(pilot.tag)
 
 
-def _whole_jobs(unwanted: Iterable[BatchPilot], pilots: Iterable[BatchPilot]) -> list[str]:
+def _whole_jobs(unwanted: Sequence[BatchPilot], pilots: Iterable[BatchPilot]) -> list[str]:
     """The tags of those whose batch job no other pilot of the queue still needs: its nodes end together."""
-    chosen = list(unwanted)
-    ids = {pilot.id for pilot in chosen}
-    needed = {pilot.batch_job for pilot in pilots if pilot.id not in ids and pilot.state not in PILOT_FINAL}
-    return [pilot.tag for pilot in chosen if pilot.batch_job not in needed - {None}]
+    ids = {pilot.id for pilot in unwanted}
+    needed = {pilot.batch_job for pilot in pilots if pilot.id not in ids and pilot.state not in PILOT_FINAL} - {None}
+    return [pilot.tag for pilot in unwanted if pilot.batch_job not in needed]
 
 
 def _held_for_good(pilot: BatchPilot, answer: BatchAnswer, hearing: Hearing) -> bool:

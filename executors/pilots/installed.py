@@ -1,4 +1,4 @@
-"""Entry points by name: looked up in what is installed once, since every site queue asks in every cycle."""
+"""What is found by entry point: looked up in what is installed once, since every site queue asks in every cycle."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from pipeline.errors import BadSettings
 
 
-def installed(group: str) -> Mapping[str, EntryPoint]:
-    """Those of a group."""
-    return _found(group, tuple(sys.path))
+def load(group: str, name: str, *, what: str, where: str) -> Any:
+    """What the entry point `name` of a group leads to. Raises BadSettings for one that is not there: it says `what` is
+    missing, and `where` it is named."""
+    found = _found(group, tuple(sys.path))
+    if name not in found:
+        there = ", ".join(sorted(found)) or "none"
+        raise BadSettings(f"{where}: no {what} {name!r} is installed; there are {there}")
+    return found[name].load()
 
 
 @cache

@@ -9,9 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from executors.pilots.installed import installed
+from executors.pilots.installed import load
 from executors.pilots.program import PilotProgram
-from pipeline.errors import BadSettings
 from schemas.sites import SiteQueueEntry
 
 
@@ -109,10 +108,6 @@ Opener = Callable[[QueueSettings], BatchSystem]
 
 def open_batch_system(queue: QueueSettings) -> BatchSystem:
     """The batch system of an entry point of `penstock.batch_systems`. Raises BadSettings for an unknown kind."""
-    kind = queue.entry.batch_system
-    found = installed("penstock.batch_systems")
-    if kind not in found:
-        names = ", ".join(sorted(found))
-        raise BadSettings(f"queue {queue.label}: no batch system {kind!r} is installed; there are {names}")
-    opener: Opener = found[kind].load()
+    kind, where = queue.entry.batch_system, f"queue {queue.label}"
+    opener: Opener = load("penstock.batch_systems", kind, what="batch system", where=where)
     return opener(queue)

@@ -10,8 +10,10 @@ from executors.pilots.demand import read_demand
 from executors.pilots.planning.decide import PlaceOrder, PlanRules, plan
 from pipeline.settings import Settings
 from pipeline.store import provisioning
+from pipeline.store.access import vo_name
 from pipeline.store.database import Transaction
 from pipeline.store.provisioning_rows import LivePilot, Place, Situation
+from pipeline.store.queue_backoff import backoffs
 from schemas.plan_views import PlanRow, PlanView
 from schemas.states import PilotState
 
@@ -23,8 +25,7 @@ def preview(tx: Transaction, settings: Settings, vo_id: int) -> PlanView:
     """
     now = provisioning.situation(tx, read_demand(tx, settings))
     made = plan(now, PlanRules(margin=settings.pilot_margin))
-    names = provisioning.vo_names(tx)
-    rows = _Rows(now, names, provisioning.backoffs(tx))
+    rows = _Rows(now, vo_name(tx, vo_id), backoffs(tx))
     mine = [order for order in made.orders if order.room.vo_id == vo_id]
     wanted = [one for one in now.reading.demand if one.vo_id == vo_id]
     return PlanView(
@@ -39,11 +40,11 @@ def preview(tx: Transaction, settings: Settings, vo_id: int) -> PlanView:
 
 
 class _Rows:
-    """Makes rows of orders."""
+    """Makes rows of the orders of one VO; `until`: when site queues are left alone that are so now."""
 
-    def __init__(self, now: Situation, vos: Mapping[int, str], backoffs: Mapping[int, datetime]) -> None:
-        self._vos = vos
-        self._backoffs = backoffs
+    def __init__(self, now: Situation, vo: str, until: Mapping[int, datetime]) -> None:
+        self._vo = vo
+        self._backoffs = until
         self._states: dict[Place, Counter[PilotState]] = {}
         self._idle: Counter[Place] = Counter()
         for pilot in now.pilots:
@@ -55,7 +56,7 @@ class _Rows:
         return PlanRow(
             site=room.site,
             queue=room.entry.name,
-            vo=self._vos[room.vo_id],
+            vo=self._vo,
             waiting_jobs=order.waiting_jobs,
             waiting_cores=order.waiting_cores,
             pilots=dict(self._states.get(room.place, {})),

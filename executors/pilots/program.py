@@ -11,8 +11,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from executors.pilots.installed import installed
-from pipeline.errors import BadSettings
+from executors.pilots.installed import load
 from pipeline.pilot_archive import NAME, packed
 from pipeline.settings import Settings
 from schemas.sites import SiteQueueEntry
@@ -53,11 +52,7 @@ def penstock_pilot(settings: Settings, entry: SiteQueueEntry) -> PilotProgram:
 
 def find_program(settings: Settings, entry: SiteQueueEntry) -> PilotProgram:
     """That of the entry point which the queue names. Raises BadSettings for an unknown one."""
-    found = installed(GROUP)
-    if entry.pilot not in found:
-        names = ", ".join(sorted(found))
-        raise BadSettings(f"queue {entry.name}: no pilot command {entry.pilot!r} is installed; there are {names}")
-    build: Build = found[entry.pilot].load()
+    build: Build = load(GROUP, entry.pilot, what="pilot command", where=f"queue {entry.name}")
     return build(settings, entry)
 
 

@@ -8,7 +8,7 @@ still ours. A crash at any point is made good by the next round, which adopts by
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,6 +56,7 @@ class Round:
     taken: dict[str, Taken] = field(default_factory=dict)
     """What the batch system has taken and no row says yet."""
     released: list[int] = field(default_factory=list)
+    """The ids of held pilots that it has let go on, and no row says so yet."""
 
     def carry_out(self) -> list[Message]:
         """The messages about jobs of pilots that have ended. A queue in trouble is left alone for a while, and nobody
@@ -113,9 +114,7 @@ class Round:
             for pilot, _ in steps.moves
             if pilot.tag in answers and pilot.submitted_at is None
         }
-        uses: defaultdict[int, int] = defaultdict(int)
-        for pilot in wanted:
-            uses[pilot.vo_id] += 1
+        uses = Counter(pilot.vo_id for pilot in wanted)
         moves = [Move(pilot.id, then.to, then.reason, then.runs, then.unwanted) for pilot, then in steps.moves]
         if not moves and not uses:
             return {}
@@ -154,7 +153,7 @@ class Round:
 
     def _collect(self, system: BatchSystem, steps: Steps) -> None:
         """Keep what pilots wrote, and let the batch system forget those that have ended."""
-        self._write(self._note)
+        self._write(lambda _: None)  # what was submitted is not lost when this takes long
         try:
             kept = collect(self.context.settings, system, steps.collect)
         except StorageUnavailable as error:
@@ -165,40 +164,31 @@ class Round:
         done = [pilot.id for pilot in steps.collect]
         self._write(lambda tx: queue_pilots.collected(tx, done, kept))
 
-    def _note(self, tx: Transaction) -> None:
-        queue_pilots.submitted(tx, self.taken)
-        queue_pilots.released(tx, self.released)
-
     def _give_back(self, trouble: str) -> None:
         well = healthy(self.queue.pilots)
         if trouble:
             self._back_off(trouble, before=0 if well else self.queue.failures)
             return
-
-        def work(tx: Transaction) -> None:
-            self._note(tx)
-            queue_pilots.release(tx, self.queue, healthy=well)
-
-        self._write(work)
+        self._write(lambda tx: queue_pilots.release(tx, self.queue, healthy=well))
 
     def _back_off(self, reason: str, before: int | None = None) -> None:
         """`before`: how often it has failed, where that is not what the row says."""
         failures = (self.queue.failures if before is None else before) + 1
         seconds = BACKOFF.ceiling(failures)
-
-        def work(tx: Transaction) -> None:
-            self._note(tx)
-            queue_pilots.back_off(tx, self.queue, failures, seconds, reason)
-
-        self._write(work)
+        self._write(lambda tx: queue_pilots.back_off(tx, self.queue, failures, seconds, reason))
         _log.warning("site_queue_backed_off", queue=self.queue.label, seconds=seconds, reason=reason)
 
     def _write(self, work: Callable[[Transaction], T]) -> T:
-        """Under the fence. Raises LeaseLost."""
+        """Under the fence, together with what no row says yet, once. Raises LeaseLost."""
+        taken, released = dict(self.taken), list(self.released)
 
         def fenced(tx: Transaction) -> T:
             queue_pilots.fence(tx, self.queue)
+            queue_pilots.submitted(tx, taken)
+            queue_pilots.released(tx, released)
             return work(tx)
 
         with _door:
-            return self.context.database.transact(fenced)
+            answer = self.context.database.transact(fenced)
+        self.taken, self.released = {}, []
+        return answer

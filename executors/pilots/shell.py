@@ -8,15 +8,14 @@ from datetime import UTC, datetime
 from structlog import get_logger
 
 from executors.pilots.demand import read_demand
-from executors.pilots.planning.decide import PlaceOrder, Plan, PlanRules, plan
+from executors.pilots.planning.decide import Plan, PlanRules, plan
 from executors.pilots.rounds import Rounds
 from pipeline.errors import DemandUnknown
 from pipeline.runtime.spec import Context
 from pipeline.store import provisioning, provisioning_orders, trigger_runs
 from pipeline.store.database import Transaction
 from pipeline.store.live_pilots import note_idle
-from pipeline.store.provisioning_orders import PlanNote
-from pipeline.store.provisioning_rows import Situation
+from pipeline.store.provisioning_rows import Past, Situation
 from schemas.messages import Message, ProvisioningDue, SiteQueuesDue, about_ids
 from schemas.outcomes import Done, Outcome
 
@@ -54,35 +53,21 @@ def _provision(tx: Transaction, context: Context, cycle: int) -> list[Message]:
             _log.warning("demand_not_read", cycle=cycle, reason=str(error))
         else:
             now = provisioning.situation(tx, reading)
-            _write(tx, cycle, now, plan(now, PlanRules(margin=context.settings.pilot_margin)))
+            _write(tx, now, plan(now, PlanRules(margin=context.settings.pilot_margin)))
     elif provisioning.present_cycle(tx) != cycle:
         return []
     return about_ids(SiteQueuesDue, provisioning.busy_queues(tx), now=tx.now, size=1)
 
 
-def _write(tx: Transaction, cycle: int, now: Situation, made: Plan) -> None:
-    for order in made.orders:
-        if order.request:
-            provisioning_orders.request_pilots(tx, order.room, order.request)
+def _write(tx: Transaction, now: Situation, made: Plan) -> None:
+    requested = [(order.room, tag) for order in made.orders for tag in provisioning_orders.new_tags(order.request)]
     removed = [*made.strays, *(pilot for order in made.orders for pilot in order.remove)]
     drained = [pilot for order in made.orders for pilot in order.drain]
+    provisioning_orders.request_pilots(tx, requested)
     provisioning_orders.request_removal(tx, removed)
     provisioning_orders.request_drain(tx, drained)
     note_idle(tx, now.pilots)
-    provisioning_orders.note_plans(tx, cycle, [_note(order) for order in made.orders])
-    requested = sum(order.request for order in made.orders)
+    left = {order.room.place: Past(order.low_cycles, order.hold_until) for order in made.orders}
+    provisioning_orders.keep_past(tx, now.past, left)
     if requested or removed or drained:
-        _log.info("pilots_planned", requested=requested, unwanted=len(removed), drained=len(drained))
-
-
-def _note(order: PlaceOrder) -> PlanNote:
-    return PlanNote(
-        place=order.room.place,
-        low_cycles=order.low_cycles,
-        wanted=order.wanted,
-        requested=order.request,
-        removed=len(order.remove),
-        drained=len(order.drain),
-        hold_until=order.hold_until,
-        why=order.why,
-    )
+        _log.info("pilots_planned", requested=len(requested), unwanted=len(removed), drained=len(drained))

@@ -40,7 +40,7 @@ class Bounds:
 
 @dataclass(slots=True, eq=False)
 class Piece(Generic[T]):
-    """Work under way. Once it is over there is a `result`, or an `error`."""
+    """Work under way. Once it is over, which `took` says, there is one of `results`, or an `error`."""
 
     key: int
     work: Callable[[], T]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Response
 
+from pipeline.api.etags import NOT_MODIFIED, IfNoneMatch, answer_if_changed
 from pipeline.api.pages import cut
 from pipeline.api.policy import Reader, User
 from pipeline.api.services import Services, ServicesOf
@@ -74,22 +75,17 @@ def list_(caller: Reader, services: ServicesOf, query: Annotated[CampaignQuery, 
 @router.get(
     "/{campaign_id}",
     response_model=CampaignView,
-    responses={304: {"description": "nothing has changed since that ETag"}},
+    responses=NOT_MODIFIED,
 )
 def show(
     caller: Reader,
     services: ServicesOf,
     campaign_id: CampaignId,
-    if_none_match: Annotated[str | None, Header()] = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """A campaign with its steps and their jobs by state; pollers send `If-None-Match`."""
     view = services.database.read(lambda tx: show_campaign(tx, caller.vo_id, campaign_id))
-    content = view.model_dump_json()
-    etag = f'"{hashlib.sha256(content.encode()).hexdigest()[:32]}"'
-    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
-    if if_none_match == etag:
-        return Response(status_code=304, headers=headers)
-    return Response(content, headers=headers, media_type="application/json")
+    return answer_if_changed(view, if_none_match)
 
 
 @router.post("/{campaign_id}/pause")

@@ -57,6 +57,8 @@ class Kind(Generic[Q, A]):
     period: float = PERIOD
     with_slots: bool = False
     """Whether `work` wants the pilots' slots locked, too."""
+    check: Callable[[A], None] = lambda _: None
+    """Raises what is wrong with an answer that may not leave as such."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,15 @@ class PilotCalls:
         self._gatherings: dict[str, Gathering[Any, Any]] = {}
 
     async def ask(self, kind: Kind[Q, A], token_digest: str, body: Q) -> A | None:
-        """The answer, given together with others; None when the call must be made by itself."""
+        """The answer, given together with others; None when the call must be made by itself. Raises as its kind's
+        `check` does."""
         gathering = self._gatherings.get(kind.name)
         if gathering is None:
             answer = partial(_answer_all, self._services, kind)
             gathering = self._gatherings[kind.name] = Gathering(kind.name, answer, kind.period)
         answered: A | None = await gathering.ask(Call(token_digest, body, kind.rows(body)))
+        if answered is not None:
+            kind.check(answered)
         return answered
 
 
@@ -105,7 +110,8 @@ async def offer(calls: PilotCalls, token_digest: str, body: OfferRequest) -> Off
 
 
 def answer_one(services: Services, kind: Kind[Q, A], pilot_id: int, body: Q) -> A:
-    """The answer to one pilot, however long another transaction holds it. Raises Unauthorized for one that ended."""
+    """The answer to one pilot, however long another transaction holds it. Raises Unauthorized for one that ended, and
+    as its kind's `check` does."""
     rules = Rules.of(services.settings)
 
     def work(tx: Transaction) -> tuple[Sequence[A], Aftermath]:
@@ -116,6 +122,7 @@ def answer_one(services: Services, kind: Kind[Q, A], pilot_id: int, body: Q) -> 
 
     answers, aftermath = services.database.transact(work)
     _publish(services, aftermath)
+    kind.check(answers[0])
     return answers[0]
 
 
@@ -144,14 +151,6 @@ def _callers(tx: Transaction, kind: Kind[Q, A], digests: Sequence[str]) -> tuple
         held |= {digest for digest, pilot in found.items() if pilot.id not in free}
         found = {digest: pilot for digest, pilot in found.items() if pilot.id in free}
     return found, held
-
-
-def objection(verdict: Verdict) -> Conflict | None:
-    """Where none of a call's reports counts: its sender must stop, whatever it thinks that it holds."""
-    if verdict.accepted or not verdict.refused:
-        return None
-    told = "; ".join(f"attempt {one.attempt} at job {one.job_id}: {one.reason}" for one in verdict.refused[:_TOLD])
-    return Conflict(f"{told}; stop these attempts and forget them")
 
 
 def _publish(services: Services, aftermath: Aftermath) -> None:
@@ -188,10 +187,17 @@ def _report(tx: Transaction, said: Said[ReportRequest], rules: Rules) -> tuple[S
     return rulings.verdicts, rulings.aftermath
 
 
+def _check_reports(verdict: Verdict) -> None:
+    """Where none of them counts, their sender must stop, whatever it thinks that it holds. Raises Conflict."""
+    if verdict.refused and not verdict.accepted:
+        told = "; ".join(f"attempt {one.attempt} at job {one.job_id}: {one.reason}" for one in verdict.refused[:_TOLD])
+        raise Conflict(f"{told}; stop these attempts and forget them")
+
+
 OFFER = Kind("offer", _offer, lambda body: len(body.jobs) + 1, with_slots=True)
 FETCH = Kind("fetch", _fetch, lambda body: body.cores, with_slots=True)
 START = Kind("start", _start, lambda body: len(body.jobs))
-REPORT = Kind("report", _report, lambda body: len(body.reports))
+REPORT = Kind("report", _report, lambda body: len(body.reports), check=_check_reports)
 HEARTBEAT: Kind[HeartbeatRequest, HeartbeatReply] = Kind(
     "heartbeat", heartbeats.heartbeat_all, lambda body: len(body.jobs) + 1, BEATS_PERIOD
 )

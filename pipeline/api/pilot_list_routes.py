@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 
+from pipeline.api.etags import NOT_MODIFIED, IfNoneMatch, answer_if_changed
 from pipeline.api.pages import cut
 from pipeline.api.policy import Reader
 from pipeline.api.services import ServicesOf
@@ -40,13 +40,13 @@ def show(caller: Reader, services: ServicesOf, pilot_id: PilotId) -> PilotDetail
 @router.get(
     "/{pilot_id}/log",
     response_model=PilotLog,
-    responses={304: {"description": "nothing has changed since that ETag"}},
+    responses=NOT_MODIFIED,
 )
 def log(
     caller: Reader,
     services: ServicesOf,
     pilot_id: PilotId,
-    if_none_match: Annotated[str | None, Header()] = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """What a pilot wrote, as it was fetched last; 404 says how it is fetched."""
     times = services.database.read(lambda tx: output_times(tx, caller.vo_id, pilot_id))
@@ -63,9 +63,4 @@ def log(
         stdout=stdout,
         stderr=stderr,
     )
-    content = view.model_dump_json()
-    etag = f'"{hashlib.sha256(content.encode()).hexdigest()[:32]}"'
-    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
-    if if_none_match == etag:
-        return Response(status_code=304, headers=headers)
-    return Response(content, media_type="application/json", headers=headers)
+    return answer_if_changed(view, if_none_match)

@@ -13,7 +13,7 @@ from fastapi import APIRouter, FastAPI, HTTPException, Path, Request, Response
 from structlog import get_logger
 
 from pipeline.api.archive_check import check_archive
-from pipeline.api.pilot_calls import FETCH, HEARTBEAT, OFFER, REPORT, START, answer_one, objection, pilot_calls
+from pipeline.api.pilot_calls import FETCH, HEARTBEAT, OFFER, REPORT, START, answer_one, pilot_calls
 from pipeline.api.policy import FOR_ALL, PilotCaller
 from pipeline.api.services import Services, ServicesOf
 from pipeline.api.uploads import AS_BODY, Upload
@@ -122,11 +122,7 @@ def heartbeat(caller: PilotCaller, services: ServicesOf, body: HeartbeatRequest)
 @router.post("/self/report")
 def report(caller: PilotCaller, services: ServicesOf, body: ReportRequest) -> Verdict:
     """Tell how attempts ended; a repeated report is accepted again. 409 when none of them counts (any more)."""
-    verdict = answer_one(services, REPORT, _id(caller), body)
-    error = objection(verdict)
-    if error is not None:
-        raise error
-    return verdict
+    return answer_one(services, REPORT, _id(caller), body)
 
 
 @router.post("/self/end", status_code=HTTPStatus.NO_CONTENT)

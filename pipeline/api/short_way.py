@@ -18,10 +18,10 @@ from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from pipeline.api.pilot_calls import HEARTBEAT, REPORT, START, PilotCalls, objection, offer, pilot_calls
+from pipeline.api.pilot_calls import HEARTBEAT, REPORT, START, PilotCalls, offer, pilot_calls
 from pipeline.api.problems import answer_to
 from pipeline.api.telemetry import note_request
-from pipeline.errors import DatabaseUnavailable, PenstockError
+from pipeline.errors import Conflict, DatabaseUnavailable
 from pipeline.store.access import digest
 from pipeline.store.pilots import TOKEN_PREFIX
 from schemas.pilots import HeartbeatRequest, OfferRequest, ReportRequest, StartRequest
@@ -38,15 +38,13 @@ class Way:
 
     body: type[BaseModel]
     answer: Callable[[PilotCalls, str, Any], Awaitable[BaseModel | None]]
-    objection: Callable[[Any], PenstockError | None] = lambda _: None
-    """What is wrong with an answer that may not leave as such."""
 
 
 WAYS: Mapping[str, Way] = {
     "/v1/pilots/self/offer": Way(OfferRequest, offer),
     "/v1/pilots/self/start": Way(StartRequest, lambda calls, *said: calls.ask(START, *said)),
     "/v1/pilots/self/heartbeat": Way(HeartbeatRequest, lambda calls, *said: calls.ask(HEARTBEAT, *said)),
-    "/v1/pilots/self/report": Way(ReportRequest, lambda calls, *said: calls.ask(REPORT, *said), objection),
+    "/v1/pilots/self/report": Way(ReportRequest, lambda calls, *said: calls.ask(REPORT, *said)),
 }
 
 
@@ -79,12 +77,9 @@ class ShortWay:
             return None
         try:
             reply = await way.answer(pilot_calls(self._app), digest(token), body)
-        except DatabaseUnavailable as error:
+        except (Conflict, DatabaseUnavailable) as error:
             return answer_to(error, path)
-        if reply is None:
-            return None
-        problem = way.objection(reply)
-        return answer_to(problem, path) if problem else Response(reply.model_dump_json(), media_type="application/json")
+        return None if reply is None else Response(reply.model_dump_json(), media_type="application/json")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import click
 from pipeline.cli.direct import opened_database
 from pipeline.cli.options import example, pass_settings
 from pipeline.settings import Settings
-from pipeline.store import schema
+from pipeline.store import migration, schema
 
 
 @click.group(epilog=example("penstock db upgrade", "penstock db check"))
@@ -26,7 +26,7 @@ def upgrade(settings: Settings) -> None:
     if not settings.database_url:
         settings.resolved_data_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
     with opened_database(settings, checked=False) as database:
-        before, after = schema.upgrade(database)
+        before, after = migration.upgrade(database)
         where = database.safe_url()
     change = f"is at {after} already" if before == after else f"upgraded from {before or 'nothing'} to {after}"
     click.echo(f"{where}: {change}")

@@ -14,13 +14,10 @@ from pipeline.client import Client
 from pipeline.errors import PenstockError
 from pipeline.settings import load_settings
 from schemas.pilot_views import PilotQuery
-from schemas.states import PILOT_FINAL, PilotState
+from schemas.states import PILOT_LIVE, PilotState
 
 PATIENCE = 2.0
 """Seconds that somebody who has pressed TAB waits."""
-_LIVE = tuple(state for state in PilotState if state not in PILOT_FINAL)
-
-Offer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
 def sites(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -50,7 +47,7 @@ def pilots(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 def live_pilots(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Ids of pilots that have not ended."""
     del ctx, param
-    return _offered(lambda client: _pilots(client, _LIVE), incomplete)
+    return _offered(lambda client: _pilots(client, PILOT_LIVE), incomplete)
 
 
 def _queues(client: Client, site: str | None) -> Iterator[CompletionItem]:

@@ -16,10 +16,11 @@ from pipeline.client import Client, open_client
 from pipeline.errors import BadInput
 from pipeline.settings import Settings
 from schemas.pilot_views import PilotKill, PilotsChanged, PilotSelection
-from schemas.states import PILOT_FINAL, PilotState
+from schemas.states import PILOT_LIVE
 
 F = TypeVar("F", bound=Callable[..., Any])
-_STATES = [state.value for state in PilotState if state not in PILOT_FINAL]
+S = TypeVar("S", bound=PilotSelection)
+_STATES = [state.value for state in PILOT_LIVE]
 
 
 def _selecting(command: F) -> F:
@@ -52,8 +53,7 @@ def drain(settings: Settings, /, *, is_sure: bool, **options: Any) -> None:
     """
     selection = asked(PilotSelection, **_chosen(options))
     with open_client(settings) as client:
-        _carry_out(client.drain_pilots, selection, is_sure=is_sure)
-        _say_what_comes(client, selection)
+        _carry_out(client, client.drain_pilots, selection, is_sure=is_sure)
 
 
 @click.command(
@@ -72,11 +72,7 @@ def kill(settings: Settings, /, *, is_sure: bool, now: bool, **options: Any) -> 
     """
     selection = asked(PilotKill, now=now, **_chosen(options))
     with open_client(settings) as client:
-        _carry_out(client.kill_pilots, selection, is_sure=is_sure)
-        _say_what_comes(client, selection)
-
-
-S = TypeVar("S", bound=PilotSelection)
+        _carry_out(client, client.kill_pilots, selection, is_sure=is_sure)
 
 
 def _chosen(options: dict[str, Any]) -> dict[str, Any]:
@@ -85,20 +81,21 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
     return {"why": options.pop("reason"), **options}
 
 
-def _carry_out(command: Callable[[S], PilotsChanged], selection: S, *, is_sure: bool) -> None:
+def _carry_out(client: Client, command: Callable[[S], PilotsChanged], selection: S, *, is_sure: bool) -> None:
     """Do it, once somebody has said yes. Raises BadInput where nobody can be asked."""
     if not (is_sure or selection.dry_run):
-        _ask(command(selection.model_copy(update={"dry_run": True})) if sys.stdin.isatty() else None)
+        if not sys.stdin.isatty():
+            raise BadInput("nobody can be asked here whether this is meant: say --yes, or --dry-run to see how many")
+        _confirm(command(selection.model_copy(update={"dry_run": True})))
     answer = command(selection)
     click.echo(f"would be {_words(answer)}" if selection.dry_run else _words(answer))
     if not _total(answer):
         click.echo("none of them lives and was not told before", err=True)
+    _say_what_comes(client, selection)
 
 
-def _ask(foreseen: PilotsChanged | None) -> None:
-    """Let somebody say yes or no to what is foreseen; None: nobody is there."""
-    if foreseen is None:
-        raise BadInput("nobody can be asked here whether this is meant: say --yes, or --dry-run to see how many")
+def _confirm(foreseen: PilotsChanged) -> None:
+    """Let somebody say yes or no to what is foreseen."""
     if _total(foreseen) and not click.confirm(f"{_words(foreseen)}: go on?", err=True):
         click.echo("nothing was done", err=True)
         raise click.exceptions.Exit(1)

@@ -50,15 +50,13 @@ def pilots() -> None:
 def list_(settings: Settings, /, *, limit: int, as_json: bool, **filters: object) -> None:
     """List your VO's pilots, the newest first.
 
-    REASON says why one is held, drains or has ended; RELEASES, how often it was held and let go on.
+    REASON says why one is held, drains or has ended; LEAVING, that it drains or is to be removed; RELEASES, how often
+    it was held and let go on.
     """
     query = asked(PilotQuery, **filters)
     with open_client(settings) as client:
         found = gather(client.pilots, query, limit)
-    if as_json:
-        print_json([cells(pilot) for pilot in found])
-    else:
-        show_list([_row(pilot) for pilot in found], _COLUMNS, as_json=False, of="pilots")
+    show_list(found if as_json else map(_row, found), _COLUMNS, as_json=as_json, of="pilots")
 
 
 @pilots.command(epilog=example("penstock pilots show 7", "penstock pilots show 7 --json"))

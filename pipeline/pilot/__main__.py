@@ -11,13 +11,13 @@ from pipeline.pilot import PROTOCOL, VERSION, cgroups, containers, durable, fold
 from pipeline.pilot.bell import Bell
 from pipeline.pilot.client import Backoff, Client
 from pipeline.pilot.errors import ApiError, BadOptions, Refused, Unreachable
+from pipeline.pilot.execution import Node
 from pipeline.pilot.log import log
 from pipeline.pilot.pilot import Machine, Pilot, Terms
 from pipeline.pilot.warden import Warden
 
 _PREFIX = "PENSTOCK_PILOT_"
 _ENROL_WITHIN = 1800.0
-_UNKNOWN_FIELD = 422
 T = TypeVar("T")
 
 
@@ -42,7 +42,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
         "tag": _required(options, "tag"),
         "version": VERSION,
         "node": node.describe(
-            options.host or socket.gethostname(), machine.totals, machine.gpus, [one.name for one in machine.runtimes]
+            options.host or socket.gethostname(),
+            machine.totals,
+            machine.node.gpus,
+            [one.name for one in machine.node.runtimes],
         ),
     }
     patience = options.lifetime or options.idle_limit or _ENROL_WITHIN
@@ -159,9 +162,8 @@ def _machine(options: argparse.Namespace) -> Machine:
     wanted = {name: getattr(options, name) for name in ("cores", "memory", "disk") if getattr(options, name)}
     runtimes = containers.find(made.containers, options.containers)
     home = cgroups.find() if options.cgroups else ""
-    leavings = [folder for one in runtimes for folder in (one.brief, one.folder)]
-    warden = Warden(cgroups.settle(home, "penstock-{}".format(os.getpid())), leavings)
-    return Machine(measured._replace(**wanted), made, warden, Bell(), found, runtimes)
+    warden = Warden(cgroups.settle(home, "penstock-{}".format(os.getpid())), runtimes)
+    return Machine(measured._replace(**wanted), made, Bell(), Node(warden, found, runtimes))
 
 
 def _enrol(client: Client, enrolment: Dict[str, Any], bell: Bell, until: float) -> Optional[Dict[str, Any]]:
@@ -181,7 +183,7 @@ def _enrol(client: Client, enrolment: Dict[str, Any], bell: Bell, until: float) 
             bell.wait(seconds)
         except ApiError as error:
             older = node.in_older_words(enrolment["node"])
-            if isinstance(error, Refused) and error.status == _UNKNOWN_FIELD and older is not None:
+            if isinstance(error, Refused) and error.is_about_words and older is not None:
                 log("enrolment_in_older_words", error=str(error))
                 enrolment = {**enrolment, "node": older}
                 continue

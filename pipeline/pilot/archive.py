@@ -8,11 +8,11 @@ import tarfile
 from contextlib import contextmanager
 from typing import IO, Iterator, List, Sequence
 
-from pipeline.pilot import durable
+from pipeline.pilot import durable, streams
 
 LIMIT = (10 << 20) - (128 << 10)
 """Bytes of content: what the API takes (10 MiB), less room for tar headers and for content that can't be packed."""
-LOG_LIMIT = 1 << 20
+LOG_LIMIT = streams.LIMIT
 LOGS = ("stdout.txt", "stderr.txt")
 _LEFT_OUT = "left-out.txt"
 

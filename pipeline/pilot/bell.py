@@ -35,5 +35,5 @@ class Bell:
 
     def _note(self, *_: object) -> None:
         if self.stop_asked:
-            os._exit(_QUICK_EXIT)  # the warden ends the payloads
+            os._exit(_QUICK_EXIT)  # the warden ends a pilot's payloads
         self.stop_asked = True

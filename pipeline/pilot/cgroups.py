@@ -185,11 +185,6 @@ def tasks(group: str) -> int:
     return _number(group, "pids.current")
 
 
-def memory(group: str) -> int:
-    """Bytes that a group has now, files in the page cache among them."""
-    return _number(group, "memory.current")
-
-
 def memory_peak(group: str) -> int:
     """The most bytes that it had; 0 where nobody remembers (before Linux 5.19)."""
     return _number(group, "memory.peak")

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -48,7 +47,7 @@ class Runtime(NamedTuple):
 
     def environment(self) -> Dict[str, str]:
         """Of the client: the pilot's PATH, and places of its own; no user's configuration."""
-        given = {"PATH": os.environ.get("PATH", os.defpath), "HOME": home(self.folder)}
+        given = {"PATH": os.environ.get("PATH", os.defpath), "HOME": _home(self.folder)}
         if self.name != _PODMAN:
             prefix = self.name.upper()
             return {**given, prefix + "_CACHEDIR": self.folder, prefix + "_TMPDIR": self.folder}
@@ -82,11 +81,6 @@ class Run(NamedTuple):
     cleanup: Tuple[str, ...]
 
 
-def home(folder: str) -> str:
-    """Where the clients are at home. Podman without root leaves a process behind there, to keep a namespace."""
-    return os.path.join(folder, "home")
-
-
 def find(folder: str, wanted: Sequence[str] = NAMES, patience: float = _PATIENCE) -> Tuple[Runtime, ...]:
     """Those of `wanted` that can run a container here: each is tried, for `patience` seconds. They keep their things
     below `folder`, in one of this process's own: podman's storage can't be moved to another `brief`.
@@ -104,9 +98,7 @@ def find(folder: str, wanted: Sequence[str] = NAMES, patience: float = _PATIENCE
     found = [_first_that_works(_ways(name, folder, brief), bare, patience) for name in present]
     folders.remove(bare)
     if not any(found):
-        processes.end_at_home(home(folder))
-        folders.remove(brief)
-        folders.remove(folder)
+        _vacate(folder, brief)
     return tuple(runtime for runtime in found if runtime is not None)
 
 
@@ -170,10 +162,25 @@ def clear(runtimes: Sequence[Runtime]) -> None:
     for runtime in runtimes:
         if runtime.name == _PODMAN:  # it may have files that only its own user namespace may remove
             probe.ask(*runtime.client, "rmi", "--all", "--force", environment=runtime.environment())
-        processes.end_at_home(home(runtime.folder))
-        for folder in (runtime.folder, runtime.brief):
-            mounts.detach_below(folder)
-            folders.remove(folder)
+    sweep(runtimes)
+
+
+def sweep(runtimes: Sequence[Runtime]) -> None:
+    """The same without asking them: what has escaped `clear`, or lost the pilot that would have called it."""
+    for folder, brief in {(runtime.folder, runtime.brief) for runtime in runtimes}:
+        _vacate(folder, brief)
+
+
+def _vacate(folder: str, brief: str) -> None:
+    processes.end_at_home(_home(folder))
+    for path in (folder, brief):
+        mounts.detach_below(path)
+        folders.remove(path)
+
+
+def _home(folder: str) -> str:
+    """Where the clients are at home. Podman without root leaves a process behind there, to keep a namespace."""
+    return os.path.join(folder, "home")
 
 
 def _ways(name: str, folder: str, brief: str) -> List[Runtime]:
@@ -257,10 +264,9 @@ def _pull(command: Sequence[str], runtime: Runtime, output: int, errors: int, ch
         while process.poll() is None:
             check()
             time.sleep(_PULL_EVERY)
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
+    finally:
+        if process.returncode is None:
+            probe.end(process)
     return process.returncode
 
 

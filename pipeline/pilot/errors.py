@@ -14,6 +14,8 @@ PilotError
 
 from typing import Optional
 
+_UNKNOWN_FIELD = 422
+
 
 class PilotError(Exception):
     """The root."""
@@ -36,11 +38,11 @@ class Unreachable(ApiError):
 
 
 class Refused(ApiError):
-    """The API refused the request with `status`."""
+    """The API refused the request with `status`. `is_about_words`: one of an earlier release may not know them all."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
-        self.status = status
+        self.is_about_words = status == _UNKNOWN_FIELD
 
 
 class Fenced(ApiError):

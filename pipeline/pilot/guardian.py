@@ -71,11 +71,7 @@ class _Guardian:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._unread = b""
-        self._woken, waker = os.pipe()
-        for descriptor in (self._woken, waker):
-            os.set_blocking(descriptor, False)
-        signal.set_wakeup_fd(waker)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._woken = processes.wake_at_ends()
         self._statuses: Dict[int, int] = {}
         self._kill_at: Optional[float] = None
         self._is_pilot_gone = False
@@ -180,14 +176,7 @@ class _Guardian:
 
     def _reap(self) -> bool:
         """Whether there are children still; without one, nothing descends from this process."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return False
-            if pid == 0:
-                return True
-            self._statuses[pid] = status
+        return processes.reap(self._statuses.__setitem__)
 
     def _heard(self) -> Iterator[Dict[str, Any]]:
         """What the pilot says; a guardian that hears no more has no pilot."""

@@ -7,15 +7,13 @@ import signal
 import threading
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
-from pipeline.pilot import archive, containers, limits, processes, sandbox, transfer
+from pipeline.pilot import archive, limits, processes, sandbox, transfer
 from pipeline.pilot.client import Backoff
 from pipeline.pilot.errors import ApiError, AttemptError, InfrastructureFailed, PayloadFailed, Stopped, Unreachable
 from pipeline.pilot.execution import SCRATCH, Execution, Node
 from pipeline.pilot.folders import Folders, Key
-from pipeline.pilot.gpus import Gpus
 from pipeline.pilot.log import log
 from pipeline.pilot.sandbox import Sandboxes
-from pipeline.pilot.warden import Warden
 
 GRACE = 5.0
 _STORE_TRIES = 3
@@ -32,10 +30,8 @@ class Place(NamedTuple):
 
     folders: Folders
     sandboxes: Sandboxes
-    warden: Warden
     archive_path: Callable[[Key], str]
-    gpus: Gpus
-    runtimes: Tuple[containers.Runtime, ...] = ()
+    node: Node
 
 
 class Job:
@@ -49,8 +45,7 @@ class Job:
         self._place = place
         self._folder = place.folders.job(self.key)
         self._logs = place.folders.log(self.key)
-        node = Node(place.warden, place.gpus, place.runtimes)
-        self._execution = Execution(assignment, (self._folder, self._logs), node)
+        self._execution = Execution(assignment, (self._folder, self._logs), place.node)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._why = ""

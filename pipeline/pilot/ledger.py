@@ -9,9 +9,9 @@ import json
 import os
 import threading
 from contextlib import suppress
-from typing import IO, Dict, List, Tuple
+from typing import IO, Dict, List
 
-Key = Tuple[int, int]
+from pipeline.pilot.folders import Key
 
 
 class Ledger:

@@ -15,7 +15,6 @@ from pipeline.pilot.slots import Slots
 _IDLE_WAIT = 10.0
 _BUSY_WAIT = 3.0
 _WITHOUT_GPUS = 600.0
-_UNKNOWN_FIELD = 422
 
 
 class Orders(NamedTuple):
@@ -81,7 +80,7 @@ class Offers:
 
     def _keep_gpus_back(self, error: ApiError) -> bool:
         """Whether an API of release 0.2.0 refused them: then the rest is offered, for a while. It may be replaced."""
-        is_old = isinstance(error, Refused) and error.status == _UNKNOWN_FIELD and self._offers_gpus()
+        is_old = isinstance(error, Refused) and error.is_about_words and self._offers_gpus()
         if is_old:
             self._gpus_from = time.monotonic() + _WITHOUT_GPUS
             log("gpus_not_offered", gpus=self._slots.totals.gpus, error=str(error))

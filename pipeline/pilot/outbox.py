@@ -3,18 +3,16 @@
 import json
 import os
 import threading
-from typing import Any, Callable, Dict, List, Set, Tuple
+from typing import Any, Callable, Dict, List, Set
 
 from pipeline.pilot import durable
 from pipeline.pilot.client import Backoff, Client
 from pipeline.pilot.errors import Refused, Unreachable
-from pipeline.pilot.folders import Folders
+from pipeline.pilot.folders import Folders, Key
 from pipeline.pilot.log import log
 
-Key = Tuple[int, int]
 Report = Dict[str, Any]
 _BATCH = 100
-_UNKNOWN_FIELD = 422
 
 
 class Outbox:
@@ -107,7 +105,7 @@ class Outbox:
         try:
             self._post(reports)
         except Refused as error:
-            if error.status == _UNKNOWN_FIELD and self._drop_minor(keys):
+            if error.is_about_words and self._drop_minor(keys):
                 self._send(keys)
                 return
             if len(reports) > 1:

@@ -11,7 +11,6 @@ from pipeline.pilot.guardian import Order
 from pipeline.pilot.log import log
 from pipeline.pilot.warden import Warden
 
-_JOB_DIR = "PENSTOCK_JOB_DIR"
 _READ = 1 << 16
 _MISSING = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
 _OWN_FAULTS = _MISSING | {0, errno.EACCES, errno.ENOEXEC, errno.EISDIR, errno.E2BIG, errno.ENAMETOOLONG}
@@ -45,7 +44,7 @@ def environment(job: Dict[str, Any], folder: str, scratch: str, gpus: Dict[str, 
             "PENSTOCK_JOB_ID": str(job["job_id"]),
             "PENSTOCK_ATTEMPT": str(job["attempt"]),
             "PENSTOCK_CORES": cores,
-            _JOB_DIR: folder,
+            "PENSTOCK_JOB_DIR": folder,
         }
     )
     return given

@@ -4,13 +4,13 @@ import random
 import threading
 import time
 import traceback
-from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional
 
 from pipeline.pilot import containers, folders, limits, processes
 from pipeline.pilot.bell import Bell
 from pipeline.pilot.client import Backoff, Client
 from pipeline.pilot.errors import ApiError, Fenced, Refused, Unreachable
-from pipeline.pilot.gpus import Gpus
+from pipeline.pilot.execution import Node
 from pipeline.pilot.job import GRACE, Job, Place
 from pipeline.pilot.ledger import Ledger
 from pipeline.pilot.log import log
@@ -19,7 +19,6 @@ from pipeline.pilot.offers import Offers, Orders
 from pipeline.pilot.outbox import Outbox, Report
 from pipeline.pilot.sandbox import Sandboxes
 from pipeline.pilot.slots import Slots
-from pipeline.pilot.warden import Warden
 
 _WATCH_SHARE, _HURRIED_SHARE = 20, 2
 """So many times as long as a look at all processes takes, none is taken; while something grows fast, so many times."""
@@ -47,10 +46,8 @@ class Machine(NamedTuple):
 
     totals: Totals
     folders: folders.Folders
-    warden: Warden
     bell: Bell
-    gpus: Gpus
-    runtimes: Tuple[containers.Runtime, ...] = ()
+    node: Node
 
 
 class Pilot:
@@ -61,13 +58,12 @@ class Pilot:
         self._terms = terms
         self._machine = machine
         self._interval = terms.heartbeat_interval
-        self._slots = Slots(machine.totals, machine.gpus.devices)
+        self._slots = Slots(machine.totals, machine.node.gpus.devices)
         self._ledger = Ledger(machine.folders.ledger, terms.pilot_id)
         pace = max(terms.heartbeat_interval, 0.1)
         self._outbox = Outbox(machine.folders, terms.pilot_id, client, self._settled, pace)
         sandboxes = Sandboxes(machine.folders.sandboxes, client)
-        archive_path = self._outbox.archive_path
-        place = Place(machine.folders, sandboxes, machine.warden, archive_path, machine.gpus, machine.runtimes)
+        place = Place(machine.folders, sandboxes, self._outbox.archive_path, machine.node)
         orders = Orders(self._begin, self._drain, lambda: terms.deadline - time.monotonic(), pace)
         self._offers = Offers(client, self._slots, self._ledger, place, orders)
         self._failures = 0
@@ -88,12 +84,12 @@ class Pilot:
         if self._lost_reason:
             for job in self._slots.held():
                 job.stop("superseded", reason, 0.0)  # they belong to others now
-            self._machine.warden.close()
+            self._machine.node.warden.close()
             return 1
         self._say_goodbye(reason)
         folders.remove(self._machine.folders.sandboxes)
-        containers.clear(self._machine.runtimes)
-        self._machine.warden.close()
+        containers.clear(self._machine.node.runtimes)
+        self._machine.node.warden.close()
         return 0
 
     # the main thread

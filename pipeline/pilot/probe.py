@@ -47,12 +47,13 @@ def _answer(
     try:
         code = process.wait(patience)
     except subprocess.TimeoutExpired:
-        _end(process)
+        end(process)
         return None
     return os.pread(output, _MOST, 0).decode(errors="replace") if code == 0 else None
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a tool that leads a session of its own."""
     os.killpg(process.pid, signal.SIGKILL)
     try:
         process.wait(1.0)

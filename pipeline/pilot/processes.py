@@ -58,6 +58,28 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def wake_at_ends() -> int:
+    """A descriptor that can be read from whenever a child of this process has ended, or a signal has come."""
+    woken, waker = os.pipe()
+    for descriptor in (woken, waker):
+        os.set_blocking(descriptor, False)
+    signal.set_wakeup_fd(waker)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    return woken
+
+
+def reap(ended: Callable[[int, int], object]) -> bool:
+    """Tell each child that has ended with its status, as wait does; whether there are children still."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return False
+        if pid == 0:
+            return True
+        ended(pid, status)
+
+
 def table() -> Table:
     """All processes that can be seen."""
     found = {}

@@ -7,16 +7,16 @@ import argparse
 import http.client
 import os
 import re
-import signal
 import stat
 import sys
 import threading
 import time
 import urllib.error
 import uuid
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Set
 
 from pipeline.pilot import durable, spool
+from pipeline.pilot.bell import Bell
 from pipeline.pilot.errors import BadOptions
 from pipeline.pilot.lines import HttpLine, line_to
 from pipeline.pilot.log import log
@@ -34,12 +34,10 @@ def main(arguments: List[str]) -> int:
     """Serves until SIGTERM. 0: told to stop; 2: bad options."""
     options = _parser().parse_args(arguments)
     try:
-        relay = Relay(options.spool, options.api_url, options.calls)
+        relay = Relay(options.spool, options.api_url, options.calls, Bell())
     except (BadOptions, OSError) as error:
         sys.stderr.write("penstock-pilot relay: {}\n".format(error))
         return 2
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: relay.stop())
     log("relay_started", spool=options.spool, api_url=options.api_url)
     relay.run()
     log("relay_ended")
@@ -59,9 +57,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class Relay:
-    """Made with a folder of its own account; `run` serves until `stop`."""
+    """Made with a folder of its own account; `run` serves until the bell notes a signal."""
 
-    def __init__(self, folder: str, api_url: str, calls: int) -> None:
+    def __init__(self, folder: str, api_url: str, calls: int, bell: Bell) -> None:
         """Raises BadOptions, OSError."""
         line = line_to(api_url)
         if not isinstance(line, HttpLine):
@@ -73,18 +71,14 @@ class Relay:
         _make(self._folder)
         self._mark = os.path.join(self._folder, "relay-" + uuid.uuid4().hex)
         self._room = threading.Semaphore(calls)
-        self._open: Dict[str, bool] = {}
+        self._bell = bell
+        self._open: Set[str] = set()
         self._lock = threading.Lock()
-        self._stopping = threading.Event()
-
-    def stop(self) -> None:
-        """Take no more calls, and end."""
-        self._stopping.set()
 
     def run(self) -> None:
         """Serve. Calls that are out at the end are answered as failed, so that their pilots ask again at once."""
         pause, sweep_due = _PAUSE, 0.0
-        while not self._stopping.is_set():
+        while not self._bell.stop_asked:
             try:
                 if time.monotonic() >= sweep_due:
                     sweep_due = time.monotonic() + _SWEEP_EVERY
@@ -94,9 +88,9 @@ class Relay:
                 log("spool_failed", error=str(error))
                 busy = False
             pause = _PAUSE if busy else min(pause * 1.5, _LONGEST_PAUSE)
-            self._stopping.wait(pause)
+            self._bell.wait(pause)
         with self._lock:
-            left, self._open = list(self._open), {}
+            left, self._open = self._open, set()
         for name in left:
             self._reply(name, {"status": 0, "error": "the relay was stopped", "headers": {}}, None)
         durable.remove(self._mark)
@@ -116,7 +110,7 @@ class Relay:
                 self._room.release()  # another relay's, or its pilot has given up
                 continue
             with self._lock:
-                self._open[name] = True
+                self._open.add(name)
             threading.Thread(target=self._serve, args=(name,), daemon=True).start()
         return bool(names)
 
@@ -150,7 +144,8 @@ class Relay:
 
     def _answer(self, name: str, header: Dict[str, Any], body: Any) -> None:
         with self._lock:
-            is_open = self._open.pop(name, False)
+            is_open = name in self._open
+            self._open.discard(name)
         if is_open:
             try:
                 self._reply(name, header, body)

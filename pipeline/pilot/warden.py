@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from typing import NoReturn, Sequence, Set
 
-from pipeline.pilot import cgroups, containers, folders, guardian, mounts, processes
+from pipeline.pilot import cgroups, containers, guardian, processes
 from pipeline.pilot.errors import InfrastructureFailed
 
 _INT = array.array("i").itemsize
@@ -27,15 +27,15 @@ _READ = 4096
 class Warden:
     """Start it before any thread."""
 
-    def __init__(self, nest: cgroups.Nest = cgroups.NONE, leavings: Sequence[str] = ()) -> None:
-        """`leavings` are folders to remove at the end, in whatever way that comes."""
+    def __init__(self, nest: cgroups.Nest, runtimes: Sequence[containers.Runtime]) -> None:
+        """What `nest` and `runtimes` have made is taken away at the end, in whatever way that comes."""
         self.nest = nest
         self._lock = threading.Lock()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._pid = os.fork()
         if self._pid == 0:
             self._socket.close()
-            _keep_watch(theirs, nest, leavings)
+            _keep_watch(theirs, nest, runtimes)
         theirs.close()
 
     def guardian(self) -> socket.socket:
@@ -59,7 +59,7 @@ class Warden:
                 time.sleep(_FAREWELL / 300)
 
 
-def _keep_watch(pilot: socket.socket, nest: cgroups.Nest, leavings: Sequence[str]) -> NoReturn:
+def _keep_watch(pilot: socket.socket, nest: cgroups.Nest, runtimes: Sequence[containers.Runtime]) -> NoReturn:
     """The warden's whole life."""
     try:
         os.setsid()
@@ -69,10 +69,7 @@ def _keep_watch(pilot: socket.socket, nest: cgroups.Nest, leavings: Sequence[str
         _close_all_but(pilot.fileno())
         _Warden(pilot).work()
         nest.leave()
-        for folder in leavings:
-            processes.end_at_home(containers.home(folder))
-            mounts.detach_below(folder)
-            folders.remove(folder)
+        containers.sweep(runtimes)
     finally:
         os._exit(0)
 
@@ -81,11 +78,7 @@ class _Warden:
     def __init__(self, pilot: socket.socket) -> None:
         self._pilot = pilot
         self._guardians: Set[int] = set()
-        self._woken, waker = os.pipe()
-        for descriptor in (self._woken, waker):
-            os.set_blocking(descriptor, False)
-        signal.set_wakeup_fd(waker)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._woken = processes.wake_at_ends()
 
     def work(self) -> None:
         """Until the pilot is gone, and every guardian after it."""
@@ -130,14 +123,7 @@ class _Warden:
 
     def _reap(self) -> bool:
         """Whether there are children still."""
-        while True:
-            try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return False
-            if pid == 0:
-                return True
-            self._guardians.discard(pid)
+        return processes.reap(lambda pid, _: self._guardians.discard(pid))
 
     def _is_any_stray_left(self) -> bool:
         self._reap()

@@ -153,6 +153,11 @@ def vo_names(tx: Transaction) -> Sequence[str]:
     return [row.name for row in tx.rows(select(vos.c.name).order_by(vos.c.name))]
 
 
+def vo_name(tx: Transaction, vo_id: int) -> str:
+    """A VO's name; empty where there is no such VO."""
+    return str(tx.scalar(select(vos.c.name).where(vos.c.id == vo_id)) or "")
+
+
 def _authenticate_pilot(tx: Transaction, wanted: str) -> Caller:
     query = (
         select(pilots.c.id, pilots.c.tag, pilots.c.vo_id, vos.c.name.label("vo"))

@@ -7,9 +7,10 @@ from typing import Any
 
 from sqlalchemy import Row, select
 
+from pipeline.store.access import vo_name
 from pipeline.store.database import Transaction
 from pipeline.store.match_rows import StartRate
-from pipeline.store.tables import limit_rules, limits, site_queues, sites, start_rates, vos
+from pipeline.store.tables import limit_rules, limits, site_queues, sites, start_rates
 from schemas.policy import LimitEntry
 from schemas.share_views import LimitView
 from schemas.sites import SiteQueueEntry
@@ -23,7 +24,7 @@ def list_limits(tx: Transaction, vo_id: int) -> list[LimitView]:
 
 def _sites(tx: Transaction, vo_id: int) -> Mapping[int, str]:
     """The names of the declared sites that have a queue for the VO, by id."""
-    vo = tx.scalar(select(vos.c.name).where(vos.c.id == vo_id))
+    vo = vo_name(tx, vo_id)
     query = (
         select(sites.c.id, sites.c.name, site_queues.c.entry)
         .join(site_queues, site_queues.c.site_id == sites.c.id)

@@ -16,19 +16,18 @@ from pipeline.store.tables import autoclusters, jobs, pilots, requirements, slot
 from schemas import rooms as grants
 from schemas.requirements import Requirement
 from schemas.sites import SiteQueueEntry
-from schemas.states import JOB_OCCUPYING, PILOT_ACTIVE, PILOT_FINAL, PilotState
+from schemas.states import JOB_OCCUPYING, PILOT_ACTIVE, PILOT_LIVE, PilotState
 
-LIVE = tuple(state for state in PilotState if state not in PILOT_FINAL)
-NOTHING = grants.Room(0, 0, 0)
+_NOTHING = grants.Room(0, 0, 0)
 _OFFERS_WITHIN = 120.0
 """Seconds after its enrolment within which a pilot that has not asked for jobs yet counts as if all of it were free."""
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class _Taken:
     """What the jobs of a pilot take, how many they are, and how many of them began lately."""
 
-    room: grants.Room = NOTHING
+    room: grants.Room = _NOTHING
     jobs: int = 0
     recent: int = 0
 
@@ -50,11 +49,11 @@ def live_pilots(tx: Transaction, entries: Mapping[int, SiteQueueEntry]) -> Itera
             slots.c.ends_at.label("until"),
         )
         .outerjoin(slots, slots.c.pilot_id == pilots.c.id)
-        .where(pilots.c.state.in_(LIVE))
+        .where(pilots.c.state.in_(PILOT_LIVE))
         .order_by(pilots.c.id)
     )
     for row in tx.rows(query):
-        yield _pilot(row, taken.get(row.id, Taken()), entries.get(row.site_queue_id), tx.now)
+        yield _pilot(row, taken.get(row.id, _Taken()), entries.get(row.site_queue_id), tx.now)
 
 
 def note_idle(tx: Transaction, found: Iterable[LivePilot]) -> None:
@@ -68,11 +67,11 @@ def note_idle(tx: Transaction, found: Iterable[LivePilot]) -> None:
         tx.run(update(pilots).where(*busy).values(idle_cycles=0))
 
 
-def _pilot(row: Row[Any], taken: Taken, entry: SiteQueueEntry | None, now: datetime) -> LivePilot:
+def _pilot(row: Row[Any], taken: _Taken, entry: SiteQueueEntry | None, now: datetime) -> LivePilot:
     state = PilotState(row.state)
     is_active = state in PILOT_ACTIVE
     up = _seconds(row.started_at, now) if is_active else 0.0
-    free, lasts = NOTHING, 0.0
+    free, lasts = _NOTHING, 0.0
     if is_active and row.offered is not None:
         used = taken.room
         free = grants.Room(
@@ -107,7 +106,7 @@ def _seconds(since: datetime | None, now: datetime) -> float:
     return 0.0 if since is None else max((now - since).total_seconds(), 0.0)
 
 
-def _taken(tx: Transaction) -> Mapping[int, Taken]:
+def _taken(tx: Transaction) -> Mapping[int, _Taken]:
     """What the jobs of each pilot take; those that release 0.2.0 assigned, what their templates ask for."""
     columns = (jobs.c.cores, jobs.c.memory, jobs.c.disk, jobs.c.gpus)
     query = (
@@ -126,10 +125,10 @@ def _taken(tx: Transaction) -> Mapping[int, Taken]:
     )
     rows = tx.rows(query)
     known = _requirements(tx, [row.requirement_id for row in rows if row.granted < row.many])
-    taken: dict[int, Taken] = {}
+    taken: dict[int, _Taken] = {}
     for row in rows:
-        so_far, more = taken.get(row.pilot_id, Taken()), row.many - row.granted
-        template = known[row.requirement_id].specifications()[0].least if more else NOTHING
+        so_far, more = taken.get(row.pilot_id, _Taken()), row.many - row.granted
+        template = known[row.requirement_id].specifications()[0].least if more else _NOTHING
         used = so_far.room
         room = grants.Room(
             used.cores + int(row.cores) + more * template.cores,
@@ -137,7 +136,7 @@ def _taken(tx: Transaction) -> Mapping[int, Taken]:
             used.disk + int(row.disk) + more * template.disk,
             used.gpus + int(row.gpus) + more * template.gpus,
         )
-        taken[row.pilot_id] = Taken(room, so_far.jobs + row.many, so_far.recent + int(row.recent))
+        taken[row.pilot_id] = _Taken(room, so_far.jobs + row.many, so_far.recent + int(row.recent))
     return taken
 
 

@@ -14,6 +14,7 @@ from pipeline.errors import NotFound
 from pipeline.pilot_because import PilotFacts, reasons
 from pipeline.store.database import Transaction
 from pipeline.store.nodes import host_of
+from pipeline.store.queue_backoff import left_alone
 from pipeline.store.tables import jobs, pilots, site_queues, sites, steps
 from schemas.pilot_views import JobAtHand, PilotDetail, PilotQuery, PilotView
 from schemas.sites import SiteQueueEntry
@@ -153,9 +154,8 @@ def _view(row: Row[Any], jobs_held: int) -> dict[str, Any]:
 
 
 def _facts(row: Row[Any], occupying: int, max_failures: int, now: datetime) -> PilotFacts:
-    backs_off = row.backoff_until is not None and row.backoff_until > now
+    backoff_until, backoff_reason = left_alone(row.backoff_until, row.queue_reason, now) or (None, None)
     return PilotFacts(
-        id=row.id,
         state=PilotState(row.state),
         reason=row.reason,
         jobs=occupying,
@@ -169,8 +169,8 @@ def _facts(row: Row[Any], occupying: int, max_failures: int, now: datetime) -> P
         last_seen=row.last_seen,
         queue=f"{row.site}/{row.queue}",
         queue_declared=row.declared,
-        backoff_until=row.backoff_until if backs_off else None,
-        backoff_reason=row.queue_reason,
+        backoff_until=backoff_until,
+        backoff_reason=backoff_reason,
         dead_letter_id=row.dead_letter_id,
     )
 

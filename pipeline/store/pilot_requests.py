@@ -8,22 +8,22 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
 
-import uuid_utils.compat
 from sqlalchemy import Row, func, select
 
 from pipeline.errors import BadInput, Conflict, NotFound
 from pipeline.store.bans import banned_queues
 from pipeline.store.database import Transaction, in_chunks
 from pipeline.store.pilot_caps import caps
-from pipeline.store.provisioning import CYCLE
-from pipeline.store.provisioning_rows import Cap
-from pipeline.store.tables import controls, pilots, site_queues, sites
-from schemas.sites import PilotCaps, SiteQueueEntry
-from schemas.states import PILOT_FINAL, PILOT_PENDING, PilotState
+from pipeline.store.provisioning import lock_cycle
+from pipeline.store.provisioning_orders import new_tags, request_pilots
+from pipeline.store.provisioning_rows import Cap, Room
+from pipeline.store.queue_backoff import left_alone
+from pipeline.store.tables import pilots, site_queues, sites
+from schemas.sites import SiteQueueEntry
+from schemas.states import PILOT_LIVE, PILOT_PENDING, PilotState
 
 _TAGS = UUID("6f1c2a52-6a0e-4b57-9f6e-0d6b1f5f7c11")
 """Of which the tags are made that an Idempotency-Key stands for."""
-_LIVE = tuple(state for state in PilotState if state not in PILOT_FINAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def request(tx: Transaction, order: Order) -> Ordered:
     Raises NotFound for a queue that nobody knows, BadInput for one that is not the VO's or takes other numbers,
     Conflict that names the limit, or the ban, that is in the way.
     """
-    since = _lock_provisioning(tx)
+    since = lock_cycle(tx)
     row = _queue(tx, order)
     entry = SiteQueueEntry.model_validate_json(row.entry)
     _check(tx, order, row, entry)
@@ -69,30 +69,11 @@ def request(tx: Transaction, order: Order) -> Ordered:
     if before:
         _check_repeated(order, before, row.id)
         return Ordered(tuple(pilot.id for pilot in before), row.id, warnings)
-    place = (row.id, order.vo_id)
-    over_several = [cap for cap in caps(tx) if cap.covers(place)]
+    room = Room(row.id, row.site_id, order.site, order.vo_id, entry)
+    over_several = [cap for cap in caps(tx) if cap.covers(room.place)]
     _check_caps(tx, order, [_own(order, row.id, entry), *over_several], since)
-    new = {
-        "site_queue_id": row.id,
-        "site_id": row.site_id,
-        "vo_id": order.vo_id,
-        "state": PilotState.REQUESTED,
-        "cores": entry.cores,
-        "requested_at": tx.now,
-    }
-    tx.add_all(pilots, [{**new, "tag": tag} for tag in tags[: order.count]])
+    request_pilots(tx, [(room, tag) for tag in tags[: order.count]])
     return Ordered(tuple(pilot.id for pilot in _known(tx, tags)), row.id, warnings)
-
-
-def _lock_provisioning(tx: Transaction) -> datetime:
-    """When pilots were planned last. Nobody plans, nor orders, until this transaction ends: limits stay exact."""
-    mine = select(controls.c.at).where(controls.c.name == CYCLE)
-    rows = tx.lock(mine)
-    if not rows:
-        tx.add_missing(controls, [{"name": CYCLE, "value": 0, "since": tx.now, "at": tx.now}])
-        rows = tx.lock(mine)
-    at: datetime = rows[0].at
-    return at
 
 
 def _queue(tx: Transaction, order: Order) -> Row[Any]:
@@ -125,15 +106,15 @@ def _check(tx: Transaction, order: Order, row: Row[Any], entry: SiteQueueEntry) 
 def _warnings(tx: Transaction, order: Order, row: Row[Any]) -> Iterator[str]:
     if row.dead_letter_id is not None:
         yield f"nobody looks at {order.label} until dead letter {row.dead_letter_id} is dealt with"
-    if row.backoff_until is not None and row.backoff_until > tx.now:
-        until = f"{row.backoff_until:%Y-%m-%d %H:%M:%S} UTC"
-        yield f"{order.label} is left alone until {until}: {row.reason or 'its batch system failed'}"
+    if alone := left_alone(row.backoff_until, row.reason, tx.now):
+        until, why = alone
+        yield f"{order.label} is left alone until {until:%Y-%m-%d %H:%M:%S} UTC: {why}"
 
 
 def _tags(order: Order) -> list[str]:
     """With a key always the same ones, and one more, which a larger order with that key would have."""
     if order.key is None:
-        return [uuid_utils.compat.uuid7().hex for _ in range(order.count)]
+        return new_tags(order.count)
     whose = f"{order.identity_id} {order.key}"
     return [uuid5(_TAGS, f"{whose} {number}").hex for number in range(order.count + 1)]
 
@@ -150,8 +131,7 @@ def _check_repeated(order: Order, before: Sequence[Row[Any]], queue_id: int) -> 
 
 
 def _own(order: Order, queue_id: int, entry: SiteQueueEntry) -> Cap:
-    limits = PilotCaps.model_validate(entry.model_dump(include=set(PilotCaps.model_fields)))
-    return Cap(f"queue {order.label}", limits, frozenset({queue_id}))
+    return Cap(f"queue {order.label}", entry.caps, frozenset({queue_id}))
 
 
 def _check_caps(tx: Transaction, order: Order, covering: Iterable[Cap], since: datetime) -> None:
@@ -183,7 +163,7 @@ def _counted(tx: Transaction, cap: Cap, since: datetime) -> _There:
     covered = [] if cap.vo_id is None else [pilots.c.vo_id == cap.vo_id]
     if cap.queues is not None:
         covered.append(pilots.c.site_queue_id.in_(sorted(cap.queues)))
-    of_states = select(pilots.c.state, func.count().label("many")).where(pilots.c.state.in_(_LIVE), *covered)
+    of_states = select(pilots.c.state, func.count().label("many")).where(pilots.c.state.in_(PILOT_LIVE), *covered)
     many = {row.state: row.many for row in tx.rows(of_states.group_by(pilots.c.state))}
     new = 0
     if cap.limits.max_submissions is not None:

@@ -12,27 +12,40 @@ from sqlalchemy import exists, select, update
 from pipeline.store import limits
 from pipeline.store.bans import banned_queues, tested_queues
 from pipeline.store.database import Transaction
-from pipeline.store.live_pilots import LIVE, live_pilots
+from pipeline.store.live_pilots import live_pilots
 from pipeline.store.nodes import resting_queues
 from pipeline.store.pilot_caps import caps
 from pipeline.store.provisioning_rows import DemandReading, Past, Place, Room, Situation
+from pipeline.store.queue_backoff import is_at_work, left_alone
 from pipeline.store.queue_histories import histories
 from pipeline.store.tables import controls, pilots, queue_plans, site_queues, sites, vos
 from schemas.sites import SiteQueueEntry
+from schemas.states import PILOT_LIVE
 
-CYCLE = "provisioning_cycle"
+_CYCLE = "provisioning_cycle"
 
 
 def begin_cycle(tx: Transaction, cycle: int) -> bool:
     """Claim a cycle: True for the first caller alone."""
-    tx.add_missing(controls, [{"name": CYCLE, "value": 0, "since": tx.now, "at": tx.now}])
-    newer = (controls.c.name == CYCLE, controls.c.value < cycle)
+    _add_cycle(tx)
+    newer = (controls.c.name == _CYCLE, controls.c.value < cycle)
     return tx.run(update(controls).where(*newer).values(value=cycle, at=tx.now)) == 1
 
 
 def present_cycle(tx: Transaction) -> int:
     """The cycle that was planned last."""
-    return int(tx.scalar(select(controls.c.value).where(controls.c.name == CYCLE)) or 0)
+    return int(tx.scalar(select(controls.c.value).where(controls.c.name == _CYCLE)) or 0)
+
+
+def lock_cycle(tx: Transaction) -> datetime:
+    """When a cycle was begun last. Nobody plans, nor orders, until this transaction ends: limits stay exact."""
+    query = select(controls.c.at).where(controls.c.name == _CYCLE)
+    rows = tx.lock(query)
+    if not rows:
+        _add_cycle(tx)
+        rows = tx.lock(query)
+    at: datetime = rows[0].at
+    return at
 
 
 def situation(tx: Transaction, reading: DemandReading) -> Situation:
@@ -55,23 +68,15 @@ def situation(tx: Transaction, reading: DemandReading) -> Situation:
 def busy_queues(tx: Transaction) -> list[int]:
     """Site queues that have live pilots, or outputs to fetch, and are neither backed off nor stamped by a dead letter.
     The queues are scanned, and of their pilots the index."""
-    free = (site_queues.c.backoff_until.is_(None)) | (site_queues.c.backoff_until <= tx.now)
     mine = pilots.c.site_queue_id == site_queues.c.id
-    live = exists().where(mine, pilots.c.state.in_(LIVE))
+    live = exists().where(mine, pilots.c.state.in_(PILOT_LIVE))
     wanted = exists().where(mine, pilots.c.output_wanted_at.is_not(None))
-    query = select(site_queues.c.id).where(free, site_queues.c.dead_letter_id.is_(None), live | wanted)
+    query = select(site_queues.c.id).where(is_at_work(tx.now), site_queues.c.dead_letter_id.is_(None), live | wanted)
     return [row.id for row in tx.rows(query.order_by(site_queues.c.id))]
 
 
-def vo_names(tx: Transaction) -> Mapping[int, str]:
-    """The VOs' names by id."""
-    return {row.id: row.name for row in tx.rows(select(vos.c.id, vos.c.name))}
-
-
-def backoffs(tx: Transaction) -> Mapping[int, datetime]:
-    """Until when site queues back off that do so now."""
-    query = select(site_queues.c.id, site_queues.c.backoff_until).where(site_queues.c.backoff_until > tx.now)
-    return {row.id: row.backoff_until for row in tx.rows(query)}
+def _add_cycle(tx: Transaction) -> None:
+    tx.add_missing(controls, [{"name": _CYCLE, "value": 0, "since": tx.now, "at": tx.now}])
 
 
 def _past(tx: Transaction) -> Mapping[Place, Past]:
@@ -118,6 +123,7 @@ def _trouble(row: Any, now: datetime) -> str:
     """Why nothing new may be requested of a site queue, as far as its own row says it."""
     if row.dead_letter_id is not None:
         return f"waits for the dead letter {row.dead_letter_id}"
-    if row.backoff_until is not None and row.backoff_until > now:
-        return f"backs off until {row.backoff_until:%H:%M:%S} UTC: {row.reason or 'its batch system failed'}"
+    if alone := left_alone(row.backoff_until, row.reason, now):
+        until, why = alone
+        return f"backs off until {until:%H:%M:%S} UTC: {why}"
     return ""

@@ -1,49 +1,41 @@
-"""What a plan asks for, as rows: pilots requested, not wanted, or to drain; and what was planned, for people."""
+"""What a plan asks for, as rows: pilots requested, not wanted, or to drain; and what it leaves to the next one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
 
 import uuid_utils.compat
-from sqlalchemy import select, update
+from sqlalchemy import update
 
 from pipeline.store import own_values
 from pipeline.store.database import Transaction, in_chunks
-from pipeline.store.provisioning_rows import Place, Room
+from pipeline.store.provisioning_rows import Past, Place, Room
 from pipeline.store.tables import pilots, queue_plans
 from schemas.states import PILOT_PENDING, PilotState
 
 NO_WORK = "there is no work for it"
-_MOST_WHY = 500
 
 
-@dataclass(frozen=True, slots=True)
-class PlanNote:
-    """What was planned for one VO at one site queue."""
-
-    place: Place
-    low_cycles: int
-    wanted: int
-    requested: int
-    removed: int
-    drained: int
-    hold_until: datetime | None
-    why: str
+def new_tags(count: int) -> list[str]:
+    """Names for so many pilots, by which batch systems know them."""
+    return [uuid_utils.compat.uuid7().hex for _ in range(count)]
 
 
-def request_pilots(tx: Transaction, room: Room, count: int) -> None:
-    """Note that so many pilots are wanted; carrying it out submits them."""
-    row = {
-        "site_queue_id": room.site_queue_id,
-        "site_id": room.site_id,
-        "vo_id": room.vo_id,
-        "state": PilotState.REQUESTED,
-        "cores": room.entry.cores,
-        "requested_at": tx.now,
-    }
-    tx.add_all(pilots, [{**row, "tag": uuid_utils.compat.uuid7().hex} for _ in range(count)])
+def request_pilots(tx: Transaction, wanted: Iterable[tuple[Room, str]]) -> None:
+    """Note where pilots are wanted, and by what tags; the next rounds of their queues submit them."""
+    rows = [
+        {
+            "tag": tag,
+            "site_queue_id": room.site_queue_id,
+            "site_id": room.site_id,
+            "vo_id": room.vo_id,
+            "state": PilotState.REQUESTED,
+            "cores": room.entry.cores,
+            "requested_at": tx.now,
+        }
+        for room, tag in wanted
+    ]
+    tx.add_all(pilots, rows)
 
 
 def request_removal(tx: Transaction, pilot_ids: Sequence[int]) -> None:
@@ -60,18 +52,12 @@ def request_drain(tx: Transaction, pilot_ids: Sequence[int]) -> None:
         tx.run(update(pilots).where(*runs).values(drain_requested=True, reason=NO_WORK))
 
 
-def note_plans(tx: Transaction, cycle: int, notes: Sequence[PlanNote]) -> None:
-    """Keep what was planned, as a whole; only rows that change are written, `cycle` says when one did last."""
-    known = {(row.site_queue_id, row.vo_id): row for row in tx.rows(select(queue_plans))}
-    rows = []
-    for note in notes:
-        row = known.pop(note.place, None)
-        before = None if row is None else PlanNote(note.place, *(getattr(row, name) for name in _NOTED))
-        values = {name: getattr(note, name) for name in _NOTED} | {"why": note.why[:_MOST_WHY]}
-        if before != PlanNote(note.place, **values):
-            rows.append({"site_queue_id": note.place[0], "vo_id": note.place[1], "cycle": cycle, **values})
-    own_values.remove(tx, queue_plans, ("site_queue_id", "vo_id"), sorted(known))
-    tx.put(queue_plans, rows, ("cycle", *_NOTED))
-
-
-_NOTED = ("low_cycles", "wanted", "requested", "removed", "drained", "hold_until", "why")
+def keep_past(tx: Transaction, before: Mapping[Place, Past], after: Mapping[Place, Past]) -> None:
+    """Keep what a cycle leaves to the next one in place of what it found; only rows that change are written."""
+    own_values.remove(tx, queue_plans, ("site_queue_id", "vo_id"), sorted(before.keys() - after.keys()))
+    rows = [
+        {"site_queue_id": queue, "vo_id": vo, "low_cycles": past.low_cycles, "hold_until": past.hold_until}
+        for (queue, vo), past in after.items()
+        if before.get((queue, vo)) != past
+    ]
+    tx.put(queue_plans, rows, ("low_cycles", "hold_until"))

@@ -15,15 +15,15 @@ from sqlalchemy import case, func, or_, select, update
 
 from pipeline.store.database import Transaction, in_chunks
 from pipeline.store.pilots import MAX_REASON, wanted_when_over
+from pipeline.store.queue_backoff import is_at_work
 from pipeline.store.tables import pilots, site_queues, sites, vos
 from schemas.sites import SiteQueueEntry
-from schemas.states import PILOT_FINAL, PilotState
+from schemas.states import PILOT_FINAL, PILOT_LIVE, PilotState
 
 MAX_HANDLE = 200
 """Characters that the row keeps of what the batch system calls a pilot."""
 MOST_OVER = 500
 """Ended pilots of a queue that a round looks after at the most."""
-_LIVE = tuple(state for state in PilotState if state not in PILOT_FINAL)
 
 
 class LeaseLost(Exception):
@@ -95,7 +95,7 @@ def lease(tx: Transaction, site_queue_ids: Iterable[int], owner: str, seconds: f
     free = (
         site_queues.c.id.in_(sorted(site_queue_ids)),
         or_(site_queues.c.lease_until.is_(None), site_queues.c.lease_until <= tx.now),
-        or_(site_queues.c.backoff_until.is_(None), site_queues.c.backoff_until <= tx.now),
+        is_at_work(tx.now),
     )
     ids = [row.id for row in tx.lock(select(site_queues.c.id).where(*free).order_by(site_queues.c.id))]
     if not ids:
@@ -199,7 +199,7 @@ def _pilots(tx: Transaction, site_queue_ids: Sequence[int]) -> Mapping[int, list
     names = [name for name in BatchPilot.__slots__ if name in pilots.c]
     query = select(*(pilots.c[name] for name in names), pilots.c.site_queue_id, vos.c.name.label("vo"))
     mine = query.join(vos, vos.c.id == pilots.c.vo_id).where(pilots.c.site_queue_id.in_(site_queue_ids))
-    live = tx.rows(mine.where(pilots.c.state.in_(_LIVE)).order_by(pilots.c.id))
+    live = tx.rows(mine.where(pilots.c.state.in_(PILOT_LIVE)).order_by(pilots.c.id))
     over = tx.rows(
         mine.where(pilots.c.output_wanted_at.is_not(None), pilots.c.state.in_(PILOT_FINAL))
         .order_by(pilots.c.output_wanted_at, pilots.c.id)

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import islice
 from typing import Any
 
 from sqlalchemy import Row, func, or_, select
 
 from pipeline.store import matching
+from pipeline.store.access import vo_name
 from pipeline.store.bans import in_force
 from pipeline.store.database import Transaction
 from pipeline.store.matching import Alive
 from pipeline.store.nodes import resting_queues
-from pipeline.store.tables import bans, pilots, site_queues, sites, vos
+from pipeline.store.queue_backoff import left_alone
+from pipeline.store.tables import bans, pilots, site_queues, sites
 from schemas.placement import fresh_pilot
 from schemas.requirements import Requirement, fits, grant
 from schemas.rooms import Room
@@ -63,7 +64,8 @@ def queue_whys(tx: Transaction, asked: Asked) -> list[QueueWhy]:
     found = []
     for row, entry in rows:
         fit = fits(asked.requirement, fresh_pilot(row.site, entry, asked.margin))
-        backoff_until, backoff_reason = _left_alone(tx, row) or resting.get(row.id) or (None, None)
+        alone = left_alone(row.backoff_until, row.reason, tx.now) or resting.get(row.id)
+        backoff_until, backoff_reason = alone or (None, None)
         concerned = [ban for ban in bans_of.get(row.site_id, ()) if ban.site_queue_id in (None, row.id)]
         found.append(
             QueueWhy(
@@ -85,15 +87,8 @@ def queue_whys(tx: Transaction, asked: Asked) -> list[QueueWhy]:
     return sorted(found, key=lambda one: not one.fits)
 
 
-def _left_alone(tx: Transaction, row: Row[Any]) -> tuple[datetime, str] | None:
-    """Until when, and why, since its batch system failed."""
-    if row.backoff_until is None or row.backoff_until <= tx.now:
-        return None
-    return row.backoff_until, row.reason or "its batch system failed"
-
-
 def _queues(tx: Transaction, vo_id: int) -> list[tuple[Row[Any], SiteQueueEntry]]:
-    vo = tx.scalar(select(vos.c.name).where(vos.c.id == vo_id))
+    vo = vo_name(tx, vo_id)
     query = (
         select(site_queues, sites.c.name.label("site"))
         .join(sites, sites.c.id == site_queues.c.site_id)

@@ -15,10 +15,7 @@ from pipeline.store.database import Transaction
 from pipeline.store.match_rows import LimitRow
 from pipeline.store.tables import jobs, pilots, releases, vos
 from pipeline.store.tables import limits as limits_table
-from schemas.states import JOB_OCCUPYING, PILOT_FINAL, PilotState
-
-_LIVE = tuple(state for state in PilotState if state not in PILOT_FINAL)
-"""A pilot that has ended holds no job: whoever ends it ends its attempts."""
+from schemas.states import JOB_OCCUPYING, PILOT_LIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +68,8 @@ def _attempts(tx: Transaction) -> list[Row[Any]]:
     occupying = (
         select(jobs.c.autocluster_id, pilots.c.site_id, jobs.c.matched_at.is_not(None).label("is_granted"), _MANY)
         .join(pilots, pilots.c.id == jobs.c.pilot_id)
-        .where(pilots.c.state.in_(_LIVE), jobs.c.state.in_(JOB_OCCUPYING))
+        # a pilot that has ended holds no job: whoever ends it ends its attempts
+        .where(pilots.c.state.in_(PILOT_LIVE), jobs.c.state.in_(JOB_OCCUPYING))
         .group_by(jobs.c.autocluster_id, pilots.c.site_id, jobs.c.matched_at.is_not(None))
     )
     ended = select(

@@ -1,48 +1,34 @@
-"""Which schema a database has, which one this release works on, and the way from one to the other.
+"""Which schema a database has, and which one this release works on.
 
 Migrations follow expand-and-contract: a release works on its own schema and on newer ones, so a process
-refuses only what is older.
+refuses only what is older. Nothing here loads Alembic, which every process would else spend its start on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import inspect, text
 
-from pipeline.errors import DatabaseUnavailable, SchemaMismatch
-from pipeline.store.database import Database
+from pipeline.errors import SchemaMismatch
+from pipeline.store.database import Database, Transaction
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-_LOCK_NAME = "penstock_schema"
-_LOCK_WAIT = 60
-"""Seconds that an upgrade waits for one that runs elsewhere."""
 
 
-def configuration(connection: Connection | None = None) -> Config:
-    """Alembic's configuration, made here and not read from a file."""
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    return config
+def known() -> list[str]:
+    """The schemas that this release knows, oldest first: its migrations' numbers."""
+    return sorted(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
-def head() -> str | None:
+def head() -> str:
     """The newest schema that this release knows."""
-    return ScriptDirectory.from_config(configuration()).get_current_head()
+    return known()[-1]
 
 
 def current(database: Database) -> str | None:
     """The schema that the database has; None for a database without one."""
-    return database.read(lambda tx: MigrationContext.configure(tx.connection).get_current_revision())
+    return database.read(_current)
 
 
 def check(database: Database) -> None:
@@ -50,45 +36,14 @@ def check(database: Database) -> None:
     found = current(database)
     if found is None:
         raise SchemaMismatch(f"{database.safe_url()} has no Penstock schema; run `penstock db upgrade`")
-    known = {script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()}
-    if found in known and found != head():
+    if found in known()[:-1]:
         raise SchemaMismatch(
             f"{database.safe_url()} has schema {found}, this release works on {head()}; run `penstock db upgrade`"
         )
 
 
-def upgrade(database: Database) -> tuple[str | None, str | None]:
-    """Bring the database to this release's schema, once however many ask; the schemas before and after.
-
-    A newer schema is left as it is. Raises DatabaseUnavailable when a statement is refused.
-    """
-    current(database)  # waits out a server that is starting: nothing below is run again
-    try:
-        with _alone(database) as connection:
-            before = MigrationContext.configure(connection).get_current_revision()
-            scripts = ScriptDirectory.from_config(configuration())
-            if before is None or before in {script.revision for script in scripts.walk_revisions()}:
-                command.upgrade(configuration(connection), "head")
-            return before, MigrationContext.configure(connection).get_current_revision()
-    except DBAPIError as error:
-        raise DatabaseUnavailable(
-            f"{database.safe_url()}: the upgrade stopped: {error.orig}; mend that and run `penstock db upgrade` again"
-        ) from error
-
-
-@contextmanager
-def _alone(database: Database) -> Iterator[Connection]:
-    """A connection, no two of which are in here at a time (SQLite: it holds the only write lock)."""
-    if database.dialect == "sqlite":
-        with database.engine.begin() as connection:
-            yield connection
-        return
-    with database.engine.connect() as connection:
-        got = connection.execute(text("SELECT GET_LOCK(:name, :wait)"), {"name": _LOCK_NAME, "wait": _LOCK_WAIT})
-        if got.scalar() != 1:
-            raise DatabaseUnavailable(f"{database.safe_url()}: another upgrade runs for over {_LOCK_WAIT} s; try later")
-        try:
-            yield connection
-            connection.commit()  # before the next one may look
-        finally:
-            connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _LOCK_NAME})
+def _current(tx: Transaction) -> str | None:
+    if not inspect(tx.connection).has_table("alembic_version"):
+        return None
+    found = tx.connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return None if found is None else str(found)

@@ -9,10 +9,11 @@ from typing import Any
 
 from sqlalchemy import Row, func, select
 
+from pipeline.store.access import vo_name
 from pipeline.store.bans import list_bans
 from pipeline.store.database import Transaction
 from pipeline.store.pilot_caps import VO
-from pipeline.store.tables import limits, pilot_caps, pilots, site_queues, site_storages, sites, storages, vos
+from pipeline.store.tables import limits, pilot_caps, pilots, site_queues, site_storages, sites, storages
 from schemas.site_views import CapsView, QueueOfSite, SitesView, SiteView, StorageView
 from schemas.sites import SiteQueueEntry
 from schemas.states import PilotState
@@ -49,7 +50,7 @@ def list_sites(tx: Transaction, vo_id: int) -> SitesView:
 
 def _caps(tx: Transaction, vo_id: int) -> Iterator[CapsView]:
     """Those over several queues; of VOs, the VO's own."""
-    mine = tx.scalar(select(vos.c.name).where(vos.c.id == vo_id))
+    mine = vo_name(tx, vo_id)
     for row in tx.rows(select(pilot_caps).order_by(pilot_caps.c.id)):
         if row.kind != VO or row.name == mine:
             yield CapsView(**{**json.loads(row.body), "kind": row.kind, "name": row.name})

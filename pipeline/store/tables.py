@@ -428,15 +428,10 @@ queue_plans = Table(
     metadata,
     Column("site_queue_id", Id, ForeignKey("site_queues.id"), primary_key=True, autoincrement=False),
     Column("vo_id", Id, ForeignKey("vos.id"), primary_key=True, autoincrement=False),
-    Column("cycle", BigInteger, nullable=False),
     Column("low_cycles", Integer, nullable=False),
-    Column("wanted", Integer, nullable=False),
-    Column("requested", Integer, nullable=False),
-    Column("removed", Integer, nullable=False),
-    Column("drained", Integer, nullable=False),
     _at("hold_until", nullable=True),
-    Column("why", String(500), nullable=False),
 )
+"""What a cycle of provisioning leaves to the next one."""
 
 slots = Table(
     "slots",

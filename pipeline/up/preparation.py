@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.errors import BadSettings, Conflict, Unauthorized
 from pipeline.settings import Settings
-from pipeline.store import schema
+from pipeline.store import migration, schema
 from pipeline.store.access import authenticate, bootstrap
 from pipeline.store.database import Database
 
@@ -48,7 +48,7 @@ def prepare_database(settings: Settings, *, upgrade: bool) -> str | None:
     database = Database(settings.resolved_database_url())
     try:
         if upgrade or not settings.database_url:
-            schema.upgrade(database)
+            migration.upgrade(database)
         else:
             schema.check(database)
         return _ensure_token(settings, database)

@@ -17,6 +17,8 @@ import psutil
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
+HEARING = ("env", "--default-signal=INT")
+"""Shells let what they run in the background ignore Ctrl-C, and tests may run there."""
 LIMIT = 120.0
 """Seconds; the demonstration promises 60 on an idle machine, a test machine is not one."""
 
@@ -25,7 +27,7 @@ LIMIT = 120.0
 def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """The demonstration in the background, its data below `tmp_path`."""
     process = subprocess.Popen(
-        [sys.executable, ROOT / "examples" / "zmumu" / "demo.py", "--to", tmp_path / "result"],
+        [*HEARING, sys.executable, ROOT / "examples" / "zmumu" / "demo.py", "--to", tmp_path / "result"],
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

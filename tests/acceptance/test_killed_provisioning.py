@@ -13,12 +13,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Row, update
 
-from executors.pilots.port import QueueSettings, open_batch_system
 from pipeline.store.tables import pilots, site_queues
 from schemas.messages import SiteQueuesDue, about_ids
-from schemas.sites import SiteQueueEntry
 from schemas.states import PILOT_FINAL, PILOT_PENDING, PilotState
-from tests.conformance.batch_site import BatchSite
+from tests.conformance.batch_site import BatchSite, open_kind
 from tests.conformance.htcondor_site import HtcondorSite
 from tests.conformance.slurm_site import SlurmSite
 from tests.htcondor import HtcondorPool
@@ -40,7 +38,11 @@ class Ground:
 
     site: BatchSite
     living: Callable[[], int]
-    notes: Path
+
+    @property
+    def notes(self) -> Path:
+        """Where its pilots say that they have begun."""
+        return self.site.notes / "started"
 
 
 def _slurm(request: pytest.FixtureRequest, folder: Path) -> Ground:
@@ -50,7 +52,6 @@ def _slurm(request: pytest.FixtureRequest, folder: Path) -> Ground:
     return Ground(
         site,
         lambda: len(server.run("squeue", "--noheader", "--array", states, "--format=%i").splitlines()),
-        site.notes / "started",
     )
 
 
@@ -58,9 +59,7 @@ def _htcondor(request: pytest.FixtureRequest, folder: Path) -> Ground:
     pool: HtcondorPool = request.getfixturevalue("htcondor_pool")
     site = HtcondorSite(pool, folder)
     alive = ("-constraint", "JobStatus =!= 3 && JobStatus =!= 4")
-    return Ground(
-        site, lambda: len(pool.ask("condor_q", "-all", *alive, "-af", "ClusterId").split()), site.notes / "started"
-    )
+    return Ground(site, lambda: len(pool.ask("condor_q", "-all", *alive, "-af", "ClusterId").split()))
 
 
 GROUNDS = {"slurm": _slurm, "htcondor": _htcondor}
@@ -111,9 +110,7 @@ def test_a_consumer_that_dies_before_it_commits_neither_orphans_nor_doubles_a_pi
             lease_ends(stage)
         finish(stage, queue_id, ground)
     finally:
-        real = {"name": "queue", "batch_system": ground.site.kind, "options": options["options"]}
-        entry = SiteQueueEntry.model_validate(real)
-        left = open_batch_system(QueueSettings("SITE.queue", entry, stage.folder))
+        left = open_kind(ground.site.kind, ground.site.options, stage.folder)
         left.remove([row.tag for row in living_rows(stage)])
     eventually(lambda: ground.living() == 0, within=60, every=0.5)
     doubled = [tag for tag, times in Counter(started(ground)).items() if times > 1]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from pipeline.store import job_commands, schema
+from pipeline.store import job_commands, migration
 from pipeline.store.database import Database, in_chunks
 from pipeline.store.job_commands import Counted, JobFilter
 from schemas.states import JobState
@@ -27,7 +27,7 @@ def measure() -> list[Figure]:
     figures = []
     with running_mariadb() as server:
         database = Database(server.new_database())
-        schema.upgrade(database)
+        migration.upgrade(database)
         owner = user(database)
         for name, states, command in (
             ("kill, waiting", (JobState.WAITING,), _kill),

@@ -20,7 +20,7 @@ from statistics import median
 from sqlalchemy import exists, func, select
 
 from pipeline.settings import Settings
-from pipeline.store import schema
+from pipeline.store import migration
 from pipeline.store.campaigns import Submitted
 from pipeline.store.database import Database
 from pipeline.store.tables import jobs
@@ -45,7 +45,7 @@ def measure() -> list[Figure]:
     """Medians of several tries each, in seconds, and their ratios."""
     with running_mariadb() as mariadb, running_redis() as redis:
         database = Database(mariadb.new_database())
-        schema.upgrade(database)
+        migration.upgrade(database)
         site(database)
         owner = user(database)
         transport = open_transport(redis.url, "bench")

@@ -20,7 +20,7 @@ import httpx
 from sqlalchemy import func, select
 
 from pipeline.client import Client
-from pipeline.store import access, schema
+from pipeline.store import access, migration
 from pipeline.store.access import NewToken
 from pipeline.store.database import Database, Transaction
 from pipeline.store.instances import list_instances
@@ -136,7 +136,7 @@ def _running(folder: Path) -> Iterator[System]:
             "PENSTOCK_DATA_DIR": str(folder),
         }
         database = Database(variables["PENSTOCK_DATABASE_URL"])
-        schema.upgrade(database)
+        migration.upgrade(database)
         ports = [free_port() for _ in range(APIS)]
         commands = [
             *(_penstock("api", variables, name=f"API on {port}", port=port) for port in ports),

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Any
 
-from pipeline.store import access, schema
+from pipeline.store import access, migration
 from pipeline.store.database import Database, Transaction, in_chunks
 from pipeline.store.tables import (
     autoclusters,
@@ -105,7 +105,7 @@ def load(database_url: str, world: World, *, is_waiting: bool = True) -> Loaded:
     """Load a world into an empty database; unless `is_waiting`, no job is in `waiting_jobs` yet."""
     database = Database(database_url)
     try:
-        schema.upgrade(database)
+        migration.upgrade(database)
         begun = time.perf_counter()
         loaded = database.transact(lambda tx: _few(tx, database_url, world))
         _many(database, loaded, is_waiting=is_waiting)

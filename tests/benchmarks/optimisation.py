@@ -10,7 +10,7 @@ import time
 
 from sqlalchemy import exists, select
 
-from pipeline.store import schema
+from pipeline.store import migration
 from pipeline.store.database import Database
 from pipeline.store.tables import jobs
 from pipeline.transport.port import open_transport
@@ -36,7 +36,7 @@ def measure() -> list[Figure]:
 
 def _rate(database_url: str, broker_url: str, slots: int) -> float:
     database = Database(database_url)
-    schema.upgrade(database)
+    migration.upgrade(database)
     site(database)
     with tempfile.TemporaryDirectory() as folder:
         variables = {

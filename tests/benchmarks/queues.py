@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from subprocess import Popen
 
-from pipeline.store import schema
+from pipeline.store import migration
 from pipeline.store.database import Database
 from tests.benchmarks import transports
 from tests.benchmarks.contestants import (
@@ -61,7 +61,7 @@ def _prepared(server: MariaDbServer) -> str:
     """A database with the schema and the table of the committing consumer."""
     url = server.new_database()
     database = Database(url)
-    schema.upgrade(database)
+    migration.upgrade(database)
     batches.metadata.create_all(database.engine)
     database.close()
     return url

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.store import schema
+from pipeline.store import migration
 from pipeline.store.database import Database
 from tests.benchmarks.figures import Figure
 from tests.servers import running_mariadb
@@ -27,7 +27,7 @@ def databases() -> Iterator[dict[str, Database]]:
             "SQLite": Database(f"sqlite:///{Path(folder) / 'bench.db'}"),
         }
         for database in opened.values():
-            schema.upgrade(database)
+            migration.upgrade(database)
         yield opened
         for database in opened.values():
             database.close()

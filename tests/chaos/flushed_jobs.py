@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
-from pipeline.store import schema
+from pipeline.store import migration
 from pipeline.store.database import Database
 from pipeline.store.tables import job_events, jobs
 from pipeline.transport.port import open_transport
@@ -97,7 +97,7 @@ def run(server: RedisServer, database_url: str, folder: Path, *, size: int, faul
     """
     folder.mkdir(parents=True)
     database = Database(database_url)
-    schema.upgrade(database)
+    migration.upgrade(database)
     site(database)
     begun = time.monotonic()
     with Proxy(server.port) as proxy:

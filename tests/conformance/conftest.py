@@ -22,8 +22,6 @@ from tests.conformance.transport_brokers import (
     outside_broker,
 )
 from tests.conformance.transport_notes import Open
-from tests.slurm import SlurmServer
-from tests.sshd import SshServer, running_sshd
 
 SERVERS = ("redis", "rabbitmq-amqp", "rabbitmq-stomp", "activemq")
 FIXTURES = {
@@ -109,11 +107,3 @@ def opened() -> Iterator[Open]:
             return transport
 
         yield open_
-
-
-@pytest.fixture(scope="session")
-def login_node(slurm_server: SlurmServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
-    """The login node of the private Slurm, with a home of its own."""
-    home = tmp_path_factory.mktemp("home")
-    with running_sshd({"SLURM_CONF": str(slurm_server.conf), "HOME": str(home)}) as server:
-        yield server

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,8 +18,7 @@ class HtcondorSite:
 
     def __init__(self, pool: HtcondorPool, folder: Path) -> None:
         self.data_dir = folder / "data"
-        self.notes = Path(tempfile.mkdtemp(dir=pool.shared))
-        self.notes.chmod(0o777)
+        self.notes = pool.new_folder()
         self.options: Mapping[str, object] = {**pool.options, "grace": 1}
         self._pool = pool
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 
 import psutil
 import pytest
 
-from executors.pilots.port import BATCH_ENDED, OUTPUT_LIMIT, BatchAnswer, BatchState, BatchSystem, PilotRequest
+from executors.pilots.port import BATCH_ENDED, OUTPUT_LIMIT, BatchState, BatchSystem, PilotRequest
 from executors.pilots.program import SECRET_FILE, TAG, PilotProgram
 from pipeline.errors import BatchSystemUnavailable
 from tests.conformance.arc_site import ArcSite
-from tests.conformance.batch_site import BatchSite, open_queue, requests, shell
+from tests.conformance.batch_site import PATIENCE, BatchSite, Tags, answered, open_queue, own_tags, requests, shell
 from tests.conformance.htcondor_site import HtcondorSite
 from tests.conformance.local_site import LocalSite
 from tests.conformance.slurm_site import SlurmSite
@@ -32,12 +31,8 @@ SITES: Mapping[str, Callable[[pytest.FixtureRequest, Path], BatchSite]] = {
 }
 QUEUEING = tuple(name for name in SITES if name != "local")
 """Those where a pilot may wait; the local one starts it or refuses it."""
-PATIENCE = 60.0
 SLEEP = "echo $$ > {notes}/$PENSTOCK_PILOT_TAG.pid; sleep 600"
 NOTE = "echo $PENSTOCK_PILOT_TAG >> {notes}/ran"
-
-Tags = Callable[[int], list[str]]
-_numbers = count(1)
 
 
 @pytest.fixture(params=SITES)
@@ -49,33 +44,14 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> BatchSite:
 @pytest.fixture
 def tags(site: BatchSite) -> Iterator[Tags]:
     """Makes tags that no other test has; their pilots are removed in the end."""
-    made: list[str] = []
-
-    def new(many: int) -> list[str]:
-        mine = [f"{next(_numbers):032x}" for _ in range(many)]
-        made.extend(mine)
-        return mine
-
-    yield new
-    site.fill(full=False)
-    open_queue(site).remove(made)
+    with own_tags(site) as new:
+        yield new
+        site.fill(full=False)
 
 
 def program(site: BatchSite, text: str) -> PilotProgram:
     """A pilot that runs a script, in which {notes} is where it may write."""
     return shell(text.replace("{notes}", str(site.notes)))
-
-
-def answered(
-    system: BatchSystem, tags: Sequence[str], states: frozenset[BatchState] | set[BatchState]
-) -> Mapping[str, BatchAnswer]:
-    """The answers, once all of these pilots are in one of these states."""
-
-    def check() -> Mapping[str, BatchAnswer]:
-        answers = system.poll(tags)
-        return answers if len(answers) == len(tags) and all(a.state in states for a in answers.values()) else {}
-
-    return eventually(check, within=PATIENCE, every=0.2)
 
 
 def gone(system: BatchSystem, tags: Sequence[str]) -> None:

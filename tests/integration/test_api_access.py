@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -13,22 +12,10 @@ from pipeline.api.policy import Declared, Policy, Public, declared_policies
 from pipeline.errors import Unauthorized
 from pipeline.store import access
 from schemas.api import Page, Role, TokenRequest
-from tests.api_server import RunningApi, running_api
+from tests.api_server import RunningApi
 
 PERSONS = (Role.USER, Role.OPERATOR, Role.MONITOR)
 READING = {"GET", "HEAD"}
-
-
-@pytest.fixture(scope="module")
-def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    with running_api(tmp_path_factory.mktemp("api")) as running:
-        yield running
-
-
-@pytest.fixture
-def api(shared_api: RunningApi) -> RunningApi:
-    """The shared API, as a VO of this test's own sees it."""
-    return shared_api.in_new_vo()
 
 
 @pytest.fixture

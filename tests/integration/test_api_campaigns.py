@@ -42,12 +42,6 @@ def shared_api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         yield running
 
 
-@pytest.fixture
-def api(shared_api: RunningApi) -> RunningApi:
-    """The shared API, as a VO of this test's own sees it."""
-    return shared_api.in_new_vo()
-
-
 def test_a_submitted_campaign_is_stored_published_and_shown(api: RunningApi) -> None:
     before = api.services.publisher.depth(["optimisation"])["optimisation"].ready or 0
     with api.client(subject="ada") as client:

@@ -48,12 +48,6 @@ def shared_api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         yield running
 
 
-@pytest.fixture
-def api(shared_api: RunningApi) -> RunningApi:
-    """The shared API, as a VO of this test's own sees it."""
-    return shared_api.in_new_vo()
-
-
 def test_a_sandbox_is_uploaded_once_and_found_by_its_digest(api: RunningApi) -> None:
     content = packed(run=b"#!/bin/sh\n")
     with api.client() as client:

@@ -27,12 +27,6 @@ def shared_api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         yield running
 
 
-@pytest.fixture
-def api(shared_api: RunningApi) -> RunningApi:
-    """The shared API, as a VO of this test's own sees it."""
-    return shared_api.in_new_vo()
-
-
 def node(at: building.Site, **words: Any) -> dict[str, Any]:
     return {"site": at.name, "cores": 4, "memory": 8192, "disk": 10_240, "wall_time": 86_400, **words}
 

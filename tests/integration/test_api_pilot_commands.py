@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,20 +16,8 @@ from schemas.api import Role
 from schemas.pilot_views import PilotKill, PilotSelection
 from schemas.states import PilotState
 from tests import building
-from tests.api_server import RunningApi, running_api
+from tests.api_server import RunningApi
 from tests.vo_pilots import PENDING, pilot, place, rows
-
-
-@pytest.fixture(scope="module")
-def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    with running_api(tmp_path_factory.mktemp("api")) as running:
-        yield running
-
-
-@pytest.fixture
-def api(shared_api: RunningApi) -> RunningApi:
-    """The shared API as a VO of this test's own sees it."""
-    return shared_api.in_new_vo()
 
 
 def test_draining_lets_active_pilots_finish_and_removes_those_that_have_not_begun(api: RunningApi) -> None:

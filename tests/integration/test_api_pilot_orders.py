@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,20 +18,8 @@ from schemas.api import Role
 from schemas.pilot_views import PilotOrder
 from schemas.sites import MetaSiteEntry, PilotCaps
 from tests import building
-from tests.api_server import RunningApi, running_api
+from tests.api_server import RunningApi
 from tests.vo_pilots import pilot, place, room, rows, set_queue
-
-
-@pytest.fixture(scope="module")
-def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    with running_api(tmp_path_factory.mktemp("api")) as running:
-        yield running
-
-
-@pytest.fixture
-def api(shared_api: RunningApi) -> RunningApi:
-    """The shared API as a VO of this test's own sees it."""
-    return shared_api.in_new_vo()
 
 
 def test_ordered_pilots_are_requested_and_their_queue_is_due(api: RunningApi) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
 
 from pipeline.client import Client
 from pipeline.errors import Forbidden, NotFound
-from pipeline.store.tables import pilots
 from schemas.api import Role
 from schemas.pilot_views import PilotKill, PilotOrder, PilotQuery, PilotSelection
 from schemas.plan_views import PlanQuery
@@ -20,19 +18,7 @@ from tests.api_server import RunningApi, running_api
 from tests.backlog import person, waiting
 from tests.pilot_rows import match
 from tests.submitting import all_jobs, array, submit, user
-from tests.vo_pilots import pilot, place, room, rows, set_queue
-
-
-@pytest.fixture(scope="module")
-def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    with running_api(tmp_path_factory.mktemp("api")) as running:
-        yield running
-
-
-@pytest.fixture
-def api(shared_api: RunningApi) -> RunningApi:
-    """The shared API as a VO of this test's own sees it."""
-    return shared_api.in_new_vo()
+from tests.vo_pilots import pilot, place, room, rows, set_queue, store_output
 
 
 def test_lists_narrow_to_sites_queues_and_several_states(api: RunningApi) -> None:
@@ -135,30 +121,21 @@ def test_a_log_that_was_never_fetched_says_how_to_get_it(api: RunningApi) -> Non
 def test_a_log_is_asked_for_fetched_and_read_again_only_when_it_has_changed(api: RunningApi) -> None:
     at = place(api)
     pilot_id = pilot(api, at)
-
-    def fetched(stdout: str) -> None:
-        api.services.sandboxes.put_pilot_output(api.vo, pilot_id, stdout, "oh\n")
-        mine = update(pilots).where(pilots.c.id == pilot_id)
-        api.database.transact(lambda tx: tx.run(mine.values(output_at=tx.now, output_wanted_at=None)))
-
     with api.client(Role.OPERATOR) as client, api.http(api.token(Role.USER)) as http:
         first, second = client.want_pilot_log(pilot_id), client.want_pilot_log(pilot_id)
         assert first == second
         assert rows(api.database, [pilot_id])[pilot_id].output_wanted_at == first.wanted_at
         assert client.pilot(pilot_id).output_wanted_at == first.wanted_at
-        fetched("begun\n")
+        store_output(api, pilot_id, "begun\n", "oh\n")
         log = client.pilot_log(pilot_id)
         assert (log.stdout, log.stderr, log.wanted_at) == ("begun\n", "oh\n", None)
         assert log.fetched_at >= first.wanted_at
         answer = http.get(f"/v1/pilots/{pilot_id}/log")
         again = http.get(f"/v1/pilots/{pilot_id}/log", headers={"If-None-Match": answer.headers["ETag"]})
         assert (again.status_code, again.content) == (304, b"")
-        fetched("begun\nended\n")
-        assert (
-            http.get(f"/v1/pilots/{pilot_id}/log", headers={"If-None-Match": answer.headers["ETag"]})
-            .json()["stdout"]
-            .endswith("ended\n")
-        )
+        store_output(api, pilot_id, "begun\nended\n", "oh\n")
+        changed = http.get(f"/v1/pilots/{pilot_id}/log", headers={"If-None-Match": answer.headers["ETag"]})
+        assert changed.json()["stdout"].endswith("ended\n")
 
 
 def test_the_plan_is_told_and_nothing_of_it_is_done(api: RunningApi, shared_api: RunningApi) -> None:

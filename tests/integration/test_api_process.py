@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pipeline.store import instances, schema
+from pipeline.store import instances, migration
 from pipeline.store.database import Database
 from pipeline.store.instances import InstanceRow
 from tests.waiting import best_of, eventually
@@ -52,7 +52,7 @@ def stopped(process: subprocess.Popen[str]) -> tuple[int, float]:
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     opened = Database(f"sqlite:///{tmp_path / 'penstock.db'}")
-    schema.upgrade(opened)
+    migration.upgrade(opened)
     yield opened
     opened.close()
 

@@ -32,12 +32,6 @@ def shared_api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         yield running
 
 
-@pytest.fixture
-def api(shared_api: RunningApi) -> RunningApi:
-    """The shared API, as a VO of this test's own sees it."""
-    return shared_api.in_new_vo()
-
-
 def site(api: RunningApi, name: str, **words: Any) -> building.Site:
     """A site with a queue of 4 cores for the test's VO alone."""
     return building.site(api.database, f"{name}-{api.vo}", vos=[api.vo], **words)

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from pipeline.runtime.instance import Instance, identify
-from pipeline.store import instances, schema
+from pipeline.store import instances, migration
 from pipeline.store.database import Database
 from tests.waiting import eventually
 
@@ -24,7 +24,7 @@ SERVE = "from pipeline.api.server import serve; from pipeline.settings import lo
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     made = Database(f"sqlite:///{tmp_path / 'penstock.db'}")
-    schema.upgrade(made)
+    migration.upgrade(made)
     yield made
     made.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,8 @@ import pytest
 import yaml
 
 from pipeline.cli.main import run
-from schemas.api import Role
 from tests import building
-from tests.api_server import RunningApi, running_api
+from tests.api_server import RunningApi
 from tests.backlog import person, waiting
 
 POLICY = """\
@@ -33,27 +32,12 @@ limits:
 NODE = {"site": "A", "cores": 4, "memory": 8192, "disk": 10_240, "wall_time": 86_400}
 Say = Callable[..., str]
 
-
-@pytest.fixture(scope="module")
-def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    with running_api(tmp_path_factory.mktemp("api")) as running:
-        yield running
+pytestmark = pytest.mark.usefixtures("as_operator")
 
 
 @pytest.fixture
-def api(shared_api: RunningApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> RunningApi:
-    """The shared API as the operator of a VO of this test's own sees it, from a folder of their own."""
-    own = shared_api.in_new_vo()
-    monkeypatch.setenv("PENSTOCK_API_URL", own.url)
-    monkeypatch.setenv("PENSTOCK_TOKEN", own.token(Role.OPERATOR, subject="op"))
-    monkeypatch.chdir(tmp_path)
-    return own
-
-
-@pytest.fixture
-def said(api: RunningApi, capsys: pytest.CaptureFixture[str]) -> Say:
+def said(capsys: pytest.CaptureFixture[str]) -> Say:
     """What a command line prints to standard output; it must end with the exit code `expect`."""
-    assert api
 
     def say(*words: str, expect: int = 0) -> str:
         assert run(words) == expect
@@ -96,8 +80,7 @@ def test_a_policy_is_applied_with_a_difference_and_shown_as_a_file_that_can_be_a
     assert json.loads(said("policy", "show", "--json"))["policy"]["limits"] == []
 
 
-def test_warnings_of_a_policy_go_to_standard_error(api: RunningApi, capsys: pytest.CaptureFixture[str]) -> None:
-    assert api
+def test_warnings_of_a_policy_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     Path("policy.yaml").write_text(POLICY)
     assert run(["policy", "apply", "policy.yaml"]) == 0
     assert "penstock: warning: shares: there is no group prod yet" in capsys.readouterr().err.splitlines()

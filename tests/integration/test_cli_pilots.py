@@ -6,57 +6,40 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any
-from uuid import uuid4
 
 import click
 import pytest
 from click.shell_completion import ShellComplete
-from sqlalchemy import select, update
+from sqlalchemy import update
 
 from pipeline.cli.main import cli, run
 from pipeline.store.tables import pilot_caps, pilots
 from schemas.api import Role
 from schemas.sites import MetaSiteEntry, PilotCaps
-from schemas.states import PilotState
 from tests import building
-from tests.api_server import RunningApi, running_api
+from tests.api_server import RunningApi
 from tests.backlog import person, waiting
+from tests.vo_pilots import pilot, place, rows, store_output
 from tests.waiting import eventually
 
 Say = Callable[..., str]
 
-
-@pytest.fixture(scope="module")
-def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    with running_api(tmp_path_factory.mktemp("api")) as running:
-        yield running
-
-
-@pytest.fixture
-def api(shared_api: RunningApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> RunningApi:
-    """The shared API as the operator of a VO of this test's own sees it."""
-    own = shared_api.in_new_vo()
-    monkeypatch.setenv("PENSTOCK_API_URL", own.url)
-    monkeypatch.setenv("PENSTOCK_TOKEN", own.token(Role.OPERATOR, subject="op"))
-    monkeypatch.chdir(tmp_path)
-    return own
+pytestmark = pytest.mark.usefixtures("as_operator")
 
 
 @pytest.fixture
 def at(api: RunningApi) -> building.Site:
     """A site whose queue is for the test's VO."""
-    name = f"S-{uuid4().hex[:8]}"
-    return building.site(api.database, name, vos=[api.vo], max_pilots=9, max_pending_pilots=9)
+    return place(api, max_pilots=9, max_pending_pilots=9)
 
 
 @pytest.fixture
-def printed(api: RunningApi, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
+def printed(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
     """What a command line prints to standard output and error; it must end with the exit code `expect`."""
-    assert api
 
     def say(*words: str, expect: int = 0) -> tuple[str, str]:
         assert run(["pilots", *words]) == expect
@@ -84,14 +67,9 @@ def refused(printed: Callable[..., tuple[str, str]]) -> Say:
     return complaint
 
 
-def pilot(api: RunningApi, at: building.Site, state: str = "running", **columns: Any) -> int:
-    """A pilot of the test's VO."""
-    return building.pilot(api.database, at, vo=api.vo, state=PilotState(state), **columns)
-
-
 def row(api: RunningApi, pilot_id: int) -> Any:
     """Its row."""
-    return api.database.read(lambda tx: tx.first(select(pilots).where(pilots.c.id == pilot_id)))
+    return rows(api.database, [pilot_id])[pilot_id]
 
 
 def test_the_list_says_where_pilots_are_and_why_they_do_not_run(api: RunningApi, at: building.Site, said: Say) -> None:
@@ -184,20 +162,13 @@ def test_on_a_terminal_somebody_is_asked(
         assert row(api, pilot_id).drain_requested is (answer == "y\n")
 
 
-def store(api: RunningApi, pilot_id: int, stdout: str, stderr: str) -> None:
-    """A round of the queue has fetched what a pilot wrote."""
-    api.services.sandboxes.put_pilot_output(api.vo, pilot_id, stdout, stderr)
-    mine = update(pilots).where(pilots.c.id == pilot_id)
-    api.database.transact(lambda tx: tx.run(mine.values(output_at=tx.now, output_wanted_at=None)))
-
-
 def test_a_stored_log_is_printed_stream_by_stream(
     api: RunningApi, at: building.Site, printed: Callable[..., tuple[str, str]], refused: Say
 ) -> None:
     pilot_id = pilot(api, at, "done")
     words = ("log", str(pilot_id))
     assert f"`penstock pilots log {pilot_id} --fresh`" in refused(*words)
-    store(api, pilot_id, "begun\n", "oh\n")
+    store_output(api, pilot_id, "begun\n", "oh\n")
     assert printed(*words) == ("begun\n", "oh\n")
     assert printed(*words, "--stdout") == ("begun\n", "")
     assert printed(*words, "--stderr") == ("oh\n", "")
@@ -206,11 +177,11 @@ def test_a_stored_log_is_printed_stream_by_stream(
 
 def test_a_fresh_log_is_waited_for(api: RunningApi, at: building.Site, printed: Callable[..., tuple[str, str]]) -> None:
     pilot_id = pilot(api, at)
-    store(api, pilot_id, "old\n", "")
+    store_output(api, pilot_id, "old\n", "")
 
     def fetch() -> None:
         eventually(lambda: row(api, pilot_id).output_wanted_at is not None, within=20)
-        store(api, pilot_id, "new\n", "")
+        store_output(api, pilot_id, "new\n", "")
 
     thread = Thread(target=fetch)
     thread.start()
@@ -232,7 +203,7 @@ def test_a_fresh_log_of_which_the_batch_system_knows_nothing_says_so(
     api: RunningApi, at: building.Site, printed: Callable[..., tuple[str, str]]
 ) -> None:
     unknown, kept = pilot(api, at, "failed"), pilot(api, at, "done")
-    store(api, kept, "old\n", "")
+    store_output(api, kept, "old\n", "")
 
     def give_up(pilot_id: int) -> None:
         eventually(lambda: row(api, pilot_id).output_wanted_at is not None, within=20)

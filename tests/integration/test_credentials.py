@@ -9,13 +9,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import psutil
 import pytest
 
 from executors.pilots.batch import credentials
 from executors.pilots.batch.credentials import Credential, CurrentCredential, find_credential
 from pipeline.errors import BadSettings, BatchSystemUnavailable
 from tests.certificates import Authority, certificate_pem
+from tests.integration.pilot.payloads import alive
 from tests.waiting import eventually
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -229,14 +229,7 @@ def test_a_command_that_hangs_is_ended_with_what_it_started(tmp_path: Path, monk
     assert "it did not end within 1 s" in refusal(credential)
     pids = [int(word) for word in note.read_text().split()]
     assert len(pids) == 2
-    eventually(lambda: not any(psutil.pid_exists(pid) and _runs(pid) for pid in pids))
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    eventually(lambda: not any(alive(pid) for pid in pids))
 
 
 def test_a_command_gets_none_of_our_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

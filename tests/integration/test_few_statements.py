@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 from sqlalchemy import event, select
 
-from pipeline.store import queue_pilots, specs
+from pipeline.store import provisioning, queue_pilots, specs
 from pipeline.store.database import Database, Transaction
 from pipeline.store.inputs import input_files
+from pipeline.store.provisioning_orders import new_tags, request_pilots
+from pipeline.store.provisioning_rows import DemandReading
 from pipeline.store.tables import datasets, pilots, steps
 from schemas.pilots import InputFile
 from schemas.states import PilotState
@@ -91,3 +94,16 @@ def test_thirty_submitted_pilots_are_noted_like_one(database: Database) -> None:
     assert {row.tag: row.batch_id for row in rows} == {tag: f"batch-{tag}" for tag in tags}
     assert {row.state for row in rows} == {PilotState.SUBMITTED}
     assert all(row.submitted_at for row in rows)
+
+
+def test_pilots_are_requested_at_thirty_queues_like_at_one(database: Database) -> None:
+    for number in range(31):
+        building.site(database, f"SITE{number}")
+    rooms = database.read(lambda tx: provisioning.situation(tx, DemandReading((), is_sure=True))).rooms
+    wanted = [(room, tag) for room in rooms for tag in new_tags(2)]
+    one = statements_of(database, lambda tx: request_pilots(tx, wanted[:1]))
+    rest = statements_of(database, lambda tx: request_pilots(tx, wanted[1:]))
+    assert one == rest
+    rows = database.read(lambda tx: tx.rows(select(pilots)))
+    assert Counter(row.site_queue_id for row in rows) == {room.site_queue_id: 2 for room in rooms}
+    assert {(row.state, row.site_id) for row in rows} == {(PilotState.REQUESTED, room.site_id) for room in rooms}

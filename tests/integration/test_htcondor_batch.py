@@ -5,9 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from executors.pilots.port import BATCH_ENDED, BatchAnswer, BatchState, BatchSystem, QueueSettings, open_batch_system
+from executors.pilots.port import BATCH_ENDED, BatchState, BatchSystem
 from pipeline.errors import BatchSystemUnavailable
-from schemas.sites import SiteQueueEntry
-from tests.conformance.batch_site import requests, shell
+from tests.conformance.batch_site import answered, open_kind, requests, shell
 from tests.htcondor import HtcondorPool, running_htcondor
 from tests.waiting import eventually
 
@@ -28,9 +26,7 @@ SLEEP = "sleep 600"
 @pytest.fixture
 def notes(htcondor_pool: HtcondorPool) -> Path:
     """A folder that pilots may write to."""
-    made = Path(tempfile.mkdtemp(dir=htcondor_pool.shared))
-    made.chmod(0o777)
-    return made
+    return htcondor_pool.new_folder()
 
 
 @pytest.fixture(autouse=True)
@@ -43,21 +39,7 @@ def clean(htcondor_pool: HtcondorPool) -> Iterator[None]:
 def opened(
     pool: HtcondorPool, folder: Path, options: Mapping[str, object] | None = None, **entry: object
 ) -> BatchSystem:
-    given = {**pool.options, "grace": 1, **(options or {})}
-    queue = {"name": "queue", "batch_system": "htcondor", "options": given, "memory": 64, "disk": 64, **entry}
-    return open_batch_system(QueueSettings("SITE.queue", SiteQueueEntry.model_validate(queue), folder / "data"))
-
-
-def answered(system: BatchSystem, tag: str, states: Sequence[BatchState] | frozenset[BatchState]) -> BatchAnswer:
-    """The answer, once the pilot is in one of these states."""
-
-    def check() -> BatchAnswer | None:
-        answer = system.poll([tag]).get(tag)
-        return answer if answer is not None and answer.state in states else None
-
-    found = eventually(check, within=60, every=0.2)
-    assert found is not None
-    return found
+    return open_kind("htcondor", {**pool.options, "grace": 1, **(options or {})}, folder / "data", **entry)
 
 
 def attribute(pool: HtcondorPool, tag: str, name: str) -> str:
@@ -116,7 +98,7 @@ def test_a_call_ends_with_the_process_that_made_it(htcondor_pool: HtcondorPool, 
 
 CUT_OFF = """
 import sys, htcondor2
-from executors.pilots.batch.htcondor import HtcondorOptions, submit_words
+from executors.pilots.batch.htcondor_options import HtcondorOptions, submit_words
 from schemas.sites import SiteQueueEntry
 schedd, collector, tag = sys.argv[1:]
 words = submit_words("SITE.queue", SiteQueueEntry(name="queue"), HtcondorOptions())
@@ -144,7 +126,7 @@ def test_a_submission_that_was_cut_off_before_its_files_came_is_not_known_and_ma
     system = opened(htcondor_pool, tmp_path)
     assert system.poll([tag]) == {}
     assert set(system.submit(requests([tag]), shell(f"echo ran >> {notes}/ran"))) == {tag}
-    assert answered(system, tag, BATCH_ENDED).state is BatchState.DONE
+    assert answered(system, [tag], BATCH_ENDED)[tag].state is BatchState.DONE
     assert (notes / "ran").read_text() == "ran\n"
     assert attribute(htcondor_pool, tag, "ClusterId").count("\n") == 0
 
@@ -161,7 +143,7 @@ def test_a_removed_pilot_is_told_before_it_is_killed_and_counts_as_running_until
     system.remove([tag])
     assert system.poll([tag])[tag].state is BatchState.RUNNING
     (notes / "go").touch()
-    assert "not wanted any more, says Penstock" in answered(system, tag, BATCH_ENDED).reason
+    assert "not wanted any more, says Penstock" in answered(system, [tag], BATCH_ENDED)[tag].reason
 
 
 def test_an_evicted_pilot_has_failed_and_is_never_started_again(
@@ -170,12 +152,12 @@ def test_an_evicted_pilot_has_failed_and_is_never_started_again(
     system, tag = opened(htcondor_pool, tmp_path), "a" * 32
     pilot = shell(f"echo ran >> {notes}/ran; {SLEEP}")
     system.submit(requests([tag]), pilot)
-    answered(system, tag, [BatchState.RUNNING])
+    answered(system, [tag], [BatchState.RUNNING])
     eventually((notes / "ran").exists)
     htcondor_pool.ask("condor_vacate_job", "-fast", system.poll([tag])[tag].handle)
-    assert answered(system, tag, BATCH_ENDED).state is BatchState.FAILED
+    assert answered(system, [tag], BATCH_ENDED)[tag].state is BatchState.FAILED
     system.submit(requests([tag]), pilot)
-    assert answered(system, tag, BATCH_ENDED).state is BatchState.FAILED
+    assert answered(system, [tag], BATCH_ENDED)[tag].state is BatchState.FAILED
     assert (notes / "ran").read_text() == "ran\n"
 
 
@@ -184,7 +166,7 @@ def test_a_pilot_past_its_wall_time_has_failed_says_so_and_is_not_released(
 ) -> None:
     system, tag = opened(htcondor_pool, tmp_path, wall_time=2), "b" * 32
     system.submit(requests([tag]), shell(SLEEP))
-    assert "its wall time was over" in answered(system, tag, BATCH_ENDED).reason
+    assert "its wall time was over" in answered(system, [tag], BATCH_ENDED)[tag].reason
     system.submit(requests([tag]), shell(SLEEP))
     assert system.poll([tag])[tag].state is BatchState.FAILED
     system.remove([tag])
@@ -196,9 +178,9 @@ def test_a_pilot_that_an_administrator_has_thrown_out_is_found_in_the_history(
 ) -> None:
     system, tag = opened(htcondor_pool, tmp_path), "9" * 32
     system.submit(requests([tag]), shell(SLEEP))
-    answered(system, tag, [BatchState.RUNNING])
+    answered(system, [tag], [BatchState.RUNNING])
     htcondor_pool.clear()
-    assert answered(system, tag, BATCH_ENDED).state is BatchState.FAILED
+    assert answered(system, [tag], BATCH_ENDED)[tag].state is BatchState.FAILED
     assert set(system.poll([*(f"f{number:031}" for number in range(6_000)), tag])) == {tag}
     assert opened(htcondor_pool, tmp_path, {"history": False}).poll([tag]) == {}
     assert set(system.submit(requests([tag]), shell(SLEEP))) == {tag}

@@ -37,12 +37,6 @@ def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]
 
 
 @pytest.fixture
-def api(shared_api: RunningApi) -> RunningApi:
-    """The shared API, as a VO of this test's own sees it."""
-    return shared_api.in_new_vo()
-
-
-@pytest.fixture
 def site(api: RunningApi) -> building.Site:
     return building.site(api.database, f"SITE-{api.vo}", running=10)
 

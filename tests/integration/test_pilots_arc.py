@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -13,18 +12,16 @@ from executors.pilots.batch.arc_description import describe
 from executors.pilots.batch.arc_options import ArcOptions
 from executors.pilots.batch.arc_rest import ArcRest, conversation
 from executors.pilots.batch.credentials import CredentialKind, CurrentCredential
-from executors.pilots.port import BATCH_ENDED, BatchState, BatchSystem, QueueSettings, open_batch_system
+from executors.pilots.port import BATCH_ENDED, BatchState, BatchSystem
 from pipeline.errors import BadSettings, BatchSystemUnavailable
 from schemas.sites import SiteQueueEntry
 from tests.arex import TOKEN_SUBJECT, ArexServer
 from tests.certificates import Authority
 from tests.conformance.arc_site import ArcSite
-from tests.conformance.batch_site import open_queue, requests, shell
+from tests.conformance.batch_site import Tags, answered, open_kind, open_queue, own_tags, requests, shell
 from tests.waiting import eventually
 
 SLEEP = shell("sleep 600")
-Tags = Callable[[int], list[str]]
-_numbers = count(0xA << 124)
 
 
 @pytest.fixture
@@ -34,15 +31,8 @@ def site(arex_server: ArexServer, tmp_path: Path) -> ArcSite:
 
 @pytest.fixture
 def tags(site: ArcSite) -> Iterator[Tags]:
-    made: list[str] = []
-
-    def new(many: int) -> list[str]:
-        mine = [f"{next(_numbers):032x}" for _ in range(many)]
-        made.extend(mine)
-        return mine
-
-    yield new
-    open_queue(site).remove(made)
+    with own_tags(site) as new:
+        yield new
 
 
 @pytest.fixture
@@ -56,12 +46,6 @@ def rest(arex_server: ArexServer, site: ArcSite) -> Iterator[ArcRest]:
 
 def by_token(site: ArcSite, **how: object) -> BatchSystem:
     return open_queue(site, proxy_file=None, **how)
-
-
-def in_state(system: BatchSystem, tag: str, *states: BatchState) -> None:
-    eventually(
-        lambda: (answer := system.poll([tag]).get(tag)) is not None and answer.state in states, within=60, every=0.2
-    )
 
 
 def cut_short(site: ArcSite, rest: ArcRest, tags: list[str]) -> list[str]:
@@ -143,8 +127,7 @@ def test_a_submission_that_was_cut_short_is_unknown_and_completed_by_the_next_on
     taken = system.submit(requests(mine), shell(f"echo $PENSTOCK_PILOT_TAG >> {note}"))
     assert taken[mine[0]].handle in {bare[0], *double}
     assert [taken[tag].handle for tag in mine[1:]] == bare[1:]
-    for tag in mine:
-        in_state(system, tag, BatchState.DONE)
+    answered(system, mine, {BatchState.DONE})
     assert sorted(note.read_text().split()) == mine
     eventually(lambda: {bare[0], *double} & set(rest.job_ids()) == {taken[mine[0]].handle}, within=60)
 
@@ -200,7 +183,7 @@ def test_pilots_get_a_delegated_proxy_only_where_the_queue_asks_for_it(
     first = system.submit(requests([delegated]), shell('openssl x509 -in "$X509_USER_PROXY" -noout -subject'))
     assert first[delegated].ends_at == proxy.ends_at
     assert system.submit(requests(mine), SLEEP)[delegated] == first[delegated]
-    in_state(system, delegated, BatchState.DONE)
+    answered(system, [delegated], {BatchState.DONE})
     lines = system.fetch_output([delegated])[delegated].stdout
     assert lines.count("CN = ") == 3  # the user, our proxy, and that of the element
 
@@ -230,9 +213,8 @@ def test_a_delegation_is_renewed_before_it_ends(
 def test_what_a_pilot_needs_is_asked_for_per_slot(arex_server: ArexServer, site: ArcSite, tags: Tags) -> None:
     measures = {"cores": 4, "memory": 8_190, "disk": 20_000, "wall_time": 7_200}
     options = {**site.options, "runtime_environments": ["ENV/PROXY"]}
-    entry = SiteQueueEntry.model_validate({"name": "queue", "batch_system": "arc", "options": options, **measures})
     mine = tags(1)
-    system = open_batch_system(QueueSettings("SITE.queue", entry, site.data_dir))
+    system = open_kind("arc", options, site.data_dir, **measures)
     job = system.submit(requests(mine), SLEEP)[mine[0]].handle
     asked = eventually(lambda: arex_server.control_file(job, "grami"), within=60)
     for line in ("count=4", "countpernode=4", "memory=2048", "disk=20000", "walltime=7200", "queue='fork'"):
@@ -253,13 +235,11 @@ def test_what_a_pilot_needs_is_asked_for_per_slot(arex_server: ArexServer, site:
     ],
 )
 def test_options_that_make_no_sense_are_bad_settings(options: dict[str, object], words: str, tmp_path: Path) -> None:
-    entry = SiteQueueEntry.model_validate({"name": "queue", "batch_system": "arc", "options": options})
     with pytest.raises(BadSettings, match=r"queue SITE\.queue: ") as caught:
-        open_batch_system(QueueSettings("SITE.queue", entry, tmp_path))
+        open_kind("arc", options, tmp_path)
     assert words in str(caught.value)
 
 
 def test_a_job_of_several_nodes_is_refused(site: ArcSite, tmp_path: Path) -> None:
-    given = {"name": "queue", "batch_system": "arc", "options": site.options, "nodes": 2}
     with pytest.raises(BadSettings, match="nodes must be 1"):
-        open_batch_system(QueueSettings("SITE.queue", SiteQueueEntry.model_validate(given), tmp_path))
+        open_kind("arc", site.options, tmp_path, nodes=2)

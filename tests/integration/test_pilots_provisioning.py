@@ -10,29 +10,23 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from executors.pilots.batch.local import LocalBatchSystem
-from executors.pilots.port import QueueSettings
 from executors.pilots.rounds import Rounds
 from executors.pilots.shell import execute
 from pipeline.runtime.spec import Context
 from pipeline.settings import Settings
-from pipeline.store import jobs, sites
-from pipeline.store.access import ensure_vo
+from pipeline.store import jobs
 from pipeline.store.database import Database, Transaction
 from pipeline.store.jobs import Change
 from pipeline.store.tables import controls, enrolments, pilots, site_queues, slots
 from schemas.messages import Body, Message, ProvisioningDue
 from schemas.outcomes import Done
-from schemas.sites import SiteQueueEntry, SitesFile
 from schemas.states import JobState, PilotState
 from tests.api_server import running_api
 from tests.outside.stage import OUTSIDE
 from tests.pilot_rows import autocluster
+from tests.site_queues import FAILING, SLEEPING, declare_queues, open_local, pilot_rows, queue_rows, remove_local
 from tests.submitting import all_jobs, array, move, submit
 from tests.waiting import eventually
-
-SLEEPER = {"pilot": "sleeping", "options": {"grace": 1.0}}
-FAILING = {"pilot": "failing"}
 
 
 @pytest.fixture
@@ -40,32 +34,13 @@ def context(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.syspath_prepend(OUTSIDE)
     settings = Settings(data_dir=tmp_path, api_url="http://127.0.0.1:1")
     yield Context(settings, database, "tester")
-    _remove_all(tmp_path)
-
-
-def _remove_all(data_dir: Path) -> None:
-    root = data_dir / "local-batch" / "SITE.q"
-    if root.exists():
-        local_queue(data_dir).remove([folder.name for folder in root.iterdir()])
-
-
-def local_queue(data_dir: Path, name: str = "q") -> LocalBatchSystem:
-    entry = SiteQueueEntry.model_validate({"name": name, **SLEEPER})
-    return LocalBatchSystem(QueueSettings(f"SITE.{name}", entry, data_dir))
+    remove_local(tmp_path)
 
 
 def declare(database: Database, data_dir: Path, kind: dict[str, Any], *more: str, **entry: Any) -> None:
     """A site with the queue `q` (and sleeping ones of the names in `more`)."""
-    queues = [{"name": "q", **kind, "max_pilots": 5, "max_pending_pilots": 5, **entry}]
-    queues += [{"name": name, **SLEEPER} for name in more]
-    file = SitesFile.model_validate(
-        {
-            "storages": [{"name": "disk", "url": "file://${DATA_DIR}/storage"}],
-            "sites": [{"name": "SITE", "storages": ["disk"], "queues": queues}],
-        }
-    )
-    database.transact(lambda tx: ensure_vo(tx, "default"))
-    database.transact(lambda tx: sites.apply(tx, file, data_dir=data_dir))
+    queue = {"name": "q", **kind, "max_pilots": 5, "max_pending_pilots": 5, **entry}
+    declare_queues(database, data_dir, queue, *({**SLEEPING, "name": name} for name in more))
 
 
 def want(database: Database, many: int, **step: Any) -> int:
@@ -91,17 +66,16 @@ def cycle(context: Context, number: int) -> list[Message]:
 
 
 def states(database: Database) -> list[str]:
-    query = select(pilots.c.state).order_by(pilots.c.id)
-    return [row.state for row in database.transact(lambda tx: tx.rows(query))]
+    return [row.state for row in pilot_rows(database)]
 
 
 def tags(database: Database) -> list[str]:
-    return [row.tag for row in database.transact(lambda tx: tx.rows(select(pilots.c.tag)))]
+    return [row.tag for row in pilot_rows(database)]
 
 
 def test_a_cycle_is_planned_once_however_often_its_message_comes(context: Context) -> None:
     database = context.database
-    declare(database, context.settings.data_dir, SLEEPER)
+    declare(database, context.settings.data_dir, SLEEPING)
     want(database, 3)
     first = run(context, ProvisioningDue(cycle=5))
     again = run(context, ProvisioningDue(cycle=5))
@@ -112,7 +86,7 @@ def test_a_cycle_is_planned_once_however_often_its_message_comes(context: Contex
 
 def test_requested_pilots_are_submitted_followed_and_removed_when_the_demand_is_gone(context: Context) -> None:
     database = context.database
-    declare(database, context.settings.data_dir, SLEEPER)
+    declare(database, context.settings.data_dir, SLEEPING)
     campaign_id = want(database, 2)
     cycle(context, 1)
     assert states(database) == ["submitted", "submitted"]
@@ -128,7 +102,7 @@ def test_requested_pilots_are_submitted_followed_and_removed_when_the_demand_is_
 
 def test_a_submission_that_was_not_noted_is_adopted_and_not_repeated(context: Context) -> None:
     database = context.database
-    declare(database, context.settings.data_dir, SLEEPER)
+    declare(database, context.settings.data_dir, SLEEPING)
     want(database, 2)
     cycle(context, 1)
     lost = update(pilots).values(state=PilotState.REQUESTED, submitted_at=None, batch_id=None)
@@ -137,8 +111,7 @@ def test_a_submission_that_was_not_noted_is_adopted_and_not_repeated(context: Co
     cycle(context, 2)
     assert states(database) == ["submitted", "submitted"]
     assert len(database.transact(lambda tx: tx.rows(select(enrolments.c.id)))) == secrets
-    handles = database.transact(lambda tx: tx.rows(select(pilots.c.batch_id)))
-    assert sorted(row.batch_id for row in handles) == sorted(tags(database))
+    assert [row.batch_id for row in pilot_rows(database)] == tags(database)
 
 
 def test_a_queue_whose_pilots_fail_to_start_backs_off_and_its_neighbour_does_not(context: Context) -> None:
@@ -146,12 +119,12 @@ def test_a_queue_whose_pilots_fail_to_start_backs_off_and_its_neighbour_does_not
     declare(database, context.settings.data_dir, FAILING, "other", max_pilots=1)
     want(database, 4)
     cycle(context, 1)
-    system = local_queue(context.settings.data_dir)
+    system = open_local(context.settings.data_dir)
     mine = select(pilots.c.tag).join(site_queues, site_queues.c.id == pilots.c.site_queue_id)
     (tag,) = (row.tag for row in database.transact(lambda tx: tx.rows(mine.where(site_queues.c.name == "q"))))
     eventually(lambda: system.poll([tag])[tag].exit_code == 3)
     cycle(context, 2)
-    rows = database.transact(lambda tx: tx.rows(select(site_queues).order_by(site_queues.c.id)))
+    rows = queue_rows(database)
     assert [(row.name, row.failures, row.backoff_until is not None) for row in rows] == [
         ("q", 1, True),
         ("other", 0, False),
@@ -160,7 +133,7 @@ def test_a_queue_whose_pilots_fail_to_start_backs_off_and_its_neighbour_does_not
     assert sorted(states(database)) == ["failed", "queued"]
     cycle(context, 3)
     assert sorted(states(database)) == ["failed", "queued"]
-    local_queue(context.settings.data_dir, "other").remove(tags(database))
+    open_local(context.settings.data_dir, "other").remove(tags(database))
 
 
 def test_an_unknown_batch_system_makes_its_queue_back_off(context: Context) -> None:
@@ -168,14 +141,14 @@ def test_an_unknown_batch_system_makes_its_queue_back_off(context: Context) -> N
     declare(database, context.settings.data_dir, {}, batch_system="abacus")
     want(database, 1)
     cycle(context, 1)
-    (row,) = database.transact(lambda tx: tx.rows(select(site_queues)))
+    (row,) = queue_rows(database)
     assert (row.failures, row.lease_owner) == (1, None)
     assert "no batch system 'abacus'" in row.reason
 
 
 def test_two_consumers_carry_a_queue_out_one_at_a_time(context: Context) -> None:
     database = context.database
-    declare(database, context.settings.data_dir, SLEEPER)
+    declare(database, context.settings.data_dir, SLEEPING)
     want(database, 4)
     due = [queue_id for message in run(context, ProvisioningDue(cycle=1)) for queue_id in message.body.ids()]
     with ThreadPoolExecutor(4) as threads:
@@ -191,13 +164,13 @@ def test_an_enrolled_pilot_that_ended_in_silence_loses_its_jobs(context: Context
     campaign_id = want(database, 1)
     cycle(context, 1)
     (tag,) = tags(database)
-    system = local_queue(context.settings.data_dir)
+    system = open_local(context.settings.data_dir)
     eventually(lambda: system.poll([tag])[tag].exit_code == 3)
     _serve_for_an_hour(database)
     now = database.now()
     seen = {"token_digest": "x", "state": PilotState.RUNNING, "last_seen": now}
     database.transact(lambda tx: tx.run(update(pilots).values(**seen)))
-    (pilot,) = database.transact(lambda tx: tx.rows(select(pilots)))
+    (pilot,) = pilot_rows(database)
     place = {"pilot_id": pilot.id, "site_id": pilot.site_id}
     move(database, [job.id for job in all_jobs(database, campaign_id)], JobState.MATCHED, **place)
     cycle(context, 2)
@@ -236,7 +209,7 @@ def test_a_real_pilot_is_provisioned_runs_its_job_and_reports(tmp_path: Path) ->
             eventually(lambda: states(database) == ["done"], within=30)
             assert database.transact(lambda tx: tx.rows(select(slots))) == []
         finally:
-            _remove_all(tmp_path)
+            remove_local(tmp_path)
 
 
 def _assign(database: Database, campaign_id: int, pilot_id: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,7 @@ from pipeline.store import provisioning, provisioning_orders, sites
 from pipeline.store.access import ensure_vo
 from pipeline.store.database import Database, Transaction
 from pipeline.store.live_pilots import live_pilots, note_idle
-from pipeline.store.provisioning_orders import PlanNote
-from pipeline.store.provisioning_rows import DemandReading, History, LivePilot
+from pipeline.store.provisioning_rows import DemandReading, History, LivePilot, Past, Place
 from pipeline.store.queue_histories import histories
 from pipeline.store.tables import jobs, pilot_caps, pilots, queue_plans, waiting_jobs
 from schemas.messages import Message, ProvisioningDue, SiteQueuesDue
@@ -116,24 +116,25 @@ def sites_entry(database: Database) -> Any:
     return room.entry
 
 
-def test_plans_are_kept_as_a_whole_and_only_what_changes_is_written(database: Database) -> None:
+def test_what_a_cycle_leaves_is_kept_as_a_whole_and_only_what_changes_is_written(database: Database) -> None:
     at, beside = building.site(database), building.site(database, "BESIDE")
     vo_id = database.transact(lambda tx: ensure_vo(tx, "default"))
+    first, other = (at.queue_id, vo_id), (beside.queue_id, vo_id)
+    hold_until = database.now()
 
-    def note(queue: int, low: int) -> PlanNote:
-        return PlanNote((queue, vo_id), low, 1, 0, 0, 0, None, "why" * 400)
+    def known() -> Mapping[Place, Past]:
+        return database.read(lambda tx: provisioning.situation(tx, DemandReading((), is_sure=True))).past
 
-    def keep(cycle: int, *notes: PlanNote) -> list[tuple[int, int, int]]:
-        database.transact(lambda tx: provisioning_orders.note_plans(tx, cycle, notes))
-        rows = database.read(lambda tx: tx.rows(select(queue_plans).order_by(queue_plans.c.site_queue_id)))
-        return [(row.site_queue_id, row.low_cycles, row.cycle) for row in rows]
+    def keep(before: Mapping[Place, Past], after: Mapping[Place, Past]) -> Mapping[Place, Past]:
+        database.transact(lambda tx: provisioning_orders.keep_past(tx, before, after))
+        return known()
 
-    first, other = at.queue_id, beside.queue_id
-    assert keep(1, note(first, 0), note(other, 0)) == [(first, 0, 1), (other, 0, 1)]
-    assert keep(2, note(first, 1), note(other, 0)) == [(first, 1, 2), (other, 0, 1)]
-    assert keep(3, note(first, 1)) == [(first, 1, 2)]
-    past = database.read(lambda tx: provisioning.situation(tx, DemandReading((), is_sure=True))).past
-    assert past[first, vo_id].low_cycles == 1
+    new = {first: Past(0), other: Past(0, hold_until)}
+    assert keep(known(), new) == new
+    elsewhere = queue_plans.c.site_queue_id == other[0]
+    database.transact(lambda tx: tx.run(update(queue_plans).where(elsewhere).values(low_cycles=7)))
+    assert keep(new, {**new, first: Past(1)}) == {first: Past(1), other: Past(7, hold_until)}  # 7 is not written over
+    assert keep(known(), {first: Past(1)}) == {first: Past(1)}
 
 
 def _cycle(context: Context, number: int) -> list[Message]:

@@ -28,12 +28,12 @@ from pipeline.store import (
     attempts,
     job_commands,
     jobs,
+    migration,
     offers,
     pilots,
     policy_apply,
     reconcile,
     releases,
-    schema,
     silence,
 )
 from pipeline.store.access import Caller
@@ -225,7 +225,7 @@ def test_nothing_comes_back_from_the_dead_and_no_limit_leaks(mariadb_server: Mar
 
 
 def _arena(database: Database) -> Arena:
-    schema.upgrade(database)
+    migration.upgrade(database)
     building.serving(database, 60)
     held: list[int] = []
     for name, most in (("A", LIMITS["site 1"]), ("B", LIMITS["site 2"])):

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import insert, inspect, text, update
 
 from pipeline.errors import DatabaseUnavailable, SchemaMismatch
-from pipeline.store import schema
+from pipeline.store import migration, schema
 from pipeline.store.database import Database
 from pipeline.store.tables import metadata, vos
 from tests.servers import MariaDbServer
@@ -35,14 +36,14 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
 
 
 def test_a_migrated_database_has_exactly_the_declared_tables(database: Database) -> None:
-    schema.upgrade(database)
+    migration.upgrade(database)
     with database.engine.begin() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
 def test_columns_that_alembic_does_not_compare_agree_too(database: Database, tmp_path: Path) -> None:
     """Defaults, collations and clustering: what the migration made says the same as what `create_all` makes."""
-    schema.upgrade(database)
+    migration.upgrade(database)
     migrated = _definitions(database)
     if database.dialect == "sqlite":
         fresh = Database(f"sqlite:///{tmp_path / 'fresh.db'}")
@@ -73,6 +74,11 @@ def _definitions(database: Database) -> dict[str, list[str]]:
     }
 
 
+def test_the_schemas_that_we_know_are_those_of_the_migrations() -> None:
+    revisions = ScriptDirectory.from_config(migration.configuration()).walk_revisions()
+    assert schema.known() == [script.revision for script in revisions][::-1]
+
+
 def test_an_empty_database_is_refused_with_the_command_that_mends_it(database: Database) -> None:
     with pytest.raises(SchemaMismatch, match=r"has no Penstock schema; run `penstock db upgrade`"):
         schema.check(database)
@@ -81,7 +87,7 @@ def test_an_empty_database_is_refused_with_the_command_that_mends_it(database: D
 def test_an_older_schema_is_refused_with_the_command_that_mends_it(
     database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    schema.upgrade(database)
+    migration.upgrade(database)
     ours = schema.head()
     _release_with_one_more_migration(monkeypatch, tmp_path)
     wanted = rf"has schema {ours}, this release works on 9999; run `penstock db upgrade`"
@@ -94,9 +100,9 @@ def test_the_previous_release_works_on_the_next_schema(
 ) -> None:
     with monkeypatch.context() as next_release:
         _release_with_one_more_migration(next_release, tmp_path)
-        schema.upgrade(database)
+        migration.upgrade(database)
     schema.check(database)
-    assert schema.upgrade(database) == ("9999", "9999")
+    assert migration.upgrade(database) == ("9999", "9999")
 
 
 def test_all_that_the_previous_release_knows_is_still_there_unchanged(
@@ -109,9 +115,9 @@ def test_all_that_the_previous_release_knows_is_still_there_unchanged(
     """
     with monkeypatch.context() as earlier:
         _release_of(earlier, tmp_path, PREVIOUS)
-        schema.upgrade(database)
+        migration.upgrade(database)
         theirs = _definitions(database)
-    schema.upgrade(database)
+    migration.upgrade(database)
     ours = _definitions(database)
     for name, lines in theirs.items():
         assert set(lines) <= set(ours[name])
@@ -120,9 +126,9 @@ def test_all_that_the_previous_release_knows_is_still_there_unchanged(
 
 
 def test_a_second_upgrade_changes_nothing(database: Database) -> None:
-    assert schema.upgrade(database) == (None, schema.head())
+    assert migration.upgrade(database) == (None, schema.head())
     database.transact(lambda tx: tx.run(insert(vos).values(name="default")))
-    assert schema.upgrade(database) == (schema.head(), schema.head())
+    assert migration.upgrade(database) == (schema.head(), schema.head())
     assert database.transact(lambda tx: tx.run(update(vos).values(name="kept"))) == 1
 
 
@@ -131,7 +137,7 @@ def test_two_upgrades_at_once_are_one(database: Database) -> None:
 
     def upgrade() -> None:
         own = Database(database.engine.url.render_as_string(hide_password=False))
-        found.append(schema.upgrade(own))
+        found.append(migration.upgrade(own))
         own.close()
 
     threads = [threading.Thread(target=upgrade) for _ in range(2)]
@@ -144,11 +150,11 @@ def test_two_upgrades_at_once_are_one(database: Database) -> None:
 
 def test_an_upgrade_that_was_cut_off_can_be_run_again(database: Database) -> None:
     """MySQL commits each CREATE TABLE by itself, so a cut leaves a part behind."""
-    schema.upgrade(database)
+    migration.upgrade(database)
     with database.engine.begin() as connection:
         connection.execute(text("DROP TABLE controls"))
         connection.execute(text("DELETE FROM alembic_version"))
-    schema.upgrade(database)
+    migration.upgrade(database)
     assert set(inspect(database.engine).get_table_names()) == set(metadata.tables) | {"alembic_version"}
 
 
@@ -157,7 +163,7 @@ def test_a_statement_that_the_database_refuses_is_told_in_one_line(
 ) -> None:
     _release_with_one_more_migration(monkeypatch, tmp_path, "op.execute('CREATE NONSENSE')")
     with pytest.raises(DatabaseUnavailable, match=r"the upgrade stopped: .*run `penstock db upgrade` again"):
-        schema.upgrade(database)
+        migration.upgrade(database)
 
 
 def _release_with_one_more_migration(

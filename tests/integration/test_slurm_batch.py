@@ -5,36 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from itertools import count
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from executors.pilots.port import (
-    BATCH_ENDED,
-    BatchAnswer,
-    BatchState,
-    BatchSystem,
-    PilotRequest,
-    QueueSettings,
-    open_batch_system,
-)
+from executors.pilots.port import BATCH_ENDED, BatchState, BatchSystem, PilotRequest
 from executors.pilots.program import PilotProgram
 from pipeline.errors import BadSettings, BatchSystemUnavailable
 from schemas.sites import SiteQueueEntry
-from tests.conformance.batch_site import requests, shell
+from tests.conformance.batch_site import answered, new_tags, open_kind, requests, shell
 from tests.servers import MariaDbServer
 from tests.slurm import SlurmServer, running_slurm
-from tests.sshd import SshServer, running_sshd
+from tests.sshd import SshServer
 from tests.waiting import eventually
-
-_numbers = count(1)
-
-
-def tags(many: int) -> list[str]:
-    return [f"{next(_numbers):032x}" for _ in range(many)]
 
 
 class Queue:
@@ -46,11 +31,7 @@ class Queue:
         self.options: dict[str, object] = {"conf": str(server.conf), "folder": str(folder / "output")}
 
     def open(self, *, nodes: int = 1, **options: object) -> BatchSystem:
-        chosen = {**self.options, **options}
-        entry = {"name": "queue", "batch_system": "slurm", "options": chosen, "memory": 64, "disk": 64, "nodes": nodes}
-        return open_batch_system(
-            QueueSettings("SITE.queue", SiteQueueEntry.model_validate(entry), self.folder / "data")
-        )
+        return open_kind("slurm", {**self.options, **options}, self.folder / "data", nodes=nodes)
 
     def sleeper(self) -> PilotProgram:
         """Notes its process and its node, and stays."""
@@ -72,23 +53,15 @@ def queue(slurm_server: SlurmServer, tmp_path: Path) -> Iterator[Queue]:
     slurm_server.run("scancel", "--name=penstock")
 
 
-def answered(system: BatchSystem, tags: Sequence[str], state: BatchState) -> dict[str, BatchAnswer]:
-    def check() -> dict[str, BatchAnswer]:
-        answers = dict(system.poll(tags))
-        return answers if len(answers) == len(tags) and all(a.state is state for a in answers.values()) else {}
-
-    return eventually(check, within=60, every=0.2)
-
-
 def test_a_batch_job_of_two_nodes_runs_a_pilot_on_each_and_each_may_go_alone(queue: Queue) -> None:
     system = queue.open(nodes=2)
-    first, second, third, fourth, odd = mine = tags(5)
+    first, second, third, fourth, odd = mine = new_tags(5)
     taken = system.submit(requests(mine), queue.sleeper())
     assert set(taken) == set(mine) - {odd}
     jobs = {tag: taken[tag].handle.rpartition(".") for tag in taken}
     assert [jobs[tag][2] for tag in (first, second, third, fourth)] == ["0", "1", "0", "1"]
     assert jobs[first][0] == jobs[second][0] != jobs[third][0] == jobs[fourth][0]
-    answers = answered(system, [first, second, third, fourth], BatchState.RUNNING)
+    answers = answered(system, [first, second, third, fourth], {BatchState.RUNNING})
     assert {tag: answer.handle for tag, answer in answers.items()} == {tag: taken[tag].handle for tag in taken}
     processes = {tag: queue.started(tag) for tag in taken}
     assert {processes[first][1], processes[second][1]} == {processes[third][1], processes[fourth][1]} == {"n1", "n2"}
@@ -97,7 +70,7 @@ def test_a_batch_job_of_two_nodes_runs_a_pilot_on_each_and_each_may_go_alone(que
     eventually(lambda: not any(processes[tag][0].is_running() for tag in (second, third, fourth)), within=60)
     assert processes[first][0].is_running()
     assert system.poll([first])[first].state is BatchState.RUNNING
-    assert {a.state for a in answered(system, [third, fourth], BatchState.FAILED).values()} == {BatchState.FAILED}
+    assert {a.state for a in answered(system, [third, fourth], {BatchState.FAILED}).values()} == {BatchState.FAILED}
 
     system.remove([first, second])
     eventually(lambda: system.poll([first])[first].state in BATCH_ENDED, within=60)
@@ -106,25 +79,25 @@ def test_a_batch_job_of_two_nodes_runs_a_pilot_on_each_and_each_may_go_alone(que
 
 def test_a_batch_job_of_several_nodes_ends_with_the_worst_exit_code_and_each_pilot_has_its_output(queue: Queue) -> None:
     system = queue.open(nodes=2)
-    good, _ = mine = tags(2)
+    good, _ = mine = new_tags(2)
     text = f'echo "from $PENSTOCK_PILOT_TAG"; [ $PENSTOCK_PILOT_TAG = {good} ] || exit 9'
     system.submit(requests(mine), shell(text))
-    answers = answered(system, mine, BatchState.FAILED)
+    answers = answered(system, mine, {BatchState.FAILED})
     assert {answer.exit_code for answer in answers.values()} == {9}
     outputs = system.fetch_output(mine)
     assert {tag: output.stdout for tag, output in outputs.items()} == {tag: f"from {tag}\n" for tag in mine}
 
 
 def test_a_pilot_whose_node_fails_or_whose_job_is_cancelled_says_so(queue: Queue) -> None:
-    system, mine = queue.open(extra=["--nodelist=n2"]), tags(2)
+    system, mine = queue.open(extra=["--nodelist=n2"]), new_tags(2)
     system.submit(requests(mine), queue.sleeper())
     processes = [queue.started(tag)[0] for tag in mine]
-    handles = {tag: answer.handle for tag, answer in answered(system, mine, BatchState.RUNNING).items()}
+    handles = {tag: answer.handle for tag, answer in answered(system, mine, {BatchState.RUNNING}).items()}
     queue.server.run("scancel", handles[mine[0]])
-    assert "cancelled" in answered(system, mine[:1], BatchState.FAILED)[mine[0]].reason
+    assert "cancelled" in answered(system, mine[:1], {BatchState.FAILED})[mine[0]].reason
     queue.server.fail_node("n2")
     try:
-        answer = answered(system, mine[1:], BatchState.FAILED)[mine[1]]
+        answer = answered(system, mine[1:], {BatchState.FAILED})[mine[1]]
     finally:
         queue.server.mend_node("n2")
     assert answer.reason == "its node failed (Slurm: NODE_FAIL, NodeDown)"
@@ -145,14 +118,14 @@ open_batch_system(QueueSettings("SITE.queue", entry, Path(sys.argv[2]))).submit(
 
 
 def test_a_pilot_gets_neither_the_environment_nor_the_limits_of_who_submits_it(queue: Queue) -> None:
-    [tag] = tags(1)
+    [tag] = new_tags(1)
     entry = SiteQueueEntry.model_validate({"name": "queue", "batch_system": "slurm", "options": queue.options})
     limited = ["/bin/sh", "-c", 'ulimit -S -d 4000000; exec "$@"', "sh"]
     command = [*limited, sys.executable, "-c", SUBMITTER, entry.model_dump_json(), str(queue.folder), tag]
     environment = {**os.environ, "PENSTOCK_DATABASE_URL": "mysql://user:password@host/name", "A_WORD": "of-ours"}
     subprocess.run(command, check=True, env=environment)
     system = queue.open()
-    answered(system, [tag], BatchState.DONE)
+    answered(system, [tag], {BatchState.DONE})
     output = system.fetch_output([tag])[tag].stdout
     assert "password" not in output
     assert "of-ours" not in output
@@ -160,7 +133,7 @@ def test_a_pilot_gets_neither_the_environment_nor_the_limits_of_who_submits_it(q
 
 
 def test_a_controller_that_hangs_is_unavailable_in_time_and_leaves_no_command_behind(queue: Queue) -> None:
-    system, mine = queue.open(timeout=0.5), tags(2)
+    system, mine = queue.open(timeout=0.5), new_tags(2)
     queue.server.freeze()
     try:
         with pytest.raises(BatchSystemUnavailable, match=r"squeue: no answer within 0\.5 s"):
@@ -180,21 +153,14 @@ def test_options_that_make_no_sense_are_refused_when_the_queue_is_opened(queue: 
 
 def test_what_slurm_refuses_for_good_is_told_in_its_words(queue: Queue) -> None:
     with pytest.raises(BatchSystemUnavailable, match="Invalid partition name specified"):
-        queue.open(partition="nowhere").submit(requests(tags(3)), queue.sleeper())
-
-
-@pytest.fixture(scope="module")
-def login_node(slurm_server: SlurmServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
-    home = str(tmp_path_factory.mktemp("home"))
-    with running_sshd({"SLURM_CONF": str(slurm_server.conf), "HOME": home}) as server:
-        yield server
+        queue.open(partition="nowhere").submit(requests(new_tags(3)), queue.sleeper())
 
 
 def test_one_login_serves_many_commands_and_another_queue(queue: Queue, login_node: SshServer) -> None:
     before = login_node.logins
     for system in (queue.open(ssh=login_node.options), queue.open(ssh=login_node.options, partition="main")):
         for _ in range(3):
-            assert dict(system.poll(tags(2))) == {}
+            assert dict(system.poll(new_tags(2))) == {}
     assert login_node.logins == before + 1
 
 
@@ -209,7 +175,7 @@ def test_a_login_node_that_is_not_who_it_was_or_lets_nobody_in_is_unavailable(
         ({"port": 1}, "Connection refused"),
     ):
         with pytest.raises(BatchSystemUnavailable, match=words):
-            queue.open(ssh={**login_node.options, **changed}).poll(tags(1))
+            queue.open(ssh={**login_node.options, **changed}).poll(new_tags(1))
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +189,7 @@ def test_a_limit_of_the_site_is_used_up_and_what_squeue_forgets_is_in_the_accoun
 ) -> None:
     accounted.run("sacctmgr", "--immediate", "modify", "qos", "normal", "set", "MaxSubmitJobsPerUser=13")
     queue = Queue(accounted, tmp_path)
-    system, mine = queue.open(account="science", qos="normal"), tags(20)
+    system, mine = queue.open(account="science", qos="normal"), new_tags(20)
     pilot = shell(f"echo ran >> {tmp_path}/ran; while [ ! -e {tmp_path}/go ]; do sleep 0.1; done; exit 5")
     taken = system.submit(requests(mine), pilot)
     assert len(taken) == 13

@@ -11,7 +11,7 @@ from sqlalchemy import Row, event, func, select
 from executors.upkeep.shell import DUTIES
 from pipeline.runtime.spec import Context
 from pipeline.settings import Settings
-from pipeline.store import half_done, jobs, schema, steps
+from pipeline.store import half_done, jobs, migration, steps
 from pipeline.store.database import Database
 from pipeline.store.jobs import JobRow
 from pipeline.store.tables import jobs as jobs_table
@@ -109,7 +109,7 @@ def test_a_retried_job_of_a_tail_is_boosted_when_it_waits_again(database: Databa
 def test_no_look_for_steps_reads_all_jobs(mariadb_server: MariaDbServer) -> None:
     """Of EXISTS the optimiser of MariaDB makes just that, when it sees fit: at ten million jobs, twice a minute."""
     database = Database(mariadb_server.new_database())
-    schema.upgrade(database)
+    migration.upgrade(database)
     for size in (*(1,) * 40, 5_000):
         submit(database, {"name": "a", **array(size)})
     name = database.url.rpartition("/")[2]

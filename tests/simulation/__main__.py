@@ -15,10 +15,10 @@ import click
 
 from tests.simulation import cases
 from tests.simulation.cases import Scale
-from tests.simulation.figures import CONTESTANTS, judge, says, table
+from tests.simulation.figures import judge, says, table
 from tests.simulation.plots import draw
 from tests.simulation.record import Result
-from tests.simulation.runs import simulate
+from tests.simulation.runs import CONTESTANTS, simulate
 
 SEED = 20_260_105
 
@@ -29,7 +29,7 @@ SEED = 20_260_105
 @click.option("--queues", type=click.IntRange(1, 1_000), default=100, show_default=True, help="50 cores each")
 @click.option("--seed", type=int, default=SEED, show_default=True, help="of the sites, the jobs and all chance")
 @click.option("--processes", type=click.IntRange(1, 64), default=2, show_default=True)
-@click.option("--json", "to", type=click.Path(path_type=Path, dir_okay=False), help="where the figures go")
+@click.option("--figures", type=click.Path(path_type=Path, dir_okay=False), help="JSON file for the figures")
 @click.option("--plots", type=click.Path(path_type=Path, file_okay=False), help="folder for a picture of each case")
 def main(  # noqa: PLR0917 -- one for each option
     names: Sequence[str],
@@ -37,7 +37,7 @@ def main(  # noqa: PLR0917 -- one for each option
     queues: int,
     seed: int,
     processes: int,
-    to: Path | None,
+    figures: Path | None,
     plots: Path | None,
 ) -> None:
     """Simulate provisioning by our rules, and by those of SiteDirector and GlideinWMS, for the same jobs and sites.
@@ -57,14 +57,14 @@ def main(  # noqa: PLR0917 -- one for each option
         }
         for recipe in chosen:
             results = [future.result() for future in running[recipe.name]]
-            verdict = judge(recipe.title, results, half_waste=recipe.half_waste)
+            verdict = judge(results, half_waste=recipe.half_waste)
             click.echo(f"\n{recipe.title}\n{table(results)}\n{says(verdict)}")
             verdicts.append(verdict)
             everything += results
             if plots is not None:
                 draw(recipe.title, results, plots)
-            if to is not None:  # after each case, so that what is known is kept when it is ended before its end
-                _store(to, seed, scale, everything)
+            if figures is not None:  # after each case, so that what is known is kept when it is ended before its end
+                _store(figures, seed, scale, everything)
     misses = [verdict.case for verdict in verdicts if verdict.misses]
     click.echo(
         f"\ncore-hours, seconds; {len(verdicts) - len(misses)} of {len(verdicts)} cases as expected"
@@ -74,9 +74,9 @@ def main(  # noqa: PLR0917 -- one for each option
 
 
 def _store(to: Path, seed: int, scale: Scale, results: Sequence[Result]) -> None:
-    figures = [{key: value for key, value in asdict(one).items() if key != "points"} for one in results]
+    rows = [{key: value for key, value in asdict(one).items() if key != "points"} for one in results]
     to.parent.mkdir(parents=True, exist_ok=True)
-    to.write_text(json.dumps({"seed": seed, **asdict(scale), "results": figures}, indent=1) + "\n")
+    to.write_text(json.dumps({"seed": seed, **asdict(scale), "results": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -156,6 +156,7 @@ class Recipe:
     groups: tuple[Group, ...] = WHOLE
     change: Sites | None = None
     half_waste: bool = False
+    """Whether at most half of the better peer's waste is expected of us here, and not 110 %."""
     is_blind: bool = False
     cap: float = 1.2
     """Pilots over all queues, by those that run at a time: what waits for a slot is a part of it. What all queues'
@@ -190,14 +191,12 @@ def make(name: str, seed: int, scale: Scale) -> Case:
     )
     return Case(
         name=name,
-        title=recipe.title,
         seed=seed,
         days=scale.days,
         queues=tuple(queues),
         groups=recipe.groups,
         jobs=tuple(Job(id_, at, group, length) for id_, (at, group, length) in enumerate(drawn)),
         max_pilots=round(recipe.cap * scale.pilots),
-        half_waste=recipe.half_waste,
         blind=tuple(_blindness(random, scale)) if recipe.is_blind else (),
     )
 

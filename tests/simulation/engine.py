@@ -21,8 +21,8 @@ SAMPLE = 900.0
 """Seconds between two points of a plot."""
 PATIENCE = 3 * DAY
 """So long after the last arrival it is over, whatever still waits."""
-UNREAD = 5.0
-"""Seconds from a pilot's start within which one that is killed by its node dies."""
+EARLY_DEATH = 5.0
+"""Seconds from its start until a pilot dies that never takes a job."""
 
 
 class Simulation:
@@ -86,7 +86,7 @@ class Simulation:
         pilot.free -= job.group.cores
         pilot.jobs[job.id] = job
         pilot.begun[job.id] = self.now
-        pilot.had_jobs += 1
+        pilot.had_job = True
         self.record.least_free = min(self.record.least_free, pilot.free)
         self._reopen(pilot)
         self.record.began(job, self.now)
@@ -181,9 +181,9 @@ class Simulation:
             pilot.ends = min(pilot.ends, pilot.submitted + queue.credential - self.rules.margin)
         self.record.running_cores += queue.cores
         if pilot.ends - self.now < self.rules.least_life:
-            self._at(self.now + UNREAD, partial(self._end, pilot))
+            self._at(self.now + EARLY_DEATH, partial(self._end, pilot))
         elif within(queue.kills, self.now):
-            self._at(self.now + UNREAD, partial(self._crash, pilot))
+            self._at(self.now + EARLY_DEATH, partial(self._crash, pilot))
         else:
             self._at(self.now + queue.start_up, partial(self._ready, pilot))
             self._at(self.now + queue.mean_life * fate.life, partial(self._crash, pilot))
@@ -198,9 +198,8 @@ class Simulation:
             self._fill(pilot)
 
     def _idle(self, pilot: Pilot) -> None:
-        pilot.idle_since = self.now
         pilot.idle_marker += 1
-        limit = self.rules.tail_limit if pilot.had_jobs else self.rules.idle_limit
+        limit = self.rules.tail_limit if pilot.had_job else self.rules.idle_limit
         self._at(self.now + limit, partial(self._idle_for_long, pilot, pilot.idle_marker))
 
     def _idle_for_long(self, pilot: Pilot, marker: int) -> None:
@@ -260,7 +259,7 @@ class Simulation:
         """Book what it held and what jobs had of it."""
         held = 0.0 if pilot.started is None else (self.now - pilot.started) * pilot.queue.cores
         running = sum(job.group.cores * (self.now - pilot.begun[job.id]) for job in pilot.jobs.values())
-        self.record.settle(held, pilot.used + running, had_jobs=pilot.had_jobs > 0)
+        self.record.settle(held, pilot.used + running, had_job=pilot.had_job)
 
     # cycles
 

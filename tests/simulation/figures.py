@@ -4,21 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from tests.simulation.glideinwms import GlideinWms
-from tests.simulation.penstock import Penstock
 from tests.simulation.record import Result
-from tests.simulation.rules import RulesFactory
-from tests.simulation.site_director import SiteDirector
 
-CONTESTANTS: dict[str, RulesFactory] = {
-    "Penstock": Penstock,
-    "SiteDirector": SiteDirector,
-    "SiteDirector 9.0": partial(SiteDirector, per_queue=True),
-    "GlideinWMS": GlideinWms,
-    "GlideinWMS tracking": partial(GlideinWms, tracking=True),
-}
 OURS = "Penstock"
 HALF = 0.5
 """Of the better peer's waste, where bursts or tails are."""
@@ -31,7 +19,6 @@ class Verdict:
     """How we compare, in one case, with the peer that wastes least there: by its waste and by its p95 wait."""
 
     case: str
-    title: str
     ours: Result
     better: Result
     limit: float
@@ -56,11 +43,11 @@ class Verdict:
         return tuple(misses)
 
 
-def judge(title: str, results: Sequence[Result], *, half_waste: bool) -> Verdict:
+def judge(results: Sequence[Result], *, half_waste: bool) -> Verdict:
     """The verdict of a case; the better of the peers is the one that wastes least, whatever its waits."""
     ours = next(one for one in results if one.rules == OURS)
     better = min((one for one in results if one.rules != OURS), key=lambda one: one.wasted)
-    return Verdict(ours.case, title, ours, better, HALF if half_waste else ANYWHERE)
+    return Verdict(ours.case, ours, better, HALF if half_waste else ANYWHERE)
 
 
 def table(results: Sequence[Result]) -> str:

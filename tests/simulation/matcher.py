@@ -16,9 +16,7 @@ class Matcher:
     """Waiting jobs by group, and active pilots that have free cores."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
-        # priority first, then what fills a pilot best
-        self._order = sorted(groups, key=lambda group: (-group.priority, -group.cores, group.index))
-        self._waiting: dict[Group, deque[Job]] = {group: deque() for group in self._order}
+        self._waiting: dict[Group, deque[Job]] = {group: deque() for group in sorted(groups, key=_widest_first)}
         self.open: dict[int, Pilot] = {}
         """Those that take jobs and have free cores, by id."""
 
@@ -60,17 +58,20 @@ class Matcher:
         return None
 
     def take(self, pilot: Pilot, now: float) -> Job | None:
-        """The next job for this pilot: by priority, then the widest that fits, then the one that has waited longest."""
+        """The next job for this pilot: the widest that fits, of these the one that has waited longest."""
         best: deque[Job] | None = None
-        rank: tuple[int, int, float] | None = None
-        for group in self._order:
-            queue = self._waiting[group]
+        rank: tuple[int, float] | None = None
+        for group, queue in self._waiting.items():
             if not queue or not fits(pilot, group, now):
                 continue
-            mine = (-group.priority, -group.cores, queue[0].arrival)
+            mine = (-group.cores, queue[0].arrival)
             if rank is None or mine < rank:
                 best, rank = queue, mine
         return None if best is None else best.popleft()
+
+
+def _widest_first(group: Group) -> tuple[int, int]:
+    return -group.cores, group.index
 
 
 def fits(pilot: Pilot, group: Group, now: float) -> bool:

@@ -26,19 +26,18 @@ from pipeline.store.provisioning_rows import (
     Room,
     Situation,
 )
+from pipeline.store.queue_histories import WINDOW
 from schemas.requirements import Requirement
 from schemas.sites import PilotCaps, SiteQueueEntry
 from schemas.states import PilotState
 from tests.simulation.pilot import Pilot, Stage
 from tests.simulation.rules import Decision, Rules, View
-from tests.simulation.world import HOUR, Case, Group, Queue
+from tests.simulation.world import Case, Group, Queue
 
-PERIOD = 20.0
-"""Of the trigger `provisioning` (triggers/schedule.py)."""
+RULES = PlanRules()
+"""As released: its cycle is that of the trigger `provisioning`, its margin the setting `pilot_margin`."""
 IDLE_LIMIT = 1_200.0
 """Setting `pilot_idle_limit`."""
-MARGIN = 300.0
-"""Setting `pilot_margin`."""
 MEMORY = 2_000
 """MiB for each core, of pilots and of jobs: cores are what is scarce."""
 DISK = 10_000
@@ -46,8 +45,6 @@ DISK = 10_000
 CALM = 3
 """While jobs wait and nothing is too much, each third cycle is planned, which only makes us slower to ask for more: it
 saves two thirds of the time that the simulation takes."""
-WINDOW = 24 * HOUR
-"""Pilots that were requested within it make a queue's history."""
 _BEGINNING = datetime(2026, 1, 5, tzinfo=UTC)
 _VO = 1
 _STATES = {
@@ -71,8 +68,8 @@ class Penstock(Rules):
     """One VO, one site queue for each queue."""
 
     name = "Penstock"
-    period = PERIOD
-    margin = MARGIN
+    period = RULES.cycle
+    margin = RULES.margin
     idle_limit = tail_limit = IDLE_LIMIT
     keeps_requested = True
 
@@ -87,14 +84,13 @@ class Penstock(Rules):
         self._is_low = False
         self._history = [_PastPilots() for _ in case.queues]
         self._trouble = [_Trouble() for _ in case.queues]
-        self._rules = PlanRules(margin=MARGIN, cycle=PERIOD)
 
     def decide(self, view: View) -> Decision:
         """One cycle of the real plan."""
         self._cycles += 1
         if self._cycles % CALM and self._is_calm(view):
             return Decision()
-        made = plan(self._situation(view), self._rules)
+        made = plan(self._situation(view), RULES)
         by_id = {pilot.id: pilot for pilot in view.pilots}
         submit: dict[int, int] = {}
         remove: list[Pilot] = []
@@ -228,10 +224,9 @@ class _PastPilots:
             self._moved, self._vain = now, 0.0
         elif is_ours:
             self._vain = max(self._vain, now - max(pilot.submitted, self._moved or 0.0))
-        self._made = None
-        if not pilot.came_up and not is_ours:
+        else:
             self._stillborn.add(pilot.id)
-            self._made = None
+        self._made = None
 
     def forget(self, now: float) -> None:
         """What is too old."""

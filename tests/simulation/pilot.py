@@ -42,10 +42,9 @@ class Pilot:
     """When each of its jobs began."""
     came_up: bool = False
     """It could take jobs once."""
-    had_jobs: int = 0
+    had_job: bool = False
     used: float = 0.0
     """Core-seconds that jobs had, of those that have left."""
-    idle_since: float = 0.0
     idle_marker: int = 0
     """Counts the times that it became idle, so that a late look at it knows whether it still is."""
 

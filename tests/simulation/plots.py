@@ -16,7 +16,7 @@ SHOWN = {"Penstock": "#1b6ca8", "SiteDirector": "#d1495b", "GlideinWMS": "#edae4
 """The three, without the peers' other configurations, which would hide them."""
 
 
-def draw(title: str, results: Sequence[Result], to: Path) -> Path:
+def draw(title: str, results: Sequence[Result], to: Path) -> None:
     """Write CASE.png into the folder."""
     shown = {one.rules: one for one in results if one.rules in SHOWN}
     figure, (cores, waste) = plt.subplots(2, 1, figsize=(8, 5.2), sharex=True, height_ratios=(3, 2))
@@ -47,7 +47,5 @@ def draw(title: str, results: Sequence[Result], to: Path) -> Path:
         axes.tick_params(labelsize=8)
     figure.tight_layout()
     to.mkdir(parents=True, exist_ok=True)
-    path = to / f"{longest.case}.png"
-    figure.savefig(path, dpi=80, metadata={"Software": None})
+    figure.savefig(to / f"{longest.case}.png", dpi=80, metadata={"Software": None})
     plt.close(figure)
-    return path

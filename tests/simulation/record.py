@@ -89,12 +89,12 @@ class Record:
         self.ended += 1
         self._ends[job.id] = self._ends.get(job.id, 0) + 1
 
-    def settle(self, held: float, used: float, *, had_jobs: bool) -> None:
+    def settle(self, held: float, used: float, *, had_job: bool) -> None:
         """A pilot's core-seconds."""
         self._held += held
         self._used += used
-        self._with_job += had_jobs
-        if not had_jobs:
+        self._with_job += had_job
+        if not had_job:
             self._held_unused += held
 
     def check_caps(self, pending: Sequence[int], running: Sequence[int]) -> None:

@@ -11,8 +11,9 @@ import pytest
 from tests.simulation import cases
 from tests.simulation.cases import Scale
 from tests.simulation.engine import Simulation
-from tests.simulation.figures import CONTESTANTS, HALF, OURS, judge
+from tests.simulation.figures import HALF, OURS, judge
 from tests.simulation.record import Record
+from tests.simulation.runs import CONTESTANTS
 
 SEED = 1
 SMALL = Scale(days=1, queues=20)
@@ -62,6 +63,6 @@ def test_a_seed_makes_the_same_simulation_again() -> None:
 
 @pytest.mark.parametrize("case", SMALL_CASES)
 def test_we_waste_half_as_much_as_the_better_peer_with_waits_no_longer_and_within_all_caps(case: str) -> None:
-    verdict = judge(case, [record.result() for record in records(case).values()], half_waste=True)
+    verdict = judge([record.result() for record in records(case).values()], half_waste=True)
     assert verdict.ratio <= HALF
     assert verdict.misses == ()

@@ -20,7 +20,6 @@ class Group:
     wall_time: float
     tag: str = ""
     """What a queue must carry; empty: any will do."""
-    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,6 @@ class Case:
     """A situation that all rule sets are put into: the same queues, and the same jobs at the same times."""
 
     name: str
-    title: str
     seed: int
     days: float
     """Jobs arrive in them; the simulation goes on until the last one has ended."""
@@ -89,8 +87,6 @@ class Case:
     jobs: tuple[Job, ...]
     max_pilots: int
     """Over all queues, in any live state."""
-    half_waste: bool = False
-    """Whether at most half of the better peer's waste is expected of us here, and not 110 %."""
     blind: tuple[Span, ...] = ()
     """When the query of the waiting jobs fails, or comes back empty."""
 

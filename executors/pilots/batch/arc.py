@@ -32,7 +32,7 @@ from executors.pilots.port import (
 from executors.pilots.program import PilotProgram, script
 from pipeline.errors import BadSettings, BatchSystemUnavailable
 
-CHUNK = 100
+_AT_ONCE = 100
 """Jobs that one request makes."""
 
 _log = get_logger("pilots")
@@ -115,8 +115,8 @@ class ArcBatchSystem:
         """The jobs that were made, by tag; what was said about the others."""
         made: dict[str, str] = {}
         refused: list[Verdict] = []
-        for start in range(0, len(tags), CHUNK):
-            chunk = tags[start : start + CHUNK]
+        for start in range(0, len(tags), _AT_ONCE):
+            chunk = tags[start : start + _AT_ONCE]
             text = describe(chunk, self._entry, self._options, delegation.id if delegation else None)
             for tag, verdict in zip(chunk, rest.create(text, len(chunk)), strict=True):
                 if verdict.good and verdict.id:

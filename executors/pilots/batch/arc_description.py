@@ -12,7 +12,6 @@ from schemas.sites import SiteQueueEntry
 SCRIPT = "pilot.sh"
 STDOUT = "stdout"
 STDERR = "stderr"
-_NAME = "penstock-"
 _MIB = 1 << 20
 _ADL = "http://www.eu-emi.eu/es/2010/12/adl"
 _NORDUGRID = "http://www.nordugrid.org/es/2011/12/nordugrid-adl"
@@ -20,12 +19,7 @@ _NORDUGRID = "http://www.nordugrid.org/es/2011/12/nordugrid-adl"
 
 def job_name(tag: str) -> str:
     """The name that a pilot's job has at the element."""
-    return _NAME + tag
-
-
-def tag_of(name: str) -> str | None:
-    """The tag in a job's name; None for a job that is no pilot of ours."""
-    return name.removeprefix(_NAME) if name.startswith(_NAME) else None
+    return f"penstock-{tag}"
 
 
 def describe(tags: Iterable[str], entry: SiteQueueEntry, options: ArcOptions, delegation: str | None) -> bytes:

@@ -13,11 +13,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from executors.pilots.batch.arc_description import SCRIPT, tag_of
+from executors.pilots.batch.arc_description import SCRIPT, job_name
 from executors.pilots.batch.arc_rest import ArcRest, Item
 from executors.pilots.port import BatchAnswer, BatchState
 
-ENDED = frozenset({"FINISHED", "FAILED", "KILLED", "WIPED"})
+_ENDED = frozenset({"FINISHED", "FAILED", "KILLED", "WIPED"})
 _EARLY = frozenset({"ACCEPTING", "ACCEPTED", "PREPARING"})
 """States in which the script may not be there yet."""
 _IN_BATCH = frozenset({"QUEUING", "HELD", "RUNNING", "EXITINGLRMS", "OTHER"})
@@ -47,7 +47,7 @@ class ArcJob:
     @property
     def ended(self) -> bool:
         """Whether it will do nothing more."""
-        return self.state in ENDED
+        return self.state in _ENDED
 
 
 def find_jobs(rest: ArcRest, tags: Collection[str]) -> dict[str, list[ArcJob]]:
@@ -64,12 +64,18 @@ def find_jobs(rest: ArcRest, tags: Collection[str]) -> dict[str, list[ArcJob]]:
 
 def _ours(rest: ArcRest, tags: Collection[str]) -> Iterator[tuple[str, tuple[str, Item]]]:
     """The jobs that have such a tag, with their documents; of others, who may be many, nothing is kept."""
+    wanted = {job_name(tag): tag for tag in tags}
+    nameless: dict[str, Item] = {}
     for one, document in rest.documents(rest.job_ids()):
-        # The document of a job is there from its first moment in A-REX 6, but in newer ones without a name.
-        name = _text(document.get("Name")) or _first(_NAME, rest.control_file(one, "local"))
-        tag = tag_of(name)
-        if tag is not None and tag in tags:
-            yield one, (tag, document)
+        name = _text(document.get("Name"))
+        if not name:  # in A-REX 6 documents have one from a job's first moment, in newer ones they have none
+            nameless[one] = document
+        elif name in wanted:
+            yield one, (wanted[name], document)
+    names = rest.each(lambda one: _first(_NAME, rest.control_file(one, "local")), list(nameless))
+    for (one, document), name in zip(nameless.items(), names, strict=True):
+        if name in wanted:
+            yield one, (wanted[name], document)
 
 
 def _states(rest: ArcRest, documents: Mapping[str, Item]) -> dict[str, str]:

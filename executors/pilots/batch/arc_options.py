@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from executors.pilots.batch.queue_options import read_options
 from executors.pilots.port import QueueSettings
 from pipeline.errors import BadSettings
 
@@ -52,8 +53,4 @@ class ArcOptions(BaseModel):
             raise BadSettings(
                 f"queue {queue.label}: an ARC job starts one pilot, on its first node alone: nodes must be 1"
             )
-        try:
-            return cls.model_validate(queue.entry.options)
-        except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-            raise BadSettings(f"queue {queue.label}: options of the batch system arc: {wrong}") from error
+        return read_options(queue, cls)

@@ -23,11 +23,11 @@ from executors.pilots.batch.arc_options import ArcOptions
 from executors.pilots.batch.credentials import CredentialKind, CurrentCredential
 from pipeline.errors import BatchSystemUnavailable
 
-CHUNK = 500
+_AT_ONCE = 500
 """Jobs of one call: A-REX reads 1 MiB of ids at the most, and a job's document has 2 KiB."""
-PARALLEL = 4
+_PARALLEL = 4
 """Connections, for the files of jobs, which go one by one."""
-STATES = (
+_STATES = (
     *("ACCEPTING", "ACCEPTED", "PREPARING", "PREPARED", "SUBMITTING", "QUEUING", "RUNNING", "HELD", "EXITINGLRMS"),
     *("OTHER", "EXECUTED", "FINISHING", "KILLING", "FINISHED", "FAILED", "KILLED", "WIPED", "None"),
 )
@@ -70,7 +70,7 @@ class ArcRest:
     def states(self) -> dict[str, str]:
         """The state of each as the job manager knows it now, which is RUNNING for all that the batch system has."""
         with self._sense():
-            jobs = self._jobs("GET", "jobs", params={"state": ",".join(STATES)})
+            jobs = self._jobs("GET", "jobs", params={"state": ",".join(_STATES)})
             return {str(item["id"]): str(item.get("state", "None")) for item in jobs}
 
     def documents(self, ids: Sequence[str]) -> Iterator[tuple[str, Item]]:
@@ -143,12 +143,8 @@ class ArcRest:
         """The results of work on each thing, side by side. The first error ends it all."""
         if len(things) < 2:
             return [work(thing) for thing in things]
-        with ThreadPoolExecutor(PARALLEL) as pool:
-            try:
-                return list(pool.map(work, things))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            return list(pool.map(work, things))
 
     def request(
         self, method: str, path: str, *, accept: tuple[int, ...] | None = (), **arguments: Any
@@ -168,8 +164,8 @@ class ArcRest:
 
     def _ask(self, action: str, ids: Sequence[str]) -> Iterator[Item]:
         """An action on jobs, in chunks, with an answer for each."""
-        for start in range(0, len(ids), CHUNK):
-            chunk = ids[start : start + CHUNK]
+        for start in range(0, len(ids), _AT_ONCE):
+            chunk = ids[start : start + _AT_ONCE]
             some = self._jobs("POST", "jobs", params={"action": action}, json={"job": [{"id": one} for one in chunk]})
             if sorted(str(item.get("id")) for item in some) != sorted(chunk):
                 raise self.unavailable(f"{action}: it was asked about {len(chunk)} jobs, and answered for {len(some)}")
@@ -191,19 +187,19 @@ class ArcRest:
 
 @contextmanager
 def conversation(
-    label: str, options: ArcOptions, kind: CredentialKind | None, credential: CurrentCredential | None
+    label: str, options: ArcOptions, kind: CredentialKind, credential: CurrentCredential
 ) -> Iterator[ArcRest]:
     """A conversation with the queue's compute element. Raises BatchSystemUnavailable for credentials that don't fit."""
     headers = {"Accept": "application/json"}
     try:
         context = ssl.create_default_context(cafile=options.ca_file, capath=options.ca_dir)
-        if credential is not None and kind is CredentialKind.PROXY:
+        if kind is CredentialKind.PROXY:
             _show(context, credential.text)
     except OSError as error:
         raise BatchSystemUnavailable(f"queue {label}: certificates of it or of its authorities: {error}") from error
-    if credential is not None and kind is CredentialKind.TOKEN:
+    if kind is CredentialKind.TOKEN:
         headers["Authorization"] = f"Bearer {credential.text}"
-    limits = httpx.Limits(max_connections=PARALLEL, max_keepalive_connections=PARALLEL)
+    limits = httpx.Limits(max_connections=_PARALLEL, max_keepalive_connections=_PARALLEL)
     with httpx.Client(
         verify=context, headers=headers, timeout=options.timeout, limits=limits, trust_env=False
     ) as client:

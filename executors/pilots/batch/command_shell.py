@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from executors.pilots.batch.environment import outsiders_environment
 from pipeline.errors import BatchSystemUnavailable
 
 
@@ -38,16 +39,16 @@ class Shell(Protocol):
 
 
 class LocalShell:
-    """A shell of this machine, as the user that Penstock runs as; it learns nothing of Penstock's settings."""
+    """A shell of this machine, as the user that Penstock runs as."""
 
     def run(self, text: str, given: bytes = b"", *, seconds: float) -> Finished:
         """As the port says."""
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
-        return run_program(("/bin/sh", "-c", text), given, clean, seconds=seconds)
+        return run_program(("/bin/sh", "-c", text), given, seconds=seconds)
 
 
-def run_program(command: Sequence[str], given: bytes, environment: Mapping[str, str], *, seconds: float) -> Finished:
-    """Run a program in a session of its own, all of which is killed when its time is over.
+def run_program(command: Sequence[str], given: bytes, *, seconds: float) -> Finished:
+    """Run a program in a session of its own, all of which is killed when its time is over; it learns nothing of
+    Penstock's settings.
 
     Its output goes to files, and its end is awaited, not theirs: what it leaves in the background (ssh does) may hold
     them open for long.
@@ -55,7 +56,12 @@ def run_program(command: Sequence[str], given: bytes, environment: Mapping[str, 
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as error:
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=output, stderr=error, env=environment, start_new_session=True
+                command,
+                env=outsiders_environment(),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=error,
+                start_new_session=True,
             )
         except OSError as failure:
             raise BatchSystemUnavailable(f"{command[0]} can't be run: {failure}") from failure

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from executors.pilots.batch.environment import outsiders_environment
 from pipeline.errors import BatchSystemUnavailable
 
 _LONG = re.compile(r"\S{32,}")
@@ -19,16 +20,15 @@ _COMPLAINT = 200
 
 
 def run_command(command: Sequence[str], timeout: float, largest: int) -> str:
-    """What it prints on standard output. It gets no settings of ours, which hold passwords.
+    """What it prints on standard output. It learns nothing of Penstock's settings.
 
     Raises BatchSystemUnavailable when it can't be started, fails, prints more than `largest` bytes or takes longer
     than `timeout` seconds; then it and what it started are ended.
     """
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
     try:
         process = subprocess.Popen(
-            list(command),
-            env=clean,
+            command,
+            env=outsiders_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -38,7 +38,7 @@ def run_command(command: Sequence[str], timeout: float, largest: int) -> str:
         raise BatchSystemUnavailable(f"it can't be started: {error.strerror}") from error
     try:
         printed, complaint = _communicate(process, timeout, largest)
-    except BaseException:
+    except BaseException:  # whatever it was, nothing that hangs is left behind
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

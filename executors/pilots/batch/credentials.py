@@ -66,18 +66,12 @@ class _Keeper:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._locks: dict[tuple[str, ...], threading.Lock] = {}
-        self._kept: dict[tuple[str, ...], _Kept] = {}
+        self.kept: dict[tuple[str, ...], _Kept] = {}
 
     def lock_of(self, command: tuple[str, ...]) -> threading.Lock:
         """One at a time asks a command; other commands go on."""
         with self._lock:
             return self._locks.setdefault(command, threading.Lock())
-
-    def get(self, command: tuple[str, ...]) -> _Kept | None:
-        return self._kept.get(command)
-
-    def put(self, command: tuple[str, ...], kept: _Kept) -> None:
-        self._kept[command] = kept
 
 
 _KEEPER = _Keeper()
@@ -89,27 +83,26 @@ def utc_now() -> datetime:
 
 
 class Credential:
-    """Where the credential of a queue comes from."""
+    """Where the credential of a queue comes from: a file, or the words of a command."""
 
-    def __init__(
-        self, label: str, kind: CredentialKind, *, file: Path | None, command: tuple[str, ...], clock: Clock = utc_now
-    ) -> None:
+    def __init__(self, label: str, kind: CredentialKind, source: Path | tuple[str, ...], clock: Clock) -> None:
         self.kind = kind
         self._label = label
-        self._file = file
-        self._command = command
+        self._source = source
         self._clock = clock
 
     def __repr__(self) -> str:
-        return f"Credential({self._label}: {self._source})"
+        return f"Credential({self._label}: {self._name})"
 
     def current(self) -> CurrentCredential:
         """What is to be shown now, renewed where it is time. Raises BatchSystemUnavailable when there is none."""
-        return self._from_file(self._file) if self._file is not None else self._from_command()
+        source = self._source
+        return self._from_file(source) if isinstance(source, Path) else self._from_command(source)
 
     @property
-    def _source(self) -> str:
-        return f"the {self.kind} in {self._file}" if self._file else f"the {self.kind} of command {self._command[0]!r}"
+    def _name(self) -> str:
+        source = self._source
+        return f"the {self.kind} " + (f"in {source}" if isinstance(source, Path) else f"of command {source[0]!r}")
 
     def _from_file(self, file: Path) -> CurrentCredential:
         return self._not_ended(self._understood(self._read(file)))
@@ -124,21 +117,21 @@ class Credential:
         except OSError as error:
             raise self._unavailable(f"{error.strerror}; make it, or name another in the queue's options") from error
 
-    def _from_command(self) -> CurrentCredential:
-        with _KEEPER.lock_of(self._command):
-            kept = _KEEPER.get(self._command)
+    def _from_command(self, command: tuple[str, ...]) -> CurrentCredential:
+        with _KEEPER.lock_of(command):
+            kept = _KEEPER.kept.get(command)
             if kept is not None and self._clock() < kept.renew_at:
                 return kept.current
             try:
-                current = self._not_ended(self._understood(self._printed()))
+                current = self._not_ended(self._understood(self._printed(command)))
             except BatchSystemUnavailable as error:
                 return self._kept_or_raise(kept, error)
-            _KEEPER.put(self._command, _Kept(current, self._renewal(current)))
+            _KEEPER.kept[command] = _Kept(current, self._renewal(current))
             return current
 
-    def _printed(self) -> str:
+    def _printed(self, command: tuple[str, ...]) -> str:
         try:
-            return run_command(self._command, COMMAND_TIMEOUT, LARGEST)
+            return run_command(command, COMMAND_TIMEOUT, LARGEST)
         except BatchSystemUnavailable as error:
             raise self._unavailable(str(error)) from error
 
@@ -170,7 +163,7 @@ class Credential:
         return current
 
     def _unavailable(self, what: str) -> BatchSystemUnavailable:
-        return BatchSystemUnavailable(f"queue {self._label}: {self._source}: {what}")
+        return BatchSystemUnavailable(f"queue {self._label}: {self._name}: {what}")
 
 
 def find_credential(label: str, options: Mapping[str, Any], *, clock: Clock = utc_now) -> Credential | None:
@@ -181,12 +174,14 @@ def find_credential(label: str, options: Mapping[str, Any], *, clock: Clock = ut
     if len(given) > 1:
         raise BadSettings(f"queue {label}: options {' and '.join(given)} exclude each other; keep one")
     kind, _, source = given[0].partition("_")
-    value = options[given[0]]
-    if source == "file":
-        if not isinstance(value, str) or not value.startswith("/"):
-            raise BadSettings(f"queue {label}: option {given[0]} must be an absolute path, not {value!r}")
-        return Credential(label, CredentialKind(kind), file=Path(value), command=(), clock=clock)
-    return Credential(label, CredentialKind(kind), file=None, command=_words(label, given[0], value), clock=clock)
+    read = _path if source == "file" else _words
+    return Credential(label, CredentialKind(kind), read(label, given[0], options[given[0]]), clock)
+
+
+def _path(label: str, name: str, value: object) -> Path:
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise BadSettings(f"queue {label}: option {name} must be an absolute path, not {value!r}")
+    return Path(value)
 
 
 def _words(label: str, name: str, value: object) -> tuple[str, ...]:

@@ -16,11 +16,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from executors.pilots.batch.credentials import Credential
+from executors.pilots.batch.environment import outsiders_environment
 from pipeline.errors import BadSettings, BatchSystemUnavailable
 
 FOLDER = "htcondor-calls"
@@ -34,9 +35,9 @@ _LOG_DATE = re.compile(r"^\d\d/\d\d/\d\d \d\d:\d\d:\d\d (\(\w+:\d+\) )?")
 class Address:
     """Where a schedd is: `address` itself, or `schedd`'s name at a `collector`; nothing: this machine's."""
 
-    schedd: str = ""
-    collector: str = ""
-    address: str = ""
+    schedd: str
+    collector: str
+    address: str
 
     def __str__(self) -> str:
         if self.address:
@@ -52,8 +53,8 @@ class Schedd:
     address: Address
     data_dir: Path
     timeout: float
-    credential: Credential | None = None
-    config: Mapping[str, str] = field(default_factory=dict)
+    credential: Credential | None
+    config: Mapping[str, str]
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
@@ -104,8 +105,8 @@ class Schedd:
             raise BatchSystemUnavailable(f"{self.address}: its client can't be started: {error}") from error
 
     def _environment(self, folder: Path) -> dict[str, str]:
-        """No settings of ours, which hold passwords; the token in a folder of its own, as the bindings want it."""
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("PENSTOCK_", "BEARER_"))}
+        """No token that we happen to have, but the queue's, in a folder of its own, as the bindings want it."""
+        clean = {name: value for name, value in outsiders_environment().items() if not name.startswith("BEARER_")}
         config = {"TOOL_DEBUG": "D_ERROR"}
         if self.credential is not None:
             tokens = folder / "tokens"

@@ -5,8 +5,6 @@ files, where its command runs) and `work`. The shell that runs the pilot holds `
 started it, so that a crash of the submitter neither doubles nor loses a pilot. `pid` is "PID STARTTIME" of that shell,
 which leads the pilot's session and process group (STARTTIME as in /proc/PID/stat): `penstock up` ends every live one
 at its own end, with SIGTERM and then SIGKILL to the group. A pilot whose group somebody stopped (SIGSTOP) is held.
-
-Options: `grace`, seconds from SIGTERM to SIGKILL; `max_running`, pilots that may live in the queue at a time.
 """
 
 from __future__ import annotations
@@ -24,11 +22,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from executors.pilots.batch.environment import outsiders_environment
+from executors.pilots.batch.output_files import read_output
+from executors.pilots.batch.queue_options import read_options
 from executors.pilots.port import (
     BATCH_ENDED,
-    OUTPUT_LIMIT,
     BatchAnswer,
     BatchState,
     PilotOutput,
@@ -37,7 +37,7 @@ from executors.pilots.port import (
     Submission,
 )
 from executors.pilots.program import SECRET_FILE, TAG, PilotProgram
-from pipeline.errors import BadSettings, BatchSystemUnavailable
+from pipeline.errors import BatchSystemUnavailable
 
 FOLDER = "local-batch"
 KEPT = 7 * 86_400.0
@@ -68,6 +68,7 @@ class LocalOptions(BaseModel):
     grace: Annotated[float, Field(ge=0, le=600)] = 15.0
     """Seconds from SIGTERM to SIGKILL: a pilot takes up to 10 s to end its jobs and report them."""
     max_running: Annotated[int, Field(ge=0)] | None = None
+    """Pilots that may live in the queue at a time."""
     timeout: Annotated[float, Field(gt=0)] = 30.0
     """As every batch system has it; this one waits for nobody."""
 
@@ -77,11 +78,7 @@ class LocalBatchSystem:
 
     def __init__(self, queue: QueueSettings) -> None:
         self._root = queue.data_dir / FOLDER / queue.label
-        try:
-            self._options = LocalOptions.model_validate(queue.entry.options)
-        except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-            raise BadSettings(f"queue {queue.label}: options of the batch system local: {wrong}") from error
+        self._options = read_options(queue, LocalOptions)
 
     def submit(self, requests: Sequence[PilotRequest], program: PilotProgram) -> Mapping[str, Submission]:
         """Start a process for each tag that has none yet; those above `max_running` are refused."""
@@ -121,11 +118,8 @@ class LocalBatchSystem:
     def fetch_output(self, tags: Sequence[str]) -> Mapping[str, PilotOutput]:
         """The ends of their files."""
         with self._available():
-            there = [tag for tag in tags if (self._root / tag / "stdout").exists()]
-            return {
-                tag: PilotOutput(_tail(self._root / tag / "stdout"), _tail(self._root / tag / "stderr"))
-                for tag in there
-            }
+            files = {tag: (self._root / tag / "stdout", self._root / tag / "stderr") for tag in tags}
+            return {tag: read_output(*both) for tag, both in files.items() if both[0].exists()}
 
     @contextmanager
     def _available(self) -> Iterator[None]:
@@ -213,8 +207,8 @@ def _lay_out(folder: Path, request: PilotRequest, program: PilotProgram) -> None
 
 
 def _spawn(folder: Path, lock: int, tag: str, command: Sequence[str]) -> None:
-    """Start the shell; it takes the lock over. Settings are kept from the pilot, since they hold passwords."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+    """Start the shell; it takes the lock over."""
+    clean = outsiders_environment()
     path = os.pathsep.join((str(Path(sys.executable).parent), clean.get("PATH", os.defpath)))
     own = {TAG: tag, SECRET_FILE: str(folder / "secret"), "PENSTOCK_PILOT_WORKDIR": str(folder / "work")}
     with (folder / "stdout").open("ab") as stdout, (folder / "stderr").open("ab") as stderr:
@@ -281,12 +275,3 @@ def _is_locked(folder: Path) -> bool:
     finally:
         os.close(lock)
     return False
-
-
-def _tail(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            stream.seek(max(0, path.stat().st_size - OUTPUT_LIMIT))
-            return stream.read().decode(errors="replace")
-    except FileNotFoundError:
-        return ""

@@ -21,6 +21,7 @@ from executors.pilots.batch.slurm_answers import (
     SQUEUE_FORMAT,
     Place,
     comment,
+    handle_of,
     live,
     places,
     room_in_comment,
@@ -133,7 +134,7 @@ class SlurmBatchSystem:
         """What was taken, and Slurm's words about the rest."""
         taken: dict[str, Submission] = {}
         nodes = self._entry.nodes
-        left = [*requests[: len(requests) - len(requests) % nodes]]
+        left = list(requests[: len(requests) - len(requests) % nodes])
         room = len(left)
         words = f"{len(requests)} pilots make no batch job of {nodes} nodes"
         while left:
@@ -164,8 +165,7 @@ class SlurmBatchSystem:
 
     def _handle(self, job: str, number: int, count: int) -> str:
         nodes = self._entry.nodes
-        named = job if count == nodes else f"{job}_{number // nodes}"
-        return named if nodes == 1 else f"{named}.{number % nodes}"
+        return handle_of(job if count == nodes else f"{job}_{number // nodes}", number % nodes, nodes)
 
     def _release(self, held: Iterable[Place]) -> None:
         """One that may not be released (an administrator holds it, say) says so at the next poll."""

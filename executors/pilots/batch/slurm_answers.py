@@ -16,7 +16,7 @@ SQUEUE_FORMAT = "JobArrayID:|,State:|,exit_code:|,Reason:|,Comment:|"
 SACCT_FORMAT = "JobID,State,ExitCode,Comment,SubmitLine"
 
 _MARK = re.compile(r"penstock:(\d+):([\w.,-]+)")
-_HANDLE = re.compile(r"(\d+)(?:_(\d+))?")
+_JOB = re.compile(r"(\d+)(?:_(\d+))?")
 _QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "RESV_DEL_HOLD"}
 _HELD = {"REQUEUE_HOLD", "SPECIAL_EXIT"}
 _RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT"}
@@ -44,10 +44,9 @@ _ORDER = (BatchState.RUNNING, BatchState.QUEUED, BatchState.HELD, BatchState.DON
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a tag is: the batch job (`JOBID` or `JOBID_INDEX`), which of its nodes, and all tags of the job."""
+    """Where a tag is: the batch job (`JOBID` or `JOBID_INDEX`), and all tags of that job, one for each of its nodes."""
 
     job: str
-    rank: int
     tags: tuple[str, ...]
     answer: BatchAnswer
 
@@ -74,18 +73,22 @@ def room_in_comment(tags: Sequence[str], nodes: int) -> int:
     return max(fitting - fitting % nodes, nodes)
 
 
+def handle_of(job: str, rank: int, nodes: int) -> str:
+    """What we call a pilot there: its batch job, and which of its nodes where it has several."""
+    return job if nodes == 1 else f"{job}.{rank}"
+
+
 def places(squeue: str, sacct: str = "") -> Mapping[str, Sequence[Place]]:
     """Every tag in these lists, and where it is: the place that matters most first, should there be several."""
     found: defaultdict[str, list[Place]] = defaultdict(list)
     for job, state, code, reason, words in [*_fields(squeue), *_fields(sacct, reasons=False)]:
-        mark, handle = _MARK.search(words), _HANDLE.fullmatch(job)
-        if mark is None or handle is None:
+        mark, named = _MARK.search(words), _JOB.fullmatch(job)
+        if mark is None or named is None:
             continue
-        nodes, index = int(mark[1]), int(handle[2] or 0)
+        nodes, index = int(mark[1]), int(named[2] or 0)
         mine = tuple(mark[2].split(",")[index * nodes : (index + 1) * nodes])
         for rank, tag in enumerate(mine):
-            named = job if nodes == 1 else f"{job}.{rank}"
-            found[tag].append(Place(job, rank, mine, _answer(named, state, code, reason)))
+            found[tag].append(Place(job, mine, _answer(handle_of(job, rank, nodes), state, code, reason)))
     for several in found.values():
         several.sort(key=lambda place: _ORDER.index(place.answer.state))
     return found

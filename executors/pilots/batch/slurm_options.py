@@ -6,11 +6,11 @@ import math
 import shlex
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from executors.pilots.batch.queue_options import read_options
 from executors.pilots.batch.ssh import SshOptions
 from executors.pilots.port import QueueSettings
-from pipeline.errors import BadSettings
 from schemas.sites import SiteQueueEntry
 
 Value = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f]+$")]
@@ -46,11 +46,7 @@ class SlurmOptions(BaseModel):
     @classmethod
     def of(cls, queue: QueueSettings) -> SlurmOptions:
         """Those of a queue. Raises BadSettings."""
-        try:
-            return cls.model_validate(queue.entry.options)
-        except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-            raise BadSettings(f"queue {queue.label}: options of the batch system slurm: {wrong}") from error
+        return read_options(queue, cls)
 
     def prelude(self) -> list[str]:
         """The lines that stand before every command; `$folder` is the folder where the commands run."""

@@ -78,9 +78,8 @@ class SshShell:
         words = [word for name, value in sharing.items() for word in ("-o", f"{name}={value}")]
         # first come, first served: what an operator says wins
         command = ["ssh", "-T", *self._options.words(), *words, "--", self._options.host]
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
         try:
-            done = run_program((*command, f"/bin/sh -c {shlex.quote(text)}"), given, clean, seconds=seconds)
+            done = run_program((*command, f"/bin/sh -c {shlex.quote(text)}"), given, seconds=seconds)
         except BatchSystemUnavailable as failure:
             raise BatchSystemUnavailable(f"login node {self._options.host}: {failure}") from failure
         if done.code == _FAILED:

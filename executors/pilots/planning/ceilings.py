@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from executors.pilots.planning.roll import Roll
 from pipeline.store.provisioning_rows import Cap, Place, Room
-from schemas.sites import PilotCaps, SiteQueueEntry
+from schemas.sites import PilotCaps
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +40,7 @@ class Ceilings:
         for (queue, _), roll in rolls.items():
             by_queue[queue].add(roll)
         self._queues = {
-            room.site_queue_id: Ceiling("its own limits", _left(room.entry, by_queue[room.site_queue_id]))
+            room.site_queue_id: Ceiling("its own limits", _left(room.entry.caps, by_queue[room.site_queue_id]))
             for room in rooms
         }
         self._caps: defaultdict[int | None, list[tuple[Cap, Ceiling]]] = defaultdict(list)
@@ -77,7 +77,7 @@ def lowest(ceilings: Iterable[Ceiling]) -> Ceiling:
 _UNLIMITED = 1 << 40
 
 
-def _left(limits: PilotCaps | SiteQueueEntry, counts: _Counts) -> int:
+def _left(limits: PilotCaps, counts: _Counts) -> int:
     if limits.max_held_pilots is not None and counts.held and counts.held >= limits.max_held_pilots:
         return 0
     leaves = [

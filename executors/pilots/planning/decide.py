@@ -15,7 +15,7 @@ from executors.pilots.planning.plans import PlaceOrder, Plan, PlanRules
 from executors.pilots.planning.prospects import next_hold
 from executors.pilots.planning.roll import Roll, call
 from executors.pilots.planning.sharing import Sharing
-from executors.pilots.planning.spots import MEMORY, Spot, spots
+from executors.pilots.planning.spots import Spot, spots
 from executors.pilots.planning.supply import foresee, serve
 from executors.pilots.planning.surplus import Reading, Surplus, surplus, wanted
 from executors.pilots.planning.takers import Takers
@@ -32,37 +32,37 @@ def plan(now: Situation, rules: PlanRules = _DEFAULTS) -> Plan:
     rolls = call(now.pilots)
     places = spots(now, rolls, rules)
     allowance = Allowance(now.limits)
-    takers = Takers(wants(now.reading.demand, allowance, MEMORY))
+    takers = Takers(wants(now.reading.demand, allowance))
     serve(takers, places, allowance, rules)
     foresee(takers, places, allowance, rules)
     sharing = Sharing(takers, places, allowance)
     sharing.share()
     sharing.keep()
     alive = takers.by_vo.keys() | {vo_id for (_, vo_id), roll in rolls.items() if roll.busy}
-    orders = []
-    for spot in places:
-        jobs, cores = takers.waiting(spot)
-        reading = Reading(now.reading.is_sure, jobs > 0, spot.room.vo_id in alive)
-        before = now.past.get(spot.room.place, _NEW)
-        gone = surplus(spot, reading, before.low_cycles, rules)
-        hold_until = None
-        if spot.prospect.is_dead:
-            history = now.history.get(spot.room.site_queue_id, History())
-            hold_until = next_hold(history, now.now, rules) if spot.requested else before.hold_until
-        order = PlaceOrder(
-            room=spot.room,
-            wanted=wanted(spot),
-            request=spot.requested,
-            remove=gone.remove,
-            drain=gone.drain,
-            low_cycles=gone.low_cycles,
-            hold_until=hold_until,
-            why=_why(spot, gone, jobs, cores),
-            waiting_jobs=jobs,
-            waiting_cores=cores,
-        )
-        orders.append(order)
-    return Plan(tuple(orders), _strays(rolls, {spot.room.place for spot in places}))
+    orders = tuple(_order(now, spot, takers, spot.room.vo_id in alive, rules) for spot in places)
+    return Plan(orders, _strays(rolls, {spot.room.place for spot in places}))
+
+
+def _order(now: Situation, spot: Spot, takers: Takers, is_alive: bool, rules: PlanRules) -> PlaceOrder:
+    jobs, cores = takers.waiting(spot)
+    before = now.past.get(spot.room.place, _NEW)
+    gone = surplus(spot, Reading(now.reading.is_sure, jobs > 0, is_alive), before.low_cycles, rules)
+    hold_until = None
+    if spot.prospect.is_dead:
+        history = now.history.get(spot.room.site_queue_id, History())
+        hold_until = next_hold(history, now.now, rules) if spot.requested else before.hold_until
+    return PlaceOrder(
+        room=spot.room,
+        wanted=wanted(spot),
+        request=spot.requested,
+        remove=gone.remove,
+        drain=gone.drain,
+        low_cycles=gone.low_cycles,
+        hold_until=hold_until,
+        why=_why(spot, gone, jobs, cores),
+        waiting_jobs=jobs,
+        waiting_cores=cores,
+    )
 
 
 def _strays(rolls: Mapping[Place, Roll], declared: Collection[Place]) -> tuple[int, ...]:

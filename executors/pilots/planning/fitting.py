@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -86,9 +87,11 @@ class Memory:
     """What fits what, from one plan to the next: nothing but what the values themselves say, so it can't be wrong.
 
     Of thousands of requirements and queues few differ in more than numbers: what these leave alone is compared once.
+    Threads may share it, as those of the API do: no number is given twice, also after all was forgotten.
     """
 
     def __init__(self) -> None:
+        self._new = itertools.count()
         self._forget()
 
     def _forget(self) -> None:
@@ -101,7 +104,7 @@ class Memory:
         self._pairs = 0
 
     def trim(self) -> None:
-        """Forget all when it is too much; between plans alone, since numbers begin anew."""
+        """Forget all when it is too much."""
         if self._pairs > _REMEMBERED or len(self._kinds) > _KINDS or len(self._known) > _REMEMBERED:
             self._forget()
 
@@ -116,7 +119,7 @@ class Memory:
             nature = self._number(fresh.model_copy(update={"cores": 1, "memory": 1, "disk": 1, "wall_time": 1}))
             whole = room_of(fresh)
             size = self._number((whole, fresh.wall_time, fresh.power))
-            kind = self._kinds[fresh] = Kind(len(self._kinds), fresh, whole, nature, size)
+            kind = self._kinds[fresh] = Kind(next(self._new), fresh, whole, nature, size)
         if len(self._by_entry) >= _KINDS:
             self._by_entry.clear()
         self._by_entry[id(room.entry)] = (room.entry, margin, kind)
@@ -147,23 +150,25 @@ class Memory:
 
     def _suit(self, one: Alternative, kind: Kind) -> bool:
         key = one.shape, kind.nature
-        if key not in self._suits:
-            self._suits[key] = suits(_shape(one.specification), kind.fresh)
-        return self._suits[key]
+        found = self._suits.get(key)
+        if found is None:
+            found = self._suits[key] = suits(_shape(one.specification), kind.fresh)
+        return found
 
     def _count(self, one: Alternative, kind: Kind) -> tuple[int, int]:
         """How many run side by side in a fresh pilot, and the cores of each."""
         key = one.needs, kind.size
-        if key not in self._counts:
+        found = self._counts.get(key)
+        if found is None:
             many, left = packed(one.specification, kind.whole, kind.lasts, kind.fresh.power)
-            self._counts[key] = many, (kind.whole.cores - left.cores) // many if many else 0
-        return self._counts[key]
+            found = self._counts[key] = many, (kind.whole.cores - left.cores) // many if many else 0
+        return found
 
     def _alternative(self, one: Specification) -> Alternative:
         return Alternative(one, self._number(_shape(one)), self._number(one.needs))
 
     def _number(self, value: object) -> int:
-        return self._numbers.setdefault(value, len(self._numbers))
+        return self._numbers.setdefault(value, next(self._new))
 
 
 def _shape(one: Specification) -> Specification:
@@ -172,14 +177,18 @@ def _shape(one: Specification) -> Specification:
     return one.model_copy(update={**numbers, "sites": (), "banned_sites": ()})
 
 
-def wants(demand: Iterable[Demand], allowance: Allowance, memory: Memory) -> list[Want]:
+MEMORY = Memory()
+"""Of this process."""
+
+
+def wants(demand: Iterable[Demand], allowance: Allowance) -> list[Want]:
     """What waits, alike jobs together, the widest ones first."""
     found: dict[tuple[int, str, int, tuple[int, ...]], Want] = {}
     for one in demand:
         if one.jobs <= 0:
             continue
         rules = allowance.rules_of(one.owner)
-        alternatives, fits = memory.known(one.requirement)
+        alternatives, fits = MEMORY.known(one.requirement)
         key = (one.vo_id, one.job_type, id(fits), tuple(rule.id for rule in rules))
         want = found.get(key)
         if want is None:

@@ -41,6 +41,8 @@ class PlanRules:
     """Times that jobs without a free slot count where pilots usually wait for two minutes and more."""
     low_cycles: int = 2
     """Low readings, one after the other, from which on surplus goes."""
+    idle_cycles: int = 2
+    """Cycles that a pilot has stood idle, one after the other, before it may be drained."""
     removals: float = 2.0
     """How often in the usual queue time half of the surplus of pending pilots goes, while the VO has jobs."""
     long_cycles: int = 30

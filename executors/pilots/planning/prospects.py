@@ -42,7 +42,7 @@ class Prospect:
 def prospect(history: History, rolls: Sequence[Roll], nodes: int, rules: PlanRules) -> Prospect:
     """By its history and its live pilots. Nothing known: a few pilots; what starts earns four times as many, so that
     a queue that starts pilots gets all that it may within a few rounds of its queue time."""
-    pending = [age for roll in rolls for age in roll.ages()]
+    pending = [pilot.age for roll in rolls for pilot in roll.pending]
     started = max(history.started, sum(roll.began for roll in rolls))
     usual = max(rules.patience if history.queue_time is None else history.queue_time, rules.least_wait)
     blocked = max(history.vain, min(max(pending, default=0.0), inf if history.moved is None else history.moved))

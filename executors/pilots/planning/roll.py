@@ -30,10 +30,6 @@ class Roll:
         """How many of them have begun to run."""
         return self.live - self.in_queue
 
-    def ages(self) -> list[float]:
-        """Of the pending ones, seconds."""
-        return [pilot.age for pilot in self.pending]
-
 
 def call(pilots: Iterable[LivePilot]) -> dict[Place, Roll]:
     """Each pilot in the roll of its place."""

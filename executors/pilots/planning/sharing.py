@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from executors.pilots.planning.allowance import Allowance
+from executors.pilots.planning.bundles import bundled
 from executors.pilots.planning.ceilings import Ceiling
 from executors.pilots.planning.fitting import Fit, Want, packed
+from executors.pilots.planning.parts import Parts, part_of
+from executors.pilots.planning.pools import Pool, allowed, fill, fill_alone, fresh, take
 from executors.pilots.planning.spots import Spot
-from executors.pilots.planning.supply import Pool, fill
 from executors.pilots.planning.takers import Takers
 from schemas.requirements import Specification
 
-_ROUNDING = 1e-9
 _PASSES = 3
 _MOST_BEGUN = 100
 """Kinds of room in new pilots that are kept in mind for the next jobs."""
@@ -47,11 +47,11 @@ class Sharing:
                 self._open[spot.room.vo_id].append(spot)
         self._begun: defaultdict[int, list[tuple[Spot, Pool]]] = defaultdict(list)
         """By VO, new pilots that have room left."""
-        self._parts = _Parts(spots, takers)
+        self._parts = Parts(spots, takers.by_vo)
 
     def share(self) -> None:
         """Request pilots: first no VO takes more than its part of a queue, then what is left goes to anybody."""
-        bundles = [bundle for vo_id, mine in self._takers.by_vo.items() for bundle in _bundles(mine, self._open[vo_id])]
+        bundles = [bundle for vo_id, mine in self._takers.by_vo.items() for bundle in bundled(mine, self._open[vo_id])]
         for split in (True, False) if self._parts else (False,):
             for bundle in bundles:
                 self._share(bundle.want, self._open[bundle.want.vo_id], split=split)
@@ -62,8 +62,7 @@ class Sharing:
         """Pilots that hang in a queue stay as long as there are jobs that nothing else was found for."""
         for spot in self._spots:
             if spot.stale and not spot.room.banned and (left := self._takers.at(spot)):
-                pool = Pool(spot.stale, spot.kind.whole, spot.kind.lasts)
-                spot.used_pending += fill(left, spot, pool, self._allowance)
+                spot.used_pending += fill(left, spot, fresh(spot, spot.stale), self._allowance)
 
     def _share(self, want: Want, open_: Sequence[Spot], *, split: bool) -> None:
         if want.jobs > 0 and self._begun[want.vo_id]:
@@ -84,18 +83,18 @@ class Sharing:
         for one in candidates:
             if want.jobs <= 0:
                 break
-            part = _part(want.jobs, one.weight, whole)
+            part = part_of(want.jobs, one.weight, whole)
             whole -= one.weight
             room = one.room
             for ceiling in one.spot.shared if under else ():
-                room = min(room, _part(ceiling.left, one.weight, under[ceiling]))
+                room = min(room, part_of(ceiling.left, one.weight, under[ceiling]))
                 under[ceiling] -= one.weight
             self._order(want, one, part, room)
         return bool(candidates)
 
     def _order(self, want: Want, one: _Candidate, part: int, room: int) -> None:
         spot, each = one.spot, one.fit.each
-        most = int(min(want.jobs, self._allowance.room(want.rules, spot.room.site_id)))
+        most = allowed(want, spot, self._allowance)
         needed = -(-min(part, most) // each)
         if needed <= 0:
             return
@@ -110,8 +109,7 @@ class Sharing:
         if new:
             spot.request(new)
             self._parts.note(spot, new)
-        want.jobs -= jobs
-        self._allowance.take(want.rules, spot.room.site_id, jobs)
+        take(want, spot, jobs, self._allowance)
         self._leave(want, one, kept + new, jobs)
 
     def _leave(self, want: Want, one: _Candidate, pilots: int, jobs: int) -> None:
@@ -120,7 +118,7 @@ class Sharing:
         kind, begun = one.spot.kind, self._begun[want.vo_id]
         spare = pilots - full - bool(rest)
         if spare > 0:
-            begun.append((one.spot, Pool(spare, kind.whole, kind.lasts)))
+            begun.append((one.spot, fresh(one.spot, spare)))
         if rest and kind.whole.cores > 1:
             _, free = packed(one.usable[0], kind.whole, kind.lasts, kind.fresh.power, rest)
             if free.cores > 0:
@@ -130,7 +128,8 @@ class Sharing:
         left: list[tuple[Spot, Pool]] = []
         for spot, pool in self._begun[want.vo_id]:
             usable = spot.usable(want) if want.jobs > 0 and want.cores <= pool.free.cores else ()
-            left += _after(want, usable, spot, pool, self._allowance) if usable else [(spot, pool)]
+            after = fill_alone(want, usable[0], spot, pool, self._allowance) if usable else [pool]
+            left += [(spot, one) for one in after]
         self._begun[want.vo_id] = left[:_MOST_BEGUN]
 
     def _candidates(self, want: Want, open_: Sequence[Spot], *, split: bool) -> list[_Candidate]:
@@ -150,92 +149,3 @@ class Sharing:
             found.append(_Candidate(spot, usable, fit, room, weight))
         found.sort(key=lambda one: (-one.weight, one.spot.room.place))
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Bundle:
-    """Wants that fit the same queues alike: shared as one, `want`; what is left goes back to the `members`."""
-
-    want: Want
-    members: Sequence[Want]
-
-    def settle(self) -> None:
-        """The first members have what there is."""
-        left = self.want.jobs
-        for member in reversed(self.members):
-            member.jobs, left = min(member.jobs, left), left - min(member.jobs, left)
-
-
-def _bundles(mine: Iterable[Want], open_: Sequence[Spot]) -> list[_Bundle]:
-    kinds = {(spot.kind.key, spot.room.only_job_type): spot for spot in open_}
-    found: dict[object, list[Want]] = {}
-    for want in mine:
-        if want.jobs <= 0:
-            continue
-        fits = [spot.fit(want) for spot in kinds.values()]
-        alike = tuple(None if fit is None else (fit.each, fit.cores) for fit in fits)
-        names = [fit.usable for fit in fits if fit is not None and fit.is_bound]
-        sites = tuple((one.sites, one.banned_sites) for usable in names[:1] for one in usable)
-        found.setdefault((want.rules, want.job_type, want.cores, alike, sites), []).append(want)
-    return [_bundle(members) for members in found.values()]
-
-
-def _bundle(members: Sequence[Want]) -> _Bundle:
-    largest = max(members, key=lambda want: want.alternatives[0].specification.least.memory)
-    whole = Want(largest.vo_id, largest.job_type, largest.alternatives, largest.rules, largest.fits, largest.cores)
-    whole.jobs = whole.total = sum(want.jobs for want in members)
-    return _Bundle(whole, members)
-
-
-class _Parts:
-    """The parts that VOs have, by their shares, of every limit that several of them want room under."""
-
-    def __init__(self, spots: Sequence[Spot], takers: Takers) -> None:
-        shares: defaultdict[Ceiling, dict[int, float]] = defaultdict(dict)
-        for spot in spots if len(takers.by_vo) > 1 else ():
-            if spot.room.vo_id in takers.by_vo:
-                for ceiling in spot.ceilings:
-                    shares[ceiling][spot.room.vo_id] = spot.room.share
-        self._whole = {ceiling: sum(of.values()) for ceiling, of in shares.items() if len(of) > 1}
-        self._added: defaultdict[Ceiling, int] = defaultdict(int)
-        self._mine: defaultdict[tuple[Ceiling, int], int] = defaultdict(int)
-
-    def __bool__(self) -> bool:
-        return bool(self._whole)
-
-    def note(self, spot: Spot, count: int) -> None:
-        if self._whole:
-            for ceiling in spot.ceilings:
-                self._added[ceiling] += count
-                self._mine[ceiling, spot.room.vo_id] += count
-
-    def room(self, spot: Spot, left: int) -> int:
-        """How many of the pilots that may be requested there are this VO's."""
-        for ceiling in spot.ceilings:
-            if ceiling in self._whole:
-                part = _part(ceiling.left + self._added[ceiling], spot.room.share, self._whole[ceiling])
-                left = min(left, part - self._mine[ceiling, spot.room.vo_id])
-        return max(left, 0)
-
-
-def _part(of: int, weight: float, whole: float) -> int:
-    return math.ceil(of * weight / whole - _ROUNDING) if whole > 0 else of
-
-
-def _after(
-    want: Want, usable: tuple[Specification, ...], spot: Spot, pool: Pool, allowance: Allowance
-) -> list[tuple[Spot, Pool]]:
-    """What is left of these pilots when such jobs have taken what they can."""
-    free, power = pool.free, spot.kind.fresh.power
-    each, after = packed(usable[0], free, pool.lasts, power)
-    most = int(min(want.jobs, allowance.room(want.rules, spot.room.site_id)))
-    if not each or most <= 0:
-        return [(spot, pool)]
-    full, rest = divmod(min(most, each * pool.many), each)
-    taken = full * each + rest
-    want.jobs -= taken
-    allowance.take(want.rules, spot.room.site_id, taken)
-    left = [(full, after), (pool.many - full - bool(rest), free)]
-    if rest:
-        left.append((1, packed(usable[0], free, pool.lasts, power, rest)[1]))
-    return [(spot, Pool(many, room, pool.lasts)) for many, room in left if many > 0 and room.cores > 0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from executors.pilots.planning.ceilings import Ceiling, Ceilings
-from executors.pilots.planning.fitting import Fit, Kind, Memory, Want
+from executors.pilots.planning.fitting import MEMORY, Fit, Kind, Want
 from executors.pilots.planning.plans import PlanRules
 from executors.pilots.planning.prospects import Prospect, coming, held_off, prospect
 from executors.pilots.planning.roll import Roll
@@ -73,27 +73,19 @@ class Spot:
 
     def began(self) -> float:
         """Cores per second on which jobs began here of late."""
-        return self._cores_of_a_job() * sum(pilot.recent_jobs for pilot in self.roll.busy) / RECENT
+        return self.width() * sum(pilot.recent_jobs for pilot in self.roll.busy) / RECENT
 
     def freed(self) -> float:
         """Cores per second that jobs leave to others here: the same, but for pilots that were new themselves."""
         recent = sum(pilot.recent_jobs for pilot in self.roll.busy if pilot.up > RECENT)
-        return self._cores_of_a_job() * recent / RECENT if recent else 0.0
+        return self.width() * recent / RECENT if recent else 0.0
 
     def width(self) -> float:
-        """Cores of the jobs that run here."""
-        return self._cores_of_a_job()
-
-    def _cores_of_a_job(self) -> float:
-        jobs = sum(pilot.jobs for pilot in self.roll.busy)
-        if not jobs:
-            return 0.0
-        return max(
-            (self.room.entry.cores * len(self.roll.busy) - sum(pilot.cores for pilot in self.roll.busy)) / jobs, 1.0
-        )
-
-
-MEMORY = Memory()
+        """Cores of a job that runs here, on average; 0 where none does."""
+        busy = self.roll.busy
+        jobs = sum(pilot.jobs for pilot in busy)
+        taken = self.room.entry.cores * len(busy) - sum(pilot.cores for pilot in busy)
+        return max(taken / jobs, 1.0) if jobs else 0.0
 
 
 def spots(now: Situation, rolls: Mapping[Place, Roll], rules: PlanRules) -> list[Spot]:

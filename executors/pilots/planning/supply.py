@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import inf
 
 from executors.pilots.planning.allowance import Allowance
-from executors.pilots.planning.fitting import Want, packed
 from executors.pilots.planning.plans import PlanRules
+from executors.pilots.planning.pools import Pool, allowed, fill, fresh, take
 from executors.pilots.planning.spots import Spot
-from executors.pilots.planning.takers import Taker, Takers
+from executors.pilots.planning.takers import Takers
 from pipeline.store.provisioning_rows import LivePilot
 from schemas import rooms as grants
 
@@ -19,28 +18,15 @@ _ALIKE = 60.0
 """Seconds: pilots whose times left differ by less are taken for alike, by the shorter one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Pilots that are alike: how many, what is free of each, and for how long."""
-
-    many: int
-    free: grants.Room
-    lasts: float
-
-
 def serve(takers: Takers, spots: Sequence[Spot], allowance: Allowance, rules: PlanRules) -> None:
-    """Take off the demand what fits free slots and, hedged, pilots that surely come, the largest jobs first.
-
-    What is free is packed pilot by pilot, so that no slot counts for a job that it cannot take.
-    """
+    """Take off the demand what fits free slots and, hedged, pilots that surely come, the largest jobs first."""
     for spot in spots:
         if not spot.room.banned and (spot.roll.busy or spot.roll.idle):
             _serve_active(takers, spot, allowance)
     _hedge(takers, spots, rules)
     for spot in spots:
         if spot.coming and not spot.room.banned:
-            pool = Pool(spot.coming, spot.kind.whole, spot.kind.lasts)
-            spot.used_pending = fill(takers.at(spot), spot, pool, allowance)
+            spot.used_pending = fill(takers.at(spot), spot, fresh(spot, spot.coming), allowance)
 
 
 def _hedge(takers: Takers, spots: Sequence[Spot], rules: PlanRules) -> None:
@@ -81,44 +67,9 @@ def foresee(takers: Takers, spots: Sequence[Spot], allowance: Allowance, rules: 
         for want, _ in takers.at(spot):
             if want.cores > width:
                 continue
-            many = min(want.jobs, int(cores / want.cores), _allowed(want, spot, allowance))
-            _take(want, spot, many, allowance)
+            many = min(want.jobs, int(cores / want.cores), allowed(want, spot, allowance))
+            take(want, spot, many, allowance)
             cores -= many * want.cores
-
-
-def fill(wanted: Sequence[Taker], spot: Spot, pool: Pool, allowance: Allowance) -> int:
-    """Pack waiting jobs into these pilots; how many of them got any."""
-    used = 0
-    while used < pool.many:
-        taken = _pack(wanted, spot, pool, allowance)
-        if not taken:
-            break
-        again = min([pool.many - used - 1, *(want.jobs // many for want, many in taken)])
-        again = min([again, *(_allowed(want, spot, allowance) // many for want, many in taken)])
-        if again > 0:
-            for want, many in taken:
-                _take(want, spot, again * many, allowance)
-        used += 1 + max(again, 0)
-    return used
-
-
-def _pack(wanted: Sequence[Taker], spot: Spot, pool: Pool, allowance: Allowance) -> list[tuple[Want, int]]:
-    """What one such pilot takes."""
-    free, power, taken = pool.free, spot.kind.fresh.power, []
-    for want, usable in wanted:
-        if want.jobs <= 0 or want.cores > free.cores:
-            continue
-        together = 0
-        for one in usable:
-            most = min(want.jobs, _allowed(want, spot, allowance))
-            if most <= 0:
-                break
-            many, free = packed(one, free, pool.lasts, power, most)
-            _take(want, spot, many, allowance)
-            together += many
-        if together:
-            taken.append((want, together))
-    return taken
 
 
 def _serve_active(takers: Takers, spot: Spot, allowance: Allowance) -> None:
@@ -135,17 +86,3 @@ def _serve_active(takers: Takers, spot: Spot, allowance: Allowance) -> None:
         used = fill(wanted, spot, pool, allowance)
         if is_idle:
             spot.used_idle.update(pilot.id for pilot in pilots[:used])
-
-
-def _allowed(want: Want, spot: Spot, allowance: Allowance) -> int:
-    """How many of them limits let start here; as many as there are where nothing limits them."""
-    if allowance.is_endless:
-        return want.jobs
-    return int(min(allowance.room(want.rules, spot.room.site_id), max(want.jobs, 0)))
-
-
-def _take(want: Want, spot: Spot, many: int, allowance: Allowance) -> None:
-    if many > 0:
-        want.jobs -= many
-        if not allowance.is_endless:
-            allowance.take(want.rules, spot.room.site_id, many)

@@ -14,8 +14,6 @@ from schemas.sites import Removal
 from schemas.states import PilotState
 
 _DRAINING = frozenset({Removal.IDLE, Removal.ALL})
-IDLE_FOR = 2
-"""Cycles that a pilot has stood idle, one after the other, before it may be drained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ def surplus(spot: Spot, reading: Reading, before: int, rules: PlanRules) -> Surp
         removed = _pending(spot, excess, half=True)
     drained: tuple[int, ...] = ()
     if mode in _DRAINING:
-        drained = _idle(spot, idle, excess - len(removed))
+        drained = _idle(spot, idle, excess - len(removed), rules)
     if all_too_many and low >= rules.long_cycles:
         drained += tuple(pilot.id for pilot in spot.roll.busy)
     return Surplus(low, removed, drained)
@@ -101,9 +99,11 @@ def _least_likely(pilot: LivePilot) -> tuple[bool, bool, float, int]:
     return pilot.state is not PilotState.HELD, pilot.state is not PilotState.REQUESTED, pilot.age, -pilot.id
 
 
-def _idle(spot: Spot, idle: Sequence[LivePilot], most: int) -> tuple[int, ...]:
+def _idle(spot: Spot, idle: Sequence[LivePilot], most: int, rules: PlanRules) -> tuple[int, ...]:
     """Those with the least time left, of whole batch jobs that stand idle."""
-    ready = sorted((pilot for pilot in idle if pilot.idle_cycles >= IDLE_FOR), key=lambda one: (one.lasts, one.id))
+    ready = sorted(
+        (pilot for pilot in idle if pilot.idle_cycles >= rules.idle_cycles), key=lambda one: (one.lasts, one.id)
+    )
     return _whole(spot, ready, most)
 
 

@@ -10,20 +10,19 @@ import tempfile
 from pathlib import Path
 
 from alembic import command
-from alembic.script import ScriptDirectory
 
-from pipeline.store import schema
+from pipeline.store import migration, schema
 from pipeline.store.database import Database
 
 
 def draft(message: str) -> None:
     """Write `versions/NNNN_*.py`; read it over before it is committed."""
-    number = len(list(ScriptDirectory.from_config(schema.configuration()).walk_revisions())) + 1
+    number = len(schema.known()) + 1
     with tempfile.TemporaryDirectory() as folder:
         database = Database(f"sqlite:///{Path(folder) / 'draft.db'}")
-        schema.upgrade(database)
+        migration.upgrade(database)
         with database.engine.begin() as connection:
-            configuration = schema.configuration(connection)
+            configuration = migration.configuration(connection)
             command.revision(configuration, message, autogenerate=True, rev_id=f"{number:04d}")
         database.close()
 

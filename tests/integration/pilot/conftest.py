@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,10 +35,21 @@ def workdir(tmp_path: Path) -> Path:
     return tmp_path / "work"
 
 
+@contextmanager
+def ended_at_last() -> Iterator[list[Pilot]]:
+    """A list of processes: those that are in it at the end are killed."""
+    started: list[Pilot] = []
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
 @pytest.fixture
 def start_pilot(pilot_file: Path, api: ScriptedApi, workdir: Path, tmp_path: Path) -> Iterator[StartPilot]:
     """Starts a pilot of 4 cores and 2000 MiB in `workdir`; its log is `pilot.log`."""
-    started: list[Pilot] = []
 
     def start(*options: str, **variables: str) -> Pilot:
         command = [INTERPRETER, str(pilot_file), "--api-url", api.url, "--tag", "tag-1", "--workdir", str(workdir)]
@@ -48,8 +59,5 @@ def start_pilot(pilot_file: Path, api: ScriptedApi, workdir: Path, tmp_path: Pat
             started.append(subprocess.Popen(command, env=environment, stderr=log, stdout=log))
         return started[-1]
 
-    yield start
-    for pilot in started:
-        if pilot.poll() is None:
-            pilot.send_signal(signal.SIGKILL)
-        pilot.wait()
+    with ended_at_last() as started:
+        yield start

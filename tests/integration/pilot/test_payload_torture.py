@@ -120,7 +120,16 @@ class Node:
         eventually(lambda: self.neighbour in self.api.started)
         return pilot
 
-    def is_clean(self, pilot: Pilot) -> bool:
+    def check(self, pilot: Pilot) -> None:
+        """The neighbour has run all the while and succeeds when it may end; then the node is clean."""
+        assert self.neighbour not in self.api.reports
+        self.go.touch()
+        neighbour = self.api.report_of(self.neighbour)
+        assert (neighbour.outcome, neighbour.reason) == ("succeeded", "")
+        assert self.result.read_text() == "fine\n"
+        assert eventually(lambda: self._is_clean(pilot), within=PATIENCE)
+
+    def _is_clean(self, pilot: Pilot) -> bool:
         """Nothing but the pilot's warden descends from it, and no attempt has left a file."""
         kept = ("jobs", "logs", "reports", "archives")
         files = [path for name in kept for path in (self.workdir / name).iterdir()]
@@ -133,6 +142,14 @@ def node(api: ScriptedApi, start_pilot: StartPilot, tmp_path: Path, workdir: Pat
     yield made
     made.go.touch()
     eventually(lambda: not left_of(made), within=PATIENCE)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Path:
+    """A Python program that leaves all that it was started in."""
+    program = tmp_path / "daemon.py"
+    program.write_text(DAEMON)
+    return program
 
 
 def left_of(node: Node) -> list[Path]:
@@ -161,12 +178,7 @@ def test_it_ends_for_the_right_reason_and_leaves_nothing(name: str, node: Node, 
     assert (report.outcome, report.minor) == (case.outcome, case.minor), report
     assert case.exit_code in {None, report.exit_code}
     assert report.reason.startswith(case.reason)
-    assert node.neighbour not in api.reports
-    node.go.touch()
-    neighbour = api.report_of(node.neighbour)
-    assert (neighbour.outcome, neighbour.reason) == ("succeeded", "")
-    assert node.result.read_text() == "fine\n"
-    assert eventually(lambda: node.is_clean(pilot), within=PATIENCE)
+    node.check(pilot)
 
 
 def test_of_much_output_head_and_tail_are_kept(node: Node, api: ScriptedApi) -> None:
@@ -187,28 +199,24 @@ def test_of_much_output_head_and_tail_are_kept(node: Node, api: ScriptedApi) -> 
 
 @pytest.mark.parametrize("groups", ["auto", "none"])
 def test_daemons_that_leave_session_environment_and_folder_end_with_their_job(
-    node: Node, api: ScriptedApi, tmp_path: Path, groups: str
+    node: Node, api: ScriptedApi, daemon: Path, tmp_path: Path, groups: str
 ) -> None:
-    (tmp_path / "daemon.py").write_text(DAEMON)
-    start = f"for n in 1 2 3; do env -i {sys.executable} {tmp_path}/daemon.py; done; "
-    key = api.give(1, *shell(start + f"pgrep -f {tmp_path}/daemon.py > {tmp_path}/daemons; exit 3"))
+    start = f"for n in 1 2 3; do env -i {sys.executable} {daemon}; done; "
+    key = api.give(1, *shell(start + f"pgrep -f {daemon} > {tmp_path}/daemons; exit 3"))
     pilot = node.start("--cgroups", groups)
     report = api.report_of(key)
     assert (report.outcome, report.minor, report.exit_code) == ("payload_failed", "exit_code", 3)
     daemons = [int(word) for word in (tmp_path / "daemons").read_text().split()]
     assert len(daemons) >= 3
     assert not [pid for pid in daemons if alive(pid)]
-    node.go.touch()
-    assert api.report_of(node.neighbour).outcome == "succeeded"
-    assert eventually(lambda: node.is_clean(pilot), within=PATIENCE)
+    node.check(pilot)
 
 
 @pytest.mark.parametrize("groups", ["auto", "none"])
 def test_when_the_pilot_is_killed_nothing_of_its_payloads_lives_on(
-    node: Node, api: ScriptedApi, tmp_path: Path, groups: str
+    node: Node, api: ScriptedApi, daemon: Path, tmp_path: Path, groups: str
 ) -> None:
-    (tmp_path / "daemon.py").write_text(DAEMON)
-    start = f"trap '' TERM; env -i {sys.executable} {tmp_path}/daemon.py; pgrep -f {tmp_path}/daemon.py > pids; "
+    start = f"trap '' TERM; env -i {sys.executable} {daemon}; pgrep -f {daemon} > pids; "
     keys = [
         api.give(number, *shell(start + f"echo $$ >> pids; mv pids {tmp_path}/pids-{number}; sleep 600; true"))
         for number in (1, 2)
@@ -231,9 +239,7 @@ def test_a_bomb_without_control_groups_is_ended_too(node: Node, api: ScriptedApi
     key = api.give(1, *shell(BOMB), memory=1900)
     pilot = node.start("--cgroups", "none")
     assert api.report_of(key).minor == "process_limit"
-    node.go.touch()
-    assert api.report_of(node.neighbour).outcome == "succeeded"
-    assert eventually(lambda: node.is_clean(pilot), within=PATIENCE)
+    node.check(pilot)
 
 
 def test_a_job_that_heeds_its_stop_signal_has_succeeded(node: Node, api: ScriptedApi) -> None:

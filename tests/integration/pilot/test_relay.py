@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,12 +15,34 @@ import pytest
 from pipeline.pilot import spool
 from pipeline.pilot.client import Client
 from pipeline.pilot.errors import Fenced, Refused, Unreachable
-from tests.integration.pilot.conftest import INTERPRETER
+from tests.integration.pilot.conftest import INTERPRETER, Pilot, ended_at_last
 from tests.integration.pilot.scripted_api import SECRET, TOKEN, ScriptedApi
 from tests.waiting import eventually
 
-Process = subprocess.Popen[bytes]
-StartRelay = Callable[..., Process]
+STOPPED_ANYWHERE = """
+import os, signal, sys
+from pipeline.pilot import relay
+
+def serve(lines_before):
+    lines = None
+    def trace(frame, event, _):
+        nonlocal lines
+        if frame.f_code.co_name == "_round" and lines is None:
+            lines = 0
+        if event == "line" and lines is not None:
+            lines += 1
+            if lines == lines_before:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return trace
+    sys.settrace(trace)
+    os._exit(relay.main(["--spool", sys.argv[1], "--api-url", "http://127.0.0.1:1"]))
+
+relays = [os.fork() or serve(lines_before) for lines_before in range(1, 51)]
+assert [os.waitpid(pid, 0)[1] for pid in relays] == [0] * len(relays)
+"""
+"""A relay for each line that one of them passes from one look at its folder to the next, told to stop just there."""
+
+StartRelay = Callable[..., Pilot]
 
 
 @pytest.fixture
@@ -29,9 +53,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def start_relay(pilot_file: Path, api: ScriptedApi, folder: Path, tmp_path: Path) -> Iterator[StartRelay]:
     """Starts a relay and waits until it serves."""
-    started: list[Process] = []
 
-    def start(*options: str) -> Process:
+    def start(*options: str) -> Pilot:
         before = len(list(folder.glob("relay-*")))
         command = [INTERPRETER, str(pilot_file), "relay", "--spool", str(folder), "--api-url", api.url, *options]
         with (tmp_path / "relay.log").open("ab") as log:
@@ -39,19 +62,15 @@ def start_relay(pilot_file: Path, api: ScriptedApi, folder: Path, tmp_path: Path
         eventually(lambda: len(list(folder.glob("relay-*"))) > before)
         return started[-1]
 
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    with ended_at_last() as started:
+        yield start
 
 
 @pytest.fixture
-def start_secluded(pilot_file: Path, folder: Path, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+def start_secluded(pilot_file: Path, folder: Path, tmp_path: Path) -> Iterator[Callable[..., Pilot]]:
     """Starts a pilot in a network namespace of its own: it has no route, not even a loopback that is up."""
-    started: list[Process] = []
 
-    def start(*options: str) -> Process:
+    def start(*options: str) -> Pilot:
         command = ["unshare", "--net", *([] if os.getuid() == 0 else ["--map-root-user"])]
         command += [INTERPRETER, str(pilot_file), "--api-url", f"spool:{folder}", "--tag", "tag-1"]
         command += ["--workdir", str(tmp_path / "work"), "--cores", "4", "--memory", "2000", "--disk", "1000", *options]
@@ -60,15 +79,12 @@ def start_secluded(pilot_file: Path, folder: Path, tmp_path: Path) -> Iterator[C
             started.append(subprocess.Popen(command, env=environment, stderr=log, stdout=log))
         return started[-1]
 
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    with ended_at_last() as started:
+        yield start
 
 
 def test_a_pilot_without_any_route_runs_jobs_through_the_relay(
-    api: ScriptedApi, start_relay: StartRelay, start_secluded: Callable[..., Process], tmp_path: Path, folder: Path
+    api: ScriptedApi, start_relay: StartRelay, start_secluded: Callable[..., Pilot], tmp_path: Path, folder: Path
 ) -> None:
     routes = api.give(1, "/bin/sh", "-c", f"cat /proc/net/route /proc/net/dev > {tmp_path}/network; seq 200000")
     others = [api.give(number, "true") for number in range(2, 6)]
@@ -84,7 +100,7 @@ def test_a_pilot_without_any_route_runs_jobs_through_the_relay(
 
 
 def test_a_relay_that_is_killed_costs_no_attempt(
-    api: ScriptedApi, start_relay: StartRelay, start_secluded: Callable[..., Process], tmp_path: Path
+    api: ScriptedApi, start_relay: StartRelay, start_secluded: Callable[..., Pilot], tmp_path: Path
 ) -> None:
     key = api.give(1, "/bin/sh", "-c", f"touch {tmp_path}/runs; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done")
     first = start_relay()
@@ -144,6 +160,15 @@ def test_a_call_whose_pilot_has_given_up_reaches_nobody(
     eventually(lambda: not left.exists())
     assert not list((folder / "replies").iterdir())
     assert api.beats == []
+
+
+def test_a_relay_ends_at_whatever_it_is_when_it_is_told_to_stop(folder: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", STOPPED_ANYWHERE, str(folder)], start_new_session=True) as relays:
+        try:
+            assert relays.wait(30) == 0
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(relays.pid, signal.SIGKILL)
 
 
 def test_a_relay_refuses_a_folder_that_others_may_read(pilot_file: Path, folder: Path) -> None:

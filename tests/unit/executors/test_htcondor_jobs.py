@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from executors.pilots.batch.htcondor import HtcondorBatchSystem, HtcondorOptions, answer, submit_words
+from executors.pilots.batch.htcondor import HtcondorBatchSystem, answer
+from executors.pilots.batch.htcondor_options import HtcondorOptions, submit_words
 from executors.pilots.port import BatchAnswer, BatchState, QueueSettings
 from pipeline.errors import BadSettings
 from schemas.sites import SiteQueueEntry

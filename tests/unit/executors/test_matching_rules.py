@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from executors.matching.allowance import Allowance
 from executors.matching.rounds import Match, Rules, trimmed
-from pipeline.store.match_rows import LimitRow, Place, Selector, StartRate
+from pipeline.store.jobs import JobRow
+from pipeline.store.match_rows import Level, LimitRow, Place, Selector, StartRate
 from schemas.requirements import Requirement, Resource, fits, grant
 from schemas.rooms import Room
 from tests.unit.executors.matching_ground import NOW, VO, Farm, Queue, level_of, slot_of
@@ -207,7 +210,7 @@ def test_nothing_is_left_that_still_fits(slots: list[Any], queue: Queue) -> None
 
 @quickly
 @given(slot_lists(), queues())
-def test_a_round_leaves_the_board_as_it_was_until_it_is_settled(slots: list[Any], queue: Queue) -> None:
+def test_after_any_round_a_board_can_be_read_anew_and_emptied(slots: list[Any], queue: Queue) -> None:
     farm = Farm(queue)
     before = sorted(farm.board.levels(), key=lambda level: level.head_job_id)
     farm.round(slots)
@@ -218,6 +221,23 @@ def test_a_round_leaves_the_board_as_it_was_until_it_is_settled(slots: list[Any]
     farm.board.refresh()
     assert not farm.board.levels()
     assert not any(owners for groups in farm.board.desks.values() for owners in groups.values())
+
+
+class _Breaking(Queue):
+    """A backlog whose database is away after the first answer."""
+
+    def take(self, level: Level, most: int) -> Sequence[JobRow]:
+        if self._taken:
+            raise ConnectionError
+        return super().take(level, most)
+
+
+def test_a_round_that_fails_leaves_the_board_as_it_was() -> None:
+    farm = Farm(_Breaking({level_of(number, Requirement()): 1 for number in (1, 2)}))
+    before = set(farm.board.levels())
+    with pytest.raises(ConnectionError):
+        farm.round([slot_of(1)])
+    assert set(farm.board.levels()) == before
 
 
 @quickly

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from threading import Thread
 from typing import Any
 
 import pytest
 
 from pipeline.store.autoclusters import Owner
 from pipeline.store.match_rows import LimitRow, Selector
-from pipeline.store.provisioning_rows import Demand, Room
-from schemas.requirements import Requirement
+from pipeline.store.provisioning_rows import Demand, Place, Room
+from schemas.requirements import Requirement, Specification
 from tests.unit.executors.plan_ground import busy, demand, only, pilot, requested, room, running
 
 
@@ -138,3 +139,21 @@ def test_gpus_that_are_taken_are_not_counted_on() -> None:
 def test_a_job_that_takes_what_is_free_wants_a_pilot_of_its_own() -> None:
     assert requested([room(1, cores=8)], [demand(2, cores={"min": 1, "max": 8})]) == {(1, 1): 2}
     assert requested([room(1, cores=8)], [demand(3, cores={"min": 1, "max": 3})]) == {(1, 1): 1}
+
+
+def test_plans_of_two_threads_do_not_mix_up_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    there, hashed = room(1, tags=("there",)), Specification.__hash__
+    found: list[dict[Place, int]] = []
+
+    def interrupted(one: Specification) -> int:
+        """The first time, another thread's plan comes in between."""
+        if "missing" in str(one.tags) and not found:
+            other = Thread(target=lambda: found.append(requested([there], [demand(1, tags=("there",))])))
+            found.append({})
+            other.start()
+            other.join()
+        return hashed(one)
+
+    monkeypatch.setattr(Specification, "__hash__", interrupted)
+    assert requested([there], [demand(1, tags=("missing",))]) == {}
+    assert found[1:] == [{(1, 1): 1}]

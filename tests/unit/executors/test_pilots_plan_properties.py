@@ -21,7 +21,7 @@ from pipeline.store.provisioning_rows import (
     Situation,
 )
 from schemas.sites import PilotCaps
-from schemas.states import PILOT_PENDING, PilotState
+from schemas.states import PILOT_LIVE, PILOT_PENDING, PilotState
 from tests.unit.executors.plan_ground import busy, cap, demand, pilot, room, running, situation
 
 QUEUES = (1, 2, 3)
@@ -77,7 +77,7 @@ def live_pilots(draw: st.DrawFn) -> list[LivePilot]:
     found = []
     for number in range(1, draw(st.integers(0, 10)) + 1):
         queue, vo = draw(st.integers(1, 4)), draw(st.integers(1, 2))
-        state = draw(st.sampled_from([state for state in PilotState if state not in ENDED]))
+        state = draw(st.sampled_from(PILOT_LIVE))
         jobs = draw(st.integers(0, 2)) if state is PilotState.RUNNING else 0
         if state in PILOT_PENDING:
             one = pilot(number, queue, vo, state=state, age=draw(st.floats(0, 9_000)))
@@ -87,7 +87,6 @@ def live_pilots(draw: st.DrawFn) -> list[LivePilot]:
     return found
 
 
-ENDED = (PilotState.DONE, PilotState.FAILED, PilotState.REMOVED)
 LEAVING = (PilotState.DRAINING, PilotState.LOST)
 
 

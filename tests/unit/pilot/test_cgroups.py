@@ -124,7 +124,6 @@ def test_figures_are_read_and_an_oom_kill_is_told(tmp_path: Path) -> None:
     for name, text in {
         "memory.events": "low 0\nhigh 0\nmax 12\noom 1\noom_kill 3\noom_group_kill 1\n",
         "memory.peak": "104857600\n",
-        "memory.current": "52428800\n",
         "cpu.stat": "usage_usec 2500000\nuser_usec 2000000\n",
         "pids.events": "max 4\n",
         "pids.current": "17\n",

@@ -1,5 +1,5 @@
-"""Limits of pilots, what was planned for each queue, held pilots, outputs that are asked for; containers of nodes, and
-why attempts ended in one word."""
+"""Limits of pilots, what a plan leaves to the next one, held pilots, outputs that are asked for; containers of nodes,
+and why attempts ended in one word."""
 
 from __future__ import annotations
 
@@ -66,13 +66,8 @@ def upgrade() -> None:
         "queue_plans",
         sa.Column("site_queue_id", _ID, nullable=False),
         sa.Column("vo_id", _ID, nullable=False),
-        sa.Column("cycle", sa.BigInteger(), nullable=False),
-        *(
-            sa.Column(name, sa.Integer(), nullable=False)
-            for name in ("low_cycles", "wanted", "requested", "removed", "drained")
-        ),
+        sa.Column("low_cycles", sa.Integer(), nullable=False),
         sa.Column("hold_until", _AT, nullable=True),
-        sa.Column("why", sa.String(length=500), nullable=False),
         sa.ForeignKeyConstraint(["site_queue_id"], ["site_queues.id"], name=op.f("fk_queue_plans_site_queue_id")),
         sa.ForeignKeyConstraint(["vo_id"], ["vos.id"], name=op.f("fk_queue_plans_vo_id")),
         sa.PrimaryKeyConstraint("site_queue_id", "vo_id", name=op.f("pk_queue_plans")),
