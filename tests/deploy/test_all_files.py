@@ -7,29 +7,32 @@ from pathlib import Path
 import yaml
 
 from tests.deploy.manifests import DEPLOY, KUSTOMIZE, RENDERED
+from tests.documentation import ROOT
 
 VALIDATED = {
-    "Containerfile": "test_image.py",
-    "compose.yaml": "test_compose.py",
-    "compose.env.example": "test_compose.py",
-    "kustomize/**/*.yaml": "test_kubernetes.py",
-    "kustomize/base/settings.env": "test_kubernetes.py",
-    "kustomize/secrets.env.example": "test_kubernetes.py",
-    "prometheus/prometheus.yml": "test_compose.py",
-    "prometheus/rules/*.yml": "test_compose.py",
-    "setup.sh": "test_setup.py",
-    "systemd/*.service": "test_systemd.py",
-    "systemd/*.target": "test_systemd.py",
-    "systemd/*.service.d/*.conf": "test_systemd.py",
-    "systemd/penstock.env.example": "test_systemd.py",
-    "README.md": "test_all_files.py",
+    "Containerfile": "deploy/test_image.py",
+    "README.md": "deploy/test_all_files.py",
+    "compose.yaml": "deploy/test_compose.py",
+    "compose.env.example": "deploy/test_compose.py",
+    "grafana/**/*.json": "unit/test_monitoring.py",
+    "grafana/provisioning/*/*.yml": "deploy/test_compose.py",
+    "kustomize/**/*.yaml": "deploy/test_kubernetes.py",
+    "kustomize/base/settings.env": "deploy/test_kubernetes.py",
+    "kustomize/secrets.env.example": "deploy/test_kubernetes.py",
+    "prometheus/prometheus.yml": "deploy/test_compose.py",
+    "prometheus/rules/*.yml": "unit/test_monitoring.py",
+    "prometheus/tests/*.yml": "unit/test_monitoring.py",
+    "setup.sh": "deploy/test_setup.py",
+    "systemd/*.service": "deploy/test_systemd.py",
+    "systemd/*.service.d/*.conf": "deploy/test_systemd.py",
+    "systemd/*.target": "deploy/test_systemd.py",
+    "systemd/penstock.env.example": "deploy/test_systemd.py",
 }
-"""Which test reads which files; those of Prometheus' rules and of Grafana have their own besides."""
+"""Which test under `tests` reads which files."""
 
 
 def test_every_file_has_a_test_that_reads_it() -> None:
-    here = Path(__file__).parent
-    assert all((here / test).is_file() for test in VALIDATED.values())
+    assert all((ROOT / "tests" / test).is_file() for test in VALIDATED.values())
     validated = {path for pattern in VALIDATED for path in DEPLOY.glob(pattern)}
     files = {path for path in DEPLOY.rglob("*") if path.is_file() and path.name != ".env"}
     assert files - validated == set()
