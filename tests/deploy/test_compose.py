@@ -129,16 +129,6 @@ def test_prometheus_scrapes_every_process() -> None:
     assert list((DEPLOY / "prometheus").glob("rules/*.yml"))
 
 
-def test_grafana_asks_the_prometheus_and_shows_the_dashboards_that_are_mounted() -> None:
-    folder = DEPLOY / "grafana" / "provisioning"
-    [source] = yaml.safe_load((folder / "datasources" / "prometheus.yml").read_text())["datasources"]
-    [provider] = yaml.safe_load((folder / "dashboards" / "penstock.yml").read_text())["providers"]
-    assert source["url"] == "http://prometheus:9090"
-    shown = {target: source for source, target in mounts(project()["services"]["grafana"])}
-    assert Path(shown[provider["options"]["path"]]).name == "dashboards"
-    assert Path(shown["/etc/grafana/provisioning"]) == folder
-
-
 def _seconds(period: str) -> float:
     minutes, _, seconds = period.removesuffix("s").rpartition("m")
     return 60 * float(minutes or 0) + float(seconds or 0)
