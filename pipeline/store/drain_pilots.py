@@ -9,11 +9,10 @@ from sqlalchemy import ColumnElement, and_, or_, select
 
 from pipeline.store.database import Database, Transaction
 from pipeline.store.drains import BY_BANS, Drain
-from pipeline.store.live_pilots import LIVE
 from pipeline.store.pilot_commands import PilotFilter, Told, drain, end_now
 from pipeline.store.tables import pilots, sites
 from schemas.drain_views import DrainKind
-from schemas.states import PILOT_PENDING, PilotState
+from schemas.states import PILOT_LIVE, PILOT_PENDING, PilotState
 
 _TOLD_TO_DRAIN = or_(
     pilots.c.remove_requested,
@@ -50,7 +49,7 @@ def _tell(database: Database, what: Drain, command: Callable[..., Told], is_told
 def _untold(tx: Transaction, what: Drain, is_told: ColumnElement[bool]) -> Iterable[tuple[int, str]]:
     """The VO and the site of each."""
     query: Any = select(pilots.c.vo_id, sites.c.name).join(sites, sites.c.id == pilots.c.site_id)
-    query = query.where(pilots.c.state.in_(LIVE), ~is_told)
+    query = query.where(pilots.c.state.in_(PILOT_LIVE), ~is_told)
     if what.kind is DrainKind.SITE:
         query = query.where(sites.c.name == what.target)
     if what.vo_id is not None:

@@ -18,10 +18,9 @@ from pipeline.store.autoclusters import requirement_of
 from pipeline.store.database import Database, Transaction, in_chunks
 from pipeline.store.drains import Drain
 from pipeline.store.instances import InstanceRow, list_instances
-from pipeline.store.live_pilots import LIVE
 from pipeline.store.tables import autoclusters, deferred_messages, jobs, pilots, requirements, sites, steps, vos
 from schemas.drain_views import DrainKind, DrainLine, DrainReport, DrainState, Thing
-from schemas.states import JOB_ON_PILOT, PILOT_ACTIVE, PILOT_PENDING, JobState, PilotState, StepState
+from schemas.states import JOB_ON_PILOT, PILOT_ACTIVE, PILOT_LIVE, PILOT_PENDING, JobState, PilotState, StepState
 
 _STEPS_AT_ONCE = 200
 _WITH_JOBS = (StepState.RUNNING, StepState.BLOCKED, StepState.CANCELLED)
@@ -143,7 +142,7 @@ def _pilots(tx: Transaction, names: _Names, site_id: int | None, vo_id: int | No
     told = (pilots.c.drain_requested, pilots.c.remove_requested)
     columns = (pilots.c.site_id, pilots.c.vo_id, pilots.c.state, *told)
     last = func.max(pilots.c.ends_at).label("ends_at")
-    query = select(*columns, last, func.count().label("many")).where(pilots.c.state.in_(LIVE)).group_by(*columns)
+    query = select(*columns, last, func.count().label("many")).where(pilots.c.state.in_(PILOT_LIVE)).group_by(*columns)
     conditions: list[ColumnElement[bool]] = []
     if site_id is not None:
         conditions.append(pilots.c.site_id == site_id)

@@ -10,12 +10,11 @@ from sqlalchemy import func, select
 
 from pipeline.store import marks, metric_values
 from pipeline.store.database import Transaction
-from pipeline.store.live_pilots import LIVE
 from pipeline.store.metric_values import Key
 from pipeline.store.pilot_caps import members
 from pipeline.store.silence import PAUSED
 from pipeline.store.tables import controls, pilots, site_queues
-from schemas.states import PILOT_ACTIVE, PILOT_FINAL
+from schemas.states import PILOT_ACTIVE, PILOT_FINAL, PILOT_LIVE
 
 ENDED = "pilots_counted"
 """Microseconds since 1970 up to which ends are counted."""
@@ -49,7 +48,7 @@ def living(tx: Transaction) -> Mapping[Key, float]:
     """By state, site and queue, and in the queues of each meta-site."""
     queues = tx.rows(select(site_queues.c.id, site_queues.c.site_id))
     site_of = {row.id: row.site_id for row in queues}
-    here = (pilots.c.site_queue_id.in_(sorted(site_of)), pilots.c.state.in_(LIVE))
+    here = (pilots.c.site_queue_id.in_(sorted(site_of)), pilots.c.state.in_(PILOT_LIVE))
     query = select(pilots.c.site_queue_id, pilots.c.state, func.count().label("many")).where(*here)
     found: Counter[Key] = Counter()
     metas: defaultdict[int, list[str]] = defaultdict(list)

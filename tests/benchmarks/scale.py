@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from pipeline.store import schema
+from pipeline.store import migration
 from pipeline.store.campaigns import Submitted
 from pipeline.store.database import Database
 from pipeline.store.instances import list_instances
@@ -52,7 +52,7 @@ def measure() -> list[Figure]:
 def _measured(mariadb: MariaDbServer, redis: RedisServer, number: int, folder: Path) -> list[Figure]:
     redis.flush()
     database = Database(mariadb.new_database())
-    schema.upgrade(database)
+    migration.upgrade(database)
     site(database)
     variables = {
         "PENSTOCK_DATABASE_URL": database.url,

@@ -12,7 +12,7 @@ from sqlalchemy import update
 
 from pipeline.cli.main import run
 from pipeline.errors import Forbidden, NotFound
-from pipeline.store import bans, drains, instances, schema
+from pipeline.store import bans, drains, instances, migration
 from pipeline.store.instances import Identity, Pulse
 from pipeline.store.tables import drains as drains_table
 from pipeline.store.tables import pilots
@@ -30,7 +30,7 @@ Say = Callable[..., tuple[str, str]]
 @pytest.fixture(scope="module")
 def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
     with running_api(tmp_path_factory.mktemp("api")) as running:
-        schema.upgrade(running.database)
+        migration.upgrade(running.database)
         yield running
 
 
