@@ -132,9 +132,14 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         yield opened
         opened.close()
     else:
-        server: MariaDbServer = request.getfixturevalue("mariadb_server")
-        opened = Database(server.new_database())
-        metadata.create_all(opened.engine)
-        yield opened
-        opened.close()
-        server.drop_database(opened.url)
+        yield request.getfixturevalue("mariadb")
+
+
+@pytest.fixture
+def mariadb(mariadb_server: MariaDbServer) -> Iterator[Database]:
+    """A fresh database with the schema, on MariaDB alone: two transactions at once need one that has them."""
+    opened = Database(mariadb_server.new_database())
+    metadata.create_all(opened.engine)
+    yield opened
+    opened.close()
+    mariadb_server.drop_database(opened.url)

@@ -6,7 +6,6 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
@@ -21,7 +20,7 @@ from pipeline.store import event_counts, job_commands, marks, measures, metric_v
 from pipeline.store.database import Database, Transaction
 from pipeline.store.job_commands import JobFilter
 from pipeline.store.metric_values import Labels
-from pipeline.store.tables import campaigns, dead_letters, job_events, metadata, pilot_caps
+from pipeline.store.tables import campaigns, dead_letters, job_events, pilot_caps
 from pipeline.store.tables import jobs as jobs_table
 from pipeline.store.tables import metric_values as values_table
 from pipeline.store.tables import pilots as pilots_table
@@ -30,7 +29,6 @@ from schemas.sites import MetaSiteEntry
 from schemas.states import JobState, PilotState
 from tests import building
 from tests.pilot_rows import RULES, scene
-from tests.servers import MariaDbServer
 from tests.submitting import array, move, submit
 
 VERY_OLD = timedelta(days=60)
@@ -144,15 +142,6 @@ def test_two_that_count_at_once_count_everything_once(database: Database) -> Non
             done.result()
     count(database)
     assert values(database, "penstock_jobs") == {("received", None): 123}
-
-
-@pytest.fixture
-def mariadb(mariadb_server: MariaDbServer) -> Iterator[Database]:
-    opened = Database(mariadb_server.new_database())
-    metadata.create_all(opened.engine)
-    yield opened
-    opened.close()
-    mariadb_server.drop_database(opened.url)
 
 
 def _event(tx: Transaction, job_id: int, many: int = 1) -> None:
