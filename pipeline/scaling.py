@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
 from pipeline.errors import BadSettings
@@ -82,7 +82,7 @@ def measure(before: Size | None, now: Reading, capacity: Capacity, bounds: Bound
     are wanted than before.
     """
     if before is None:
-        return _size(now, wanted=_within(1, bounds))
+        return Size(**asdict(now), wanted=_within(1, bounds))
     elapsed = (now.measured_at - before.measured_at).total_seconds()
     settled = max(0, now.settled - before.settled)
     arrived = settled + (now.backlog + now.deferred) - (before.backlog + before.deferred)
@@ -90,7 +90,7 @@ def measure(before: Size | None, now: Reading, capacity: Capacity, bounds: Bound
     weight = 1 - math.exp(-max(elapsed, 1e-3) / memory)
     arrivals = max(0.0, before.arrivals + weight * (arrived / max(elapsed, 1e-3) - before.arrivals))
     seconds = _cost(before, settled, max(0.0, now.busy_seconds - before.busy_seconds), memory)
-    size = replace(_size(now, wanted=before.wanted), arrivals=arrivals, seconds=seconds)
+    size = Size(**asdict(now), arrivals=arrivals, seconds=seconds, wanted=before.wanted)
     enough = wanted(size, capacity, bounds)
     if not settled:
         enough = before.wanted if now.backlog else min(enough, before.wanted)
@@ -153,17 +153,3 @@ def _with_room(needed: float, room: float) -> float:
 
 def _within(processes: int, bounds: Bounds) -> int:
     return min(max(processes, bounds.least), bounds.most)
-
-
-def _size(now: Reading, *, wanted: int) -> Size:
-    return Size(
-        queue=now.queue,
-        measured_at=now.measured_at,
-        settled=now.settled,
-        busy_seconds=now.busy_seconds,
-        backlog=now.backlog,
-        deferred=now.deferred,
-        oldest_age=now.oldest_age,
-        workers=now.workers,
-        wanted=wanted,
-    )
