@@ -25,9 +25,9 @@ def up(settings: Settings, *, upgrade: bool, ready_file: Path | None) -> None:
     """Run everything on one machine.
 
     Starts a private Redis and an SQLite database in the data directory, unless the settings name others, then
-    the API, one consumer of all queues and the triggers; starts again what dies; ends all of it, pilots of
-    this machine too, at Ctrl-C or SIGTERM (a second one ends at once). Prints `ready URL` once everything
-    serves. The first start leaves an operator's token in the data directory.
+    the API, one consumer of all queues (`penstock scale` adds more) and the triggers; starts again what dies;
+    ends all of it, pilots of this machine too, at Ctrl-C or SIGTERM (a second one ends at once). Prints `ready
+    URL` once everything serves. The first start leaves an operator's token in the data directory.
     """
     configure_logging(settings, "up")
     # the processes started get this one's environment: that is where their settings come from
