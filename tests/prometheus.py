@@ -1,9 +1,9 @@
-"""Debian's Prometheus, scraping what a test names, every second."""
+"""Debian's Prometheus, scraping every process of a system each second."""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,14 +52,19 @@ class Prometheus:
 
 
 @contextmanager
-def running_prometheus(folder: Path, targets: Sequence[str], rules: str) -> Iterator[Prometheus]:
-    """One that scrapes `targets` (host:port) as the job `penstock`, and evaluates `rules`, until the block ends."""
+def running_prometheus(folder: Path, api_url: str, token: str, rules: str) -> Iterator[Prometheus]:
+    """One that asks the API which processes there are, scrapes them and evaluates `rules`, until the block ends."""
     folder.mkdir()
     (folder / "rules.yml").write_text(rules)
+    discovery = {
+        "url": f"{api_url}/v1/scrape-targets",
+        "refresh_interval": "1s",
+        "authorization": {"credentials": token},
+    }
     configuration = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": ["rules.yml"],
-        "scrape_configs": [{"job_name": "penstock", "static_configs": [{"targets": list(targets)}]}],
+        "scrape_configs": [{"job_name": "penstock", "http_sd_configs": [discovery]}],
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
     port = free_port()

@@ -124,6 +124,20 @@ def test_versions_consumers_outages_and_late_ticks_are_told(api: RunningApi) -> 
     assert 69 < float(lag) < 101, "30 s after the last one, it was due"
 
 
+def test_prometheus_finds_the_live_processes(api: RunningApi) -> None:
+    found = Identity("found", "consumer", ("data", "upkeep"), "1.0", "host", 1, "https://host:8471")
+    api.database.transact(lambda tx: instances.beat(tx, found, Pulse()))
+    with api.http(api.token(Role.MONITOR)) as http:
+        groups = {group["targets"][0]: group["labels"] for group in http.get("/v1/scrape-targets").json()}
+    assert groups["host:8471"] == {
+        "__meta_penstock_kind": "consumer",
+        "__meta_penstock_queues": ",data,upkeep,",
+        "__meta_penstock_version": "1.0",
+        "__meta_penstock_instance": "found",
+        "__scheme__": "https",
+    }
+
+
 def test_health_and_metrics_want_no_token(api: RunningApi) -> None:
     with api.http() as http:
         assert http.get("/livez").json() == http.get("/readyz").json() == {"status": "ok", "complaints": []}
