@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,15 @@ def test_a_beat_tells_what_is_new_and_of_slots(database: Database) -> None:
     assert database.read(list_instances)[0].loads == (Load("data", 1, 2.0, slots=3),)
     database.transact(lambda tx: leave(tx, "one", (Work("data", 1, 0.0),)))
     assert database.read(all_work) == {"data": Work("data", 8, 0.5), "upkeep": Work("upkeep", 1, 0.5)}
+
+
+def test_many_add_at_the_same_time_and_nothing_is_lost(database: Database) -> None:
+    def add(_number: int) -> None:
+        database.transact(lambda tx: add_work(tx, [Work("upkeep", 1, 0.5), Work("data", 2, 0.25)]))
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(add, range(40)))
+    assert database.read(all_work) == {"data": Work("data", 80, 10.0), "upkeep": Work("upkeep", 40, 20.0)}
 
 
 def test_little_is_not_lost_beside_much(database: Database) -> None:
