@@ -7,18 +7,20 @@ from collections.abc import Iterable, Mapping
 from sqlalchemy import func, select
 
 from pipeline.metrics import STORED
-from pipeline.store import metric_values, pilot_counts
+from pipeline.store import marks, metric_values, pilot_counts
 from pipeline.store.database import Transaction
 from pipeline.store.metric_values import Key
 from pipeline.store.tables import campaigns, dead_letters, deferred_messages, site_queues, steps
 from schemas.states import StepState
 
+MEASURED = "system_measured"
 _GAUGES = tuple(metric.name for metric in STORED if metric.kind == "gauge" and metric.name != "penstock_jobs")
 _OPEN_STEPS = (StepState.OPEN, StepState.RUNNING, StepState.BLOCKED)
 
 
 def measure(tx: Transaction, *, queues: Iterable[str], heartbeat_timeout: float) -> None:
     """Measure all of it and keep it instead of what was kept before. `queues` are told of also where nothing waits."""
+    marks.lock(tx, MEASURED)  # of two ticks that come late the second one waits
     values = {
         **pilot_counts.living(tx),
         **pilot_counts.silent(tx, heartbeat_timeout),

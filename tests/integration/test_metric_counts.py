@@ -294,6 +294,15 @@ def test_the_duty_keeps_what_waits_and_what_was_given_up(database: Database) -> 
     assert values(database, "penstock_dead_letters_kept") == {}
 
 
+def test_ticks_that_come_together_measure_one_after_the_other(database: Database) -> None:
+    submit(database, {"name": "s", **array(3)})
+    tick = partial(DUTIES["metrics"], Context(Settings(), database, "test"))
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(tick) for _ in range(8)]:
+            done.result()
+    assert values(database, "penstock_campaigns") == {("running", 1): 1}
+
+
 def test_totals_are_exact_beyond_what_a_small_float_can_hold(database: Database) -> None:
     key = ("penstock_used_core_seconds_total", (1,))
     for delta in (123_456_789_012.0, 1.0):
