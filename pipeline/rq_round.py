@@ -15,7 +15,8 @@ from pipeline.runtime.instance import name_instance
 from pipeline.runtime.rounds import Failure, Round
 from pipeline.runtime.settlement import Batch, Settlement
 from pipeline.runtime.spec import ConsumerSpec, Context, find_consumer
-from pipeline.settings import Settings, load_settings
+from pipeline.settings import Settings
+from pipeline.settings_file import load_settings
 from pipeline.store.database import Database
 from pipeline.store.queue_sizes import Work, add_work
 from pipeline.transport.port import Transport, open_transport

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.errors import BadSettings
@@ -23,6 +23,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PENSTOCK_", frozen=True, extra="forbid")
 
+    settings_file: Path | None = Field(
+        default=None,
+        description="a file of lines PENSTOCK_NAME=VALUE, read at the start and again at SIGHUP; the environment wins "
+        "over it",
+    )
     data_dir: Path = Field(
         default=Path("~/.local/share/penstock"), description="where the embedded database, broker and sandboxes live"
     )
@@ -166,13 +171,3 @@ class Settings(BaseSettings):
         if note.exists():
             return note.read_text().strip()
         raise BadSettings(f"no token: set PENSTOCK_TOKEN, or run `penstock tokens create` (no {note})")
-
-
-def load_settings() -> Settings:
-    """The settings from the environment. Raises BadSettings that names the first variable that is wrong."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "PENSTOCK_" + "_".join(str(part) for part in first["loc"]).upper()
-        raise BadSettings(f"{name}: {first['msg']} (got {first.get('input')!r})") from error

@@ -15,7 +15,8 @@ from pipeline.cli.options import example, json_option
 from pipeline.cli.output import print_json
 from pipeline.errors import PenstockError
 from pipeline.runtime.spec import declared_queues
-from pipeline.settings import Settings, load_settings
+from pipeline.settings import Settings
+from pipeline.settings_file import load_settings
 from pipeline.store import schema
 
 SKEW = 5.0

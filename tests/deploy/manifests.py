@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.settings import Settings, load_settings
+from pipeline.settings import Settings
+from pipeline.settings_file import load_settings
 from tests.documentation import ROOT
 from tests.servers import find_program
 

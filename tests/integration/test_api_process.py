@@ -21,7 +21,7 @@ from pipeline.store.database import Database
 from pipeline.store.instances import InstanceRow
 from tests.waiting import best_of, eventually
 
-SERVE = "from pipeline.api.server import serve; from pipeline.settings import load_settings; serve(load_settings())"
+SERVE = "from pipeline.api.server import serve; from pipeline.settings_file import load_settings as s; serve(s())"
 
 
 @contextmanager
