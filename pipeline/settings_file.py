@@ -1,7 +1,7 @@
 """Where settings come from: the environment, and the file that PENSTOCK_SETTINGS_FILE names, over which it wins.
 
-The file has lines NAME=VALUE, as systemd's EnvironmentFile and pydantic-settings' env files have them: comments on lines
-of their own, quotes around a value that needs them, JSON as it is. Nothing in a value is replaced by anything.
+The file has lines NAME=VALUE, as systemd's EnvironmentFile and pydantic-settings' env files have them: comments on
+lines of their own, quotes around a value that needs them, JSON as it is. Nothing in a value is replaced by anything.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import BadSettings
-from pipeline.settings import Settings
 from pipeline.settings_file import load_settings
 
 
@@ -49,8 +48,7 @@ def test_the_environment_wins_and_mappings_are_not_mixed(file: Path, monkeypatch
 def test_without_a_file_all_is_as_the_environment_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_SETTINGS_FILE", "")
     monkeypatch.setenv("PENSTOCK_API_PORT", "3")
-    assert load_settings() == Settings(api_port=3)
-    assert load_settings().settings_file is None
+    assert load_settings().model_dump(exclude_defaults=True) == {"api_port": 3}
 
 
 @pytest.mark.parametrize(
@@ -87,5 +85,5 @@ def test_a_file_that_cannot_be_read_is_named(file: Path) -> None:
 def test_what_the_environment_has_wrong_is_told_by_its_name_alone(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text("PENSTOCK_SCHEDULES={}\n")
     monkeypatch.setenv("PENSTOCK_SCHEDULES", "nonsense")
-    with pytest.raises(BadSettings, match="^PENSTOCK_SCHEDULES: no JSON: "):
+    with pytest.raises(BadSettings, match=r"^PENSTOCK_SCHEDULES: no JSON: "):
         load_settings()
