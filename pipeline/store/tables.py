@@ -141,8 +141,10 @@ campaigns = Table(
     Column("state", Word, nullable=False),
     _at("created_at"),
     _at("ended_at", nullable=True),
+    Column("trace", String(55)),
     Index("ix_campaigns_vo_id_state", "vo_id", "state"),
 )
+"""`trace` is the W3C traceparent that came with the submission."""
 
 idempotency_keys = Table(
     "idempotency_keys",

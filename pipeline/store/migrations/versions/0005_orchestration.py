@@ -19,6 +19,7 @@ _COLUMNS = (
     ("bans", sa.Column("drain_id", _ID)),
     ("queue_loads", sa.Column("slots", sa.Integer())),
     ("job_events", sa.Column("core_seconds", sa.BigInteger())),
+    ("campaigns", sa.Column("trace", sa.String(length=55))),
 )
 _INDEXES = (("bans", "lifted_at"), ("pilots", "ended_at"))
 
