@@ -74,12 +74,17 @@ class Client:
         self._http.close()
 
     def submit(
-        self, description: Campaign, sandboxes: Mapping[str, str] | None = None, *, key: str | None = None
+        self,
+        description: Campaign,
+        sandboxes: Mapping[str, str] | None = None,
+        *,
+        key: str | None = None,
+        traceparent: str | None = None,
     ) -> api.SubmitReply:
         """Submit a campaign. It is stored once, however often the request has to be repeated. Raises BadInput."""
         body = api.SubmitRequest(description=description, sandboxes=dict(sandboxes or {}))
-        once = {"Idempotency-Key": key or str(uuid4())}
-        return self._send("POST", "/v1/campaigns", api.SubmitReply, body, once, timeout=SUBMIT_TIMEOUT)
+        headers = {"Idempotency-Key": key or str(uuid4())} | ({"traceparent": traceparent} if traceparent else {})
+        return self._send("POST", "/v1/campaigns", api.SubmitReply, body, headers, timeout=SUBMIT_TIMEOUT)
 
     def campaigns(self, query: api.CampaignQuery | None = None) -> api.CampaignPage:
         """A page of campaigns, the newest first."""

@@ -58,6 +58,12 @@ class Settings(BaseSettings):
     log_level: str = Field(
         default="info", pattern="^(debug|info|warning|error)$", description="least level that is logged"
     )
+    traces_url: str = Field(
+        default="",
+        pattern=r"^([a-z+]+://.+)?$",
+        description="where traces of jobs go by OTLP over HTTP, http://HOST:4318/v1/traces say; empty: there are none",
+    )
+    traces_share: Annotated[float, Field(ge=0, le=1)] = Field(default=0.01, description="share of jobs that are traced")
     sandbox_limit: PositiveInt = Field(default=10, description="largest sandbox or archive, MiB")
 
     optimisers: tuple[str, ...] = Field(

@@ -20,6 +20,12 @@ def tick(name: str) -> Callable[[datetime], Body]:
     return lambda scheduled_for: Tick(name=name, scheduled_for=scheduled_for)
 
 
+def always(settings: Settings) -> bool:
+    """A tick that these settings want, as all do."""
+    del settings
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Trigger:
     """One line of the schedule. Raises BadSettings for a bad expression.
@@ -36,6 +42,8 @@ class Trigger:
     """Seconds after which a missed tick is skipped."""
     since: str = ""
     """The release that first had it: where an earlier one serves the queue, its consumers would bury the tick."""
+    wanted: Callable[[Settings], bool] = always
+    """Whether there is anything to do with these settings; else there are no ticks."""
 
     def __post_init__(self) -> None:
         try:
@@ -61,7 +69,7 @@ class Trigger:
 
 
 def find_triggers(settings: Settings) -> Mapping[str, Trigger]:
-    """Every declared trigger by name, with the schedules that the settings put over the declared ones."""
+    """Every declared trigger by name that is wanted, with the schedules that settings put over the declared ones."""
     declared: list[Trigger] = []
     for entry in entry_points(group="penstock.triggers"):
         found: Sequence[Trigger] = entry.load()
@@ -70,4 +78,5 @@ def find_triggers(settings: Settings) -> Mapping[str, Trigger]:
     unknown = set(settings.schedules) - set(by_name)
     if unknown:
         raise BadSettings(f"PENSTOCK_SCHEDULES names {min(unknown)!r}; there are {', '.join(sorted(by_name))}")
-    return by_name | {name: replace(by_name[name], schedule=text) for name, text in settings.schedules.items()}
+    by_name |= {name: replace(by_name[name], schedule=text) for name, text in settings.schedules.items()}
+    return {name: trigger for name, trigger in by_name.items() if trigger.wanted(settings)}

@@ -264,6 +264,7 @@ class JobView(JobSummary):
     attempts: tuple[AttemptView, ...]
     peek: PeekView | None
     outputs: tuple[FileView, ...]
+    trace_id: str | None = Field(default=None, description="of its trace, where it is traced: sent when the job ends")
 
 
 class JobLogs(Model):

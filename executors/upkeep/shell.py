@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from executors.upkeep import deferred, drains, held, housekeeping, metrics, reconcile, silence, tails
+from executors.upkeep import deferred, drains, held, housekeeping, metrics, reconcile, silence, tails, traces
 from pipeline.runtime.spec import Context
 from pipeline.store import trigger_runs
 from pipeline.store.trigger_runs import Run
@@ -19,6 +19,7 @@ DUTIES: Mapping[str, Duty] = {
     "deferred": deferred.run,
     "silence": silence.run,
     "metrics": metrics.count,
+    "traces": traces.send,
     "bans": held.after_bans,
     "held": held.wake,
     "drains": drains.run,

@@ -22,10 +22,14 @@ from pipeline.store.campaign_queries import (
 )
 from pipeline.store.job_commands import Counted, JobFilter
 from pipeline.store.optimisation import read_offers
+from pipeline.traces import ids
 from schemas.api import AcceptRequest, CampaignPage, CampaignQuery, CampaignView, Commanded, SubmitReply, SubmitRequest
 from schemas.bounds import RowId
 from schemas.placement import unplaceable
 
+TraceParent = Annotated[
+    str | None, Header(description="W3C Trace Context: the traces of the jobs are linked to it; left out when invalid")
+]
 router = APIRouter(prefix="/v1/campaigns", tags=["campaigns"])
 
 CampaignId = Annotated[RowId, Path()]
@@ -37,7 +41,11 @@ IdempotencyKey = Annotated[
 
 @router.post("", status_code=201)
 def submit(
-    caller: User, services: ServicesOf, body: SubmitRequest, idempotency_key: IdempotencyKey = None
+    caller: User,
+    services: ServicesOf,
+    body: SubmitRequest,
+    idempotency_key: IdempotencyKey = None,
+    traceparent: TraceParent = None,
 ) -> SubmitReply:
     """Store a campaign; its jobs start as soon as sites have room."""
     settings = services.settings
@@ -48,6 +56,7 @@ def submit(
         sandboxes=body.sandboxes,
         idempotency_key=idempotency_key,
         request_digest=hashlib.sha256(body.model_dump_json().encode()).hexdigest(),
+        trace=ids.traceparent(traceparent),
     )
     submitted = campaigns.submit(
         services.database, submission, window=settings.campaign_window, wake_after=settings.wake_after

@@ -17,6 +17,7 @@ from pipeline.store.job_commands import Counted, JobFilter
 from pipeline.store.job_queries import list_jobs, place_of_job, show_job
 from pipeline.store.matching import Alive
 from pipeline.store.why_queries import Terms, explain_job
+from pipeline.traces import ids
 from schemas.api import Changed, JobLogs, JobOutputs, JobPage, JobQuery, JobSelection, JobView, Role
 from schemas.bounds import RowId
 from schemas.why_views import JobWhy
@@ -65,7 +66,10 @@ def retry(caller: User, services: ServicesOf, body: JobSelection) -> Changed:
 @router.get("/{job_id}")
 def show(caller: Reader, services: ServicesOf, job_id: JobId) -> JobView:
     """A job with its events, attempts, running tail and outputs."""
-    return services.database.read(lambda tx: show_job(tx, caller.vo_id, job_id))
+    settings = services.settings
+    view = services.database.read(lambda tx: show_job(tx, caller.vo_id, job_id))
+    trace = ids.shown(view.id, view.created_at, share=settings.traces_share) if settings.traces_url else None
+    return view.model_copy(update={"trace_id": trace})
 
 
 @router.get("/{job_id}/logs")

@@ -50,6 +50,7 @@ def _fields(view: JobView) -> dict[str, Any]:
         "owner": view.owner,
         "priority": view.priority or None,
         "created": view.created_at,
+        "trace": view.trace_id,
     }
 
 

@@ -35,6 +35,8 @@ class Submission:
     """sha256 of the uploaded sandbox, by step, for steps that send files."""
     idempotency_key: str | None
     request_digest: str
+    trace: str | None = None
+    """The W3C traceparent of whoever submits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ def submit(database: Database, submission: Submission, *, window: int, wake_afte
         steps.set_campaign_state(tx, campaign_id, CampaignState.ARRIVING, CampaignState.RUNNING)
         return steps.settle(tx, campaign_id, Window(window, tx.after(wake_after)))
 
-    return Submitted(campaign_id, total, database.transact(finish))
+    messages = [message.model_copy(update={"trace": submission.trace}) for message in database.transact(finish)]
+    return Submitted(campaign_id, total, messages)
 
 
 def resume(database: Database, campaign_id: int, *, window: int, wake_after: float) -> list[Message]:
@@ -153,6 +156,7 @@ def _begin(tx: Transaction, submission: Submission) -> tuple[int, bool]:
         name=description.campaign,
         state=CampaignState.ARRIVING,
         created_at=tx.now,
+        trace=submission.trace,
     )
     for position, template in enumerate(description.steps):
         _add_step(tx, submission, campaign_id, position, template)

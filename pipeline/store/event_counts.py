@@ -18,9 +18,12 @@ from pipeline.store import marks, metric_values
 from pipeline.store.database import Transaction, in_chunks
 from pipeline.store.metric_values import Key
 from pipeline.store.tables import attempts, job_events, jobs, pilots
+from schemas.lifecycle import cause_of_end
 from schemas.states import JOB_FINAL, JOB_ON_PILOT, JobState
 
 COUNTED, SEEN = "events_counted", "events_seen"
+TRACED = "events_traced"
+"""Where the traces of jobs have got to (`pipeline.store.traces`)."""
 SETTLED = 10.0
 """Seconds after which an id that was given out belongs to a row that is written, if it ever will be."""
 MOST = 20_000
@@ -64,7 +67,7 @@ def forget(tx: Transaction, job_ids: Sequence[int]) -> None:
 def retreat(tx: Transaction) -> None:
     """Events were deleted: SQLite gives the ids of the last ones out again."""
     newest = tx.scalar(select(func.max(job_events.c.id))) or 0
-    for name in (COUNTED, SEEN):
+    for name in (COUNTED, SEEN, TRACED):
         mark = marks.lock(tx, name)
         marks.move(tx, name, min(mark.value, newest), mark.at)
 
@@ -85,7 +88,7 @@ def _deltas(tx: Transaction, *which: ColumnElement[bool]) -> Counter[Key]:
             deltas[_present(row.to_state, site)] += row.many
         deltas["penstock_used_core_seconds_total", (site,)] += int(row.core_seconds or 0)
     for row in vain:
-        site, cause = sites.get(row.pilot_id), _cause(row)
+        site, cause = sites.get(row.pilot_id), cause_of_end(row.from_state, row.to_state, row.outcome)
         deltas["penstock_wasted_core_seconds_total", (cause, site)] += int(row.core_seconds or 0)
         if row.to_state in _BACK:
             deltas["penstock_job_restarts_total", (cause, site)] += row.many
@@ -132,19 +135,6 @@ def _in_vain(tx: Transaction, which: Iterable[ColumnElement[bool]]) -> Sequence[
         .group_by(*kind)
     )
     return [row for row in tx.rows(query) if _is_in_vain(row)]
-
-
-def _cause(row: Row[Any]) -> str:
-    """In one word, of which there are few."""
-    if row.from_state == JobState.FAILED:
-        return "by_hand"
-    if row.to_state == JobState.KILLED:
-        return "killed"
-    if row.from_state == JobState.MATCHED:
-        return "unconfirmed"
-    if row.from_state == JobState.COMPLETING or row.outcome == "succeeded":
-        return "outputs_lost"
-    return row.outcome or "pilot_lost"
 
 
 def _sites(tx: Transaction, pilot_ids: Iterable[int]) -> Mapping[int | None, int]:

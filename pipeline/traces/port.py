@@ -1,0 +1,38 @@
+"""What sends spans somewhere: found by the scheme of PENSTOCK_TRACES_URL among entry points, loaded only then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from pipeline.errors import BadSettings
+from pipeline.traces.life import Span
+
+
+class Exporter(Protocol):
+    """A place that spans are sent to."""
+
+    def send(self, spans: Sequence[Span]) -> None:
+        """Return only when they were taken. Raises TracesUnavailable within a few seconds."""
+
+    def close(self) -> None:
+        """Give the connection up."""
+
+
+Opener = Callable[[str], Exporter]
+
+
+def open_exporter(url: str) -> Exporter:
+    """The exporter for `url`. Raises BadSettings for a scheme that nothing serves, and where its library is missing."""
+    scheme = urlsplit(url).scheme
+    found = {entry.name: entry for entry in entry_points(group="penstock.trace_exporters")}
+    if scheme not in found:
+        known = ", ".join(sorted(found))
+        raise BadSettings(f"PENSTOCK_TRACES_URL: no exporter serves {scheme!r}; there are {known}")
+    try:
+        opener: Opener = found[scheme].load()
+    except ModuleNotFoundError as error:
+        raise BadSettings(f"PENSTOCK_TRACES_URL: {error.name} is missing: pip install 'penstock[traces]'") from error
+    return opener(url)
