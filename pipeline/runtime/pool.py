@@ -37,13 +37,13 @@ _log = get_logger("pool")
 def start_fork_server(specs: Iterable[ConsumerSpec]) -> None:
     """Start the process that workers are forked from, with all modules loaded; later calls change nothing.
 
-    It is started with SIGTERM blocked: a supervisor that signals the whole group must not take the
-    workers in flight with it. It ends when this process does.
+    It is started with SIGTERM and SIGHUP blocked: a supervisor that signals the whole group must not take
+    the workers in flight with it. It ends when this process does.
     """
     modules = dict.fromkeys([*_PRELOAD, *(name for spec in specs for name in spec.preload)])
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
     try:
         forkserver.ensure_running()
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,14 +44,17 @@ _log = get_logger("runtime")
 class QueueConsumer:
     """Serves one queue from `start` until `stop`, and until whatever is in flight then is finished."""
 
-    def __init__(self, settings: Settings, spec: ConsumerSpec, database: Database, instance: str) -> None:
+    def __init__(
+        self, settings: Settings, spec: ConsumerSpec, database: Database, instance: str, *, generation: int = 0
+    ) -> None:
+        """`generation` tells the loops of a process and a queue apart: one may still settle what the next does not."""
         self.queue = spec.queue
         self.failed = False
         """Whether the loop ended by an error of its own."""
         self._settings = settings
         self._spec = spec
         self._database = database
-        self._name = f"{instance}-{spec.queue}"
+        self._name = f"{instance}-{spec.queue}" + (f"-{generation}" if generation else "")
         self._workload = Workload(settings, spec, instance, database.clock)
         self._settlement = Settlement(settings, spec, reader(spec))
         self._broker_outage = Outage("broker", spec.queue)
@@ -72,8 +76,14 @@ class QueueConsumer:
 
     def stop(self) -> None:
         """Receive no more; end when what is in flight is finished, or at the drain deadline. May be called twice."""
-        if self._stop_by is None:
+        if self._stop_by is None or self._stop_by == math.inf:
             self._stop_by = time.monotonic() + self._settings.drain_deadline
+            self._workload.wake()
+
+    def retire(self) -> None:
+        """Receive no more; end when what is in flight is finished. Nobody waits for that: `stop` sets a deadline."""
+        if self._stop_by is None:
+            self._stop_by = math.inf
             self._workload.wake()
 
     def obey(self, wish: Wish | None) -> None:
@@ -83,6 +93,16 @@ class QueueConsumer:
         if self._paused != (wish is Wish.PAUSE):
             self._paused = wish is Wish.PAUSE
             _log.info("queue_paused" if self._paused else "queue_resumed", queue=self.queue)
+
+    @property
+    def receives(self) -> bool:
+        """Whether it goes on receiving, unless it is paused: neither has it ended, nor shall it."""
+        return self.alive and self._stop_by is None
+
+    @property
+    def paused(self) -> bool:
+        """Whether an operator wishes that it receive nothing for now."""
+        return self._paused
 
     @property
     def alive(self) -> bool:

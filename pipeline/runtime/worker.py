@@ -89,15 +89,16 @@ def run_group(group: Group) -> Report:
 
 
 def _mind_signals() -> None:
-    """A stop is the consumer's business: supervisors and terminals signal whole groups, and what is in flight is
-    to be finished. Handlers that do nothing, since children would inherit that a signal is ignored."""
+    """A stop, or a reload, is the consumer's business: supervisors and terminals signal whole groups, and what is in
+    flight is to be finished. Handlers that do nothing, since children would inherit that a signal is ignored."""
 
     def stay(_number: int, _frame: FrameType | None) -> None:
         return None
 
-    signal.signal(signal.SIGTERM, stay)
-    signal.signal(signal.SIGINT, stay)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    minded = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    for number in minded:
+        signal.signal(number, stay)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, minded)
 
 
 def _die_with_consumer() -> None:

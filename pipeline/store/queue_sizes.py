@@ -28,6 +28,10 @@ class Work:
             return self
         return Work(self.queue, self.settled - told.settled, self.busy_seconds - told.busy_seconds)
 
+    def plus(self, other: Work) -> Work:
+        """Both together."""
+        return Work(self.queue, self.settled + other.settled, self.busy_seconds + other.busy_seconds)
+
     @property
     def is_none(self) -> bool:
         """Whether nothing was settled: then its seconds are told with the next that is."""
