@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Mapping
 from threading import Event, Thread
 from types import FrameType
 
@@ -12,13 +13,14 @@ from structlog import get_logger
 from pipeline.errors import BrokerUnavailable, DatabaseUnavailable
 from pipeline.health import HealthServer
 from pipeline.metrics import BROKER_LOST
+from pipeline.reload import Reloader
 from pipeline.runtime.instance import Instance, identify, name_instance
 from pipeline.runtime.outage import Outage
 from pipeline.settings import Settings
 from pipeline.store.database import Database
 from pipeline.store.instances import Pulse, Wish, Wishes
 from pipeline.transport.port import open_transport
-from pipeline.trigger import find_triggers
+from pipeline.trigger import Trigger, find_triggers
 from triggers.clock import Clock
 
 TURN = 0.5
@@ -35,7 +37,7 @@ _log = get_logger("triggers")
 
 
 def run(settings: Settings) -> int:
-    """Publish ticks until SIGTERM, SIGINT or a drain; the exit code."""
+    """Publish ticks until SIGTERM, SIGINT or a drain; the exit code. SIGHUP reloads the settings."""
     return TriggerProcess(settings).run()
 
 
@@ -51,6 +53,8 @@ class TriggerProcess:
         self._broker = Outage("broker", "triggers")
         self._store = Outage("database", "triggers")
         self._turned = time.monotonic()
+        self._reloader = Reloader(settings, "triggers", self._renew)
+        self._renewed: Mapping[str, Trigger] | None = None
         self._stopping = Event()
         self._signalled = False
         self._failed = False
@@ -62,6 +66,7 @@ class TriggerProcess:
         """
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
+        self._reloader.catch()
         health = HealthServer(self._settings, self)
         identity = identify("triggers", health_url=health.url, instance_id=self._name)
         instance = Instance(self._database, identity, pulse=Pulse, obey=self._obey)
@@ -71,6 +76,7 @@ class TriggerProcess:
         turning = Thread(target=self._run, name="clock", daemon=True)
         turning.start()
         while turning.is_alive() and not self._signalled and not self._stopping.is_set():
+            self._reloader.look()
             turning.join(_LOOK)
         self._stopping.set()
         instance.stop()
@@ -94,6 +100,8 @@ class TriggerProcess:
         self._turned = time.monotonic()
         if not (self._broker.may_try and self._store.may_try):
             return
+        if (renewed := self._renewed) is not None:
+            self._clock.triggers, self._renewed = renewed, None
         try:
             self._clock.turn()
         except BrokerUnavailable as error:
@@ -121,6 +129,10 @@ class TriggerProcess:
     def _lost_broker(self, error: BrokerUnavailable) -> None:
         if self._broker.lost(error):
             BROKER_LOST.labels("triggers").inc()
+
+    def _renew(self, settings: Settings) -> None:
+        """From the next turn on; what a schedule says is due then counts as it does after a start."""
+        self._renewed = find_triggers(settings)
 
     def _obey(self, wishes: Wishes) -> None:
         if wishes.own is Wish.DRAIN:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from statistics import fmean
 from threading import Thread
@@ -13,12 +13,11 @@ from threading import Thread
 from structlog import get_logger
 
 from pipeline.api.services import Services
-from pipeline.errors import BadSettings, BrokerUnavailable, DatabaseUnavailable
+from pipeline.errors import BrokerUnavailable, DatabaseUnavailable
 from pipeline.metrics import ARRIVALS, SECONDS_PER_MESSAGE, WORKERS_WANTED
 from pipeline.queue_views import complete, load_of, serving
-from pipeline.runtime.spec import declared_queues
-from pipeline.scaling import Bounds, Capacity, Reading, Size, bounds_of, measure
-from pipeline.settings import Settings
+from pipeline.scaling import Bounds, Capacity, Reading, Size, measure
+from pipeline.settings_check import queue_bounds
 from pipeline.store.database import Transaction
 from pipeline.store.instances import InstanceRow, list_instances
 from pipeline.store.queue_sizes import PutOff, Work, age, all_work, keep, put_off, sizes
@@ -49,10 +48,9 @@ class QueueMeter:
     """Raises BadSettings where bounds are of queues that nobody serves, or no number is between them."""
 
     services: Services
-    bounds: Mapping[str, Bounds] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.bounds = _bounds(self.services.settings)
+        queue_bounds(self.services.settings)
 
     def turn(self) -> float:
         """Measure what is due, show what was measured last; seconds until something is due again.
@@ -60,14 +58,15 @@ class QueueMeter:
         Raises DatabaseUnavailable and BrokerUnavailable, upon which what was wanted stays wanted.
         """
         database = self.services.database
+        bounds = queue_bounds(self.services.settings)
         before, now = database.read(lambda tx: (sizes(tx), tx.now))
         show(before.values())
-        ages = {queue: age(before[queue], now) if queue in before else INTERVAL for queue in self.bounds}
+        ages = {queue: age(before[queue], now) if queue in before else INTERVAL for queue in bounds}
         due = [queue for queue, seconds in ages.items() if seconds >= INTERVAL]
         if due:
             told = self.services.publisher.depth(due)
             known = database.read(_read)
-            measured = {queue: self._measure(queue, told[queue], known) for queue in due}
+            measured = {queue: self._measure(queue, told[queue], known, bounds[queue]) for queue in due}
             database.transact(lambda tx: keep(tx, measured, known.before))
             show(measured.values())
         return max((INTERVAL - seconds for seconds in ages.values() if seconds < INTERVAL), default=INTERVAL)
@@ -88,13 +87,13 @@ class QueueMeter:
                 _log.exception("queue_meter_failed")
             stopping.wait(max(rest, _LEAST_REST) + _CHANCE.uniform(0, _JITTER))
 
-    def _measure(self, queue: str, told: Depth, known: _Known) -> Size:
+    def _measure(self, queue: str, told: Depth, known: _Known, bounds: Bounds) -> Size:
         settings = self.services.settings
         before = known.before.get(queue)
         reading = _reading(queue, told, known, before)
         slots = [load.slots for row in serving(queue, known.rows) if (load := load_of(row, queue)) and load.slots]
         capacity = Capacity(fmean(slots) if slots else settings.consumer_slots, settings.queue_wait)
-        return measure(before, reading, capacity, self.bounds[queue])
+        return measure(before, reading, capacity, bounds)
 
 
 @contextmanager
@@ -117,17 +116,6 @@ def show(measured: Iterable[Size]) -> None:
         ARRIVALS.labels(size.queue).set(size.arrivals)
         if size.seconds is not None:
             SECONDS_PER_MESSAGE.labels(size.queue).set(size.seconds)
-
-
-def _bounds(settings: Settings) -> dict[str, Bounds]:
-    queues = declared_queues()
-    unknown = sorted({*settings.least_workers, *settings.most_workers} - set(queues))
-    if unknown:
-        raise BadSettings(
-            f"PENSTOCK_LEAST_WORKERS, PENSTOCK_MOST_WORKERS: there is no queue {unknown[0]!r}; "
-            f"there are {', '.join(queues)}"
-        )
-    return {queue: bounds_of(queue, settings.least_workers, settings.most_workers) for queue in queues}
 
 
 def _read(tx: Transaction) -> _Known:

@@ -14,11 +14,12 @@ from pipeline.settings import Settings
 from pipeline.store.database import Database
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Services:
     """The outside world of the routes."""
 
     settings: Settings
+    """Those in force; a reload exchanges them, so routes read them when they are asked."""
     database: Database
     publisher: Publisher
     sandboxes: Sandboxes
