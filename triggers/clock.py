@@ -17,6 +17,7 @@ from pipeline.store.instances import list_instances
 from pipeline.store.trigger_runs import Run
 from pipeline.transport.port import Depth, Transport
 from pipeline.trigger import Trigger
+from pipeline.turns import Turns
 from schemas.messages import Message
 from schemas.versions import numbers
 
@@ -40,17 +41,23 @@ class Clock:
     """Claimed, but the broker did not take them: they come first in the next turn."""
     refused: bool = False
     """Whether the broker took no ticks when it was given some last; a turn without any may go well meanwhile."""
+    turns: Turns = field(default_factory=Turns)
+    """Told of each turn, and when it waits for the broker or the database."""
 
     def turn(self) -> int:
         """Publish what is due now; how many ticks. Raises BrokerUnavailable with the claims left for the next turn."""
-        now = self.database.now()
+        self.turns.turned()
+        with self.turns.outside():
+            now = self.database.now()
         due = {name: trigger.last_due(now) for name, trigger in self.triggers.items()}
         news = [Run(name, moment) for name, moment in due.items() if self.seen.get(name) != moment]
-        left = bool(self.owed) or self.database.read(trigger_runs.any_left)
+        with self.turns.outside():
+            left = bool(self.owed) or self.database.read(trigger_runs.any_left)
         if not news and not left:
             return 0
         queues = self._depths(news)
-        self.owed = self.database.transact(partial(self._claim, queues=queues))
+        with self.turns.outside():
+            self.owed = self.database.transact(partial(self._claim, queues=queues))
         self.seen = due
         published = len(self.owed)
         self._publish(self.owed)
@@ -62,8 +69,9 @@ class Clock:
         queues = {run: self.triggers[run.name].body(run.scheduled_for).queue for run in runs}
         if not queues:
             return {}
-        told = self.transport.depth(sorted(set(queues.values())))
-        rows = self.database.read(list_instances)
+        with self.turns.outside():
+            told = self.transport.depth(sorted(set(queues.values())))
+            rows = self.database.read(list_instances)
         return {
             run: complete(queue, told[queue], rows)
             for run, queue in queues.items()
@@ -100,12 +108,16 @@ class Clock:
     def _publish(self, runs: Sequence[Run]) -> None:
         if not runs:
             return
-        now = self.database.now()
+        with self.turns.outside():
+            now = self.database.now()
         bodies = [self.triggers[run.name].body(run.scheduled_for) for run in runs]
         self.refused = True
-        self.transport.publish([Message.about(body, now=now) for body in bodies])
+        messages = [Message.about(body, now=now) for body in bodies]
+        with self.turns.outside():
+            self.transport.publish(messages)
         self.refused = False
-        self.database.transact(partial(trigger_runs.mark_published, runs=runs))
+        with self.turns.outside():
+            self.database.transact(partial(trigger_runs.mark_published, runs=runs))
         for run in runs:
             TRIGGERS_PUBLISHED.labels(run.name).inc()
 

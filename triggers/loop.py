@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Mapping
 from threading import Event, Thread
 from types import FrameType
@@ -27,9 +26,6 @@ TURN = 0.5
 """Seconds between two looks at the clock."""
 _LOOK = 0.05
 """Seconds between two looks at whether to stop."""
-STUCK = 300.0
-"""Seconds without a turn after which the process says that it should be restarted: the time-outs of the broker and of
-the database, tried again and again, end a turn before."""
 END_WAIT = 0.5
 """Seconds that a stopping process waits for a call that hangs, before it leaves it to itself."""
 
@@ -52,7 +48,6 @@ class TriggerProcess:
         self._clock = Clock(self._database, self._transport, find_triggers(settings), self._name)
         self._broker = Outage("broker", "triggers")
         self._store = Outage("database", "triggers")
-        self._turned = time.monotonic()
         self._reloader = Reloader(settings, "triggers", self._renew)
         self._renewed: Mapping[str, Trigger] | None = None
         self._stopping = Event()
@@ -88,8 +83,8 @@ class TriggerProcess:
 
     def stuck(self) -> list[str]:
         """See `pipeline.health.Checks`."""
-        idle = time.monotonic() - self._turned
-        return [f"no turn for {idle:.0f} s"] if idle > STUCK else []
+        still = self._clock.turns.seconds_still
+        return [] if still is None else [f"the clock has not turned for {still:.0f} s"]
 
     def unready(self) -> list[str]:
         """See `pipeline.health.Checks`."""
@@ -97,7 +92,7 @@ class TriggerProcess:
         return [f"{what} can't be reached" for what, outage in outages.items() if outage.lasts]
 
     def _turn(self) -> None:
-        self._turned = time.monotonic()
+        self._clock.turns.turned()
         if not (self._broker.may_try and self._store.may_try):
             return
         if (renewed := self._renewed) is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from pipeline.api.policy import FOR_ALL, Watcher
-from pipeline.api.services import ServicesOf
+from pipeline.api.services import ServicesOf, services_of
 from pipeline.api.system_metrics import system_metrics
 from pipeline.queue_views import LIVE_WITHIN
 from pipeline.store import instances
@@ -21,15 +22,20 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/livez", dependencies=FOR_ALL)
-def live() -> Health:
-    """The loop turns and a worker thread answered."""
+async def live(request: Request) -> Health:
+    """The loop turns and its worker threads answer, or wait for the database. Takes no thread itself."""
+    services = services_of(request)
+    complaint = services.vitals.stuck(services.database)
+    if complaint is not None:
+        raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, complaint)
     return Health()
 
 
 @router.get("/readyz", dependencies=FOR_ALL)
-def ready(services: ServicesOf) -> Health:
-    """The database answers; a broker that is away is told, and does not keep the API from serving."""
-    services.database.now()
+async def ready(request: Request) -> Health:
+    """The database answers within 2 s; a broker that is away is told, and does not keep the API from serving."""
+    services = services_of(request)
+    await services.vitals.ask(services.database)
     return Health(complaints=("the broker can't be reached",) if services.publisher.away else ())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
@@ -80,6 +81,11 @@ class ApiServer(uvicorn.Server):
     def serve_forever(self) -> None:
         """Serve until `stop`."""
         self.run(sockets=[self._listener])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve, and to watch the worker threads."""
+        await super().startup(sockets)
+        self._watch = asyncio.create_task(self._services.vitals.watch(self._services.stopping))
 
     def adopt(self, settings: Settings) -> None:
         """Serve with other settings from the next request on, and with the certificate as it lies there now.

@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from pipeline.api.publisher import Publisher
+from pipeline.api.vitals import Vitals
 from pipeline.sandboxes import Sandboxes
 from pipeline.settings import Settings
 from pipeline.store.database import Database
@@ -27,6 +28,7 @@ class Services:
     """The id of this API process."""
     stopping: Event = field(default_factory=Event)
     """Set when the process stops: requests that wait for something answer at once."""
+    vitals: Vitals = field(default_factory=Vitals)
 
 
 def services_of(request: Request) -> Services:

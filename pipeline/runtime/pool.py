@@ -21,15 +21,21 @@ from structlog import get_logger
 
 from pipeline.metrics import WORKERS_REPLACED
 from pipeline.runtime.execution import Report
+from pipeline.runtime.heart import Page, Signs
 from pipeline.runtime.rounds import Failure, Group
 from pipeline.runtime.spec import ConsumerSpec
 from pipeline.runtime.worker import Recipe, open_worker, run_group
+from pipeline.turns import STILL_LIMIT
 
 _PRELOAD = ("__main__", "pipeline.runtime.worker", "MySQLdb")
 _KILL_AFTER = 0.1
 """Seconds between SIGTERM, which workers mind not, and SIGKILL."""
 _MEMORY_SHARE = 0.8
 """A worker whose resident size is over this share of its limit is replaced between batches."""
+_POOL_GRACE = 10.0
+"""Seconds past its deadline after which a worker that still runs shows that its pool does not answer."""
+_MEND_AFTER = 2 * STILL_LIMIT
+"""Seconds without a beat after which an idle worker is replaced. One at work is ended by the deadline."""
 
 _log = get_logger("pool")
 
@@ -56,13 +62,15 @@ class Slot:
     def __init__(self, recipe: Recipe, spec: ConsumerSpec, finished: Callable[[Slot], None]) -> None:
         CONSTS.term_timeout = _KILL_AFTER
         self._folder = tempfile.TemporaryDirectory(prefix="penstock-slot-")
-        self._recipe = replace(recipe, note=Path(self._folder.name) / "stack")
+        self._recipe = replace(recipe, note=Path(self._folder.name) / "stack", page=Path(self._folder.name) / "heart")
+        self._page = Page(self._recipe.page)
         self._spec = spec
         self._finished = finished
         self._running: tuple[Group, Future[Report]] | None = None
         self._since = 0.0
         self._broke = False
         self._stopped = False
+        self._opened = 0.0
         self._pool = self._new_pool()
 
     @property
@@ -78,6 +86,16 @@ class Slot:
         """Whether a group runs since `by` seconds more than the deadline: then the pool does not answer."""
         running = self._running
         return running is not None and not running[1].done() and self.seconds() > self._recipe.deadline + by
+
+    def complaint(self, limit: float = STILL_LIMIT) -> str | None:
+        """Why the worker makes no progress, for over so many seconds; None when it does, however long its batch takes.
+
+        May be called from any thread.
+        """
+        if not self._stopped and (silent := self._silence()) > limit:
+            return f"a worker has not answered for {silent:.0f} s"
+        running = self._running
+        return None if self._stopped or running is None or running[1].done() else self._complaint_of_batch(limit)
 
     def run(self, group: Group) -> None:
         """Run a group; the slot must not be busy. After `stop` nothing is run."""
@@ -112,9 +130,13 @@ class Slot:
         return report
 
     def tend(self) -> None:
-        """Replace a worker that died while it had nothing to do. Call it now and then."""
-        if not self._stopped and not self.busy and not self._pool.active:
+        """Replace a worker that died, or fell silent, while it had nothing to do. Call it now and then."""
+        if self._stopped or self.busy:
+            return
+        if not self._pool.active:
             self._replace("died")
+        elif self._silence() > _MEND_AFTER:
+            self._replace("silent")
 
     def stop(self) -> None:
         """Give up what runs and take no more. Returns at once; `join` waits. May be called twice, from any thread."""
@@ -137,7 +159,23 @@ class Slot:
         self._running = (group, future)
         future.add_done_callback(lambda _done: self._finished(self))
 
+    def _complaint_of_batch(self, limit: float) -> str | None:
+        now, signs = time.monotonic(), self._page.read()
+        if self.overdue(_POOL_GRACE):
+            return f"a worker is past its deadline of {self._recipe.deadline:g} s"
+        if signs.idle_since and (waits := now - max(signs.idle_since, self._since)) > limit:
+            return f"a batch has waited for an idle worker for {waits:.0f} s"
+        if signs.still_since and (still := now - signs.still_since) > limit:
+            return f"an executor has not moved for {still:.0f} s: all of its threads wait for locks"
+        return None
+
+    def _silence(self) -> float:
+        """Seconds since the worker's last beat."""
+        return time.monotonic() - max(self._page.read().beat, self._opened)
+
     def _new_pool(self) -> ProcessPool:
+        self._opened = time.monotonic()
+        self._page.write(Signs())
         pool = ProcessPool(
             max_workers=1,
             max_tasks=self._spec.recycle_after,

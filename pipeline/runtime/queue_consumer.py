@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from threading import Thread
 
 from structlog import get_logger
@@ -23,16 +21,13 @@ from pipeline.store.instances import Load, Pulse, Wish
 from pipeline.store.messages import count_redelivery
 from pipeline.store.queue_sizes import Work
 from pipeline.transport.port import Transport, open_transport
+from pipeline.turns import Turns
 from schemas.outcomes import Dead
 
 RECEIVE_WAIT = 0.15
 """Seconds that an idle loop waits in the broker, or for a slot; a stop is seen no later."""
 _LEAST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1
 """Seconds between two looks at the queue while a batch runs."""
-_TURN_LIMIT = 30.0
-"""Seconds without a turn that show a loop which makes no progress."""
-_OUTSIDE_LIMIT = 300.0
-"""The same while it waits for the broker or the database, whose own time-outs end that."""
 _HANG = 0.3
 """Seconds that a loop which has nothing left to do but to end may wait for the broker or the database."""
 _LOOKS = 2
@@ -62,9 +57,7 @@ class QueueConsumer:
         self._pause = _LEAST_PAUSE
         self._paused = False
         self._stop_by: float | None = None
-        self._turned = time.monotonic()
-        self._turn_limit = _TURN_LIMIT
-        self._outside_since: float | None = None
+        self._turns = Turns()
         self._left = False
         self._empty_looks = 0
         self._settled = 0
@@ -118,9 +111,8 @@ class QueueConsumer:
 
         Whether it was left: then its workers are gone, and the process may end. What it had goes to others.
         """
-        since, now = self._outside_since, time.monotonic()
-        hangs = since is not None and now - since > _HANG
-        if not hangs or self._stop_by is None or (self._workload.in_flight and now < self._stop_by):
+        hangs = (self._turns.seconds_outside or 0.0) > _HANG
+        if not hangs or self._stop_by is None or (self._workload.in_flight and time.monotonic() < self._stop_by):
             return False
         self._left = True
         self._say_given_up()
@@ -141,9 +133,8 @@ class QueueConsumer:
 
     def stuck(self) -> list[str]:
         """Why it makes no progress. An outage is no reason: the loop turns while it waits for the end of it."""
-        still = time.monotonic() - self._turned
-        turning = not self.alive or self._left or still <= self._turn_limit
-        complaints = [] if turning else [f"queue {self.queue}: the loop has not turned for {still:.0f} s"]
+        still = self._turns.seconds_still if self.alive and not self._left else None
+        complaints = [] if still is None else [f"queue {self.queue}: the loop has not turned for {still:.0f} s"]
         return complaints + self._workload.stuck()
 
     def unready(self) -> list[str]:
@@ -175,7 +166,7 @@ class QueueConsumer:
             self._say_given_up()
         self._workload.close()
         try:
-            with self._outside():
+            with self._turns.outside():
                 transport.close()
         except BrokerUnavailable as error:
             self._lost_broker(error)
@@ -190,7 +181,7 @@ class QueueConsumer:
         return self._left or not self._workload.in_flight or time.monotonic() > self._stop_by
 
     def _turn(self, transport: Transport) -> None:
-        self._turned = time.monotonic()
+        self._turns.turned()
         self._workload.wait(self._patience())
         self._workload.start(self._admit)  # before the settlement, for which the workers need not wait
         for batch in list(self._workload.finished):
@@ -216,7 +207,7 @@ class QueueConsumer:
     def _receive(self, transport: Transport) -> None:
         wait = 0.0 if self._workload.in_flight else RECEIVE_WAIT
         try:
-            with self._outside():
+            with self._turns.outside():
                 deliveries = transport.receive(self.queue, self._spec.batch, wait)
         except BrokerUnavailable as error:
             self._lost_broker(error)
@@ -245,7 +236,7 @@ class QueueConsumer:
         if message_id is None or not self._database_outage.may_try:
             return False
         try:
-            with self._outside():
+            with self._turns.outside():
                 times = self._database.transact(lambda tx: count_redelivery(tx, message_id))
         except DatabaseUnavailable as error:
             self._database_outage.lost(error)
@@ -261,7 +252,7 @@ class QueueConsumer:
         """Commit, publish, acknowledge; what an outage leaves undone is done when the outage is over."""
         if batch.verdicts is None and self._database_outage.may_try:
             try:
-                with self._outside():
+                with self._turns.outside():
                     self._settlement.commit(batch, self._database)
             except DatabaseUnavailable as error:
                 self._database_outage.lost(error)
@@ -270,7 +261,7 @@ class QueueConsumer:
         if batch.verdicts is None or not self._broker_outage.may_try:
             return
         try:
-            with self._outside():
+            with self._turns.outside():
                 self._settlement.publish(batch, transport)
         except BrokerUnavailable as error:
             self._lost_broker(error)
@@ -279,18 +270,6 @@ class QueueConsumer:
             self._broker_outage.back()  # an acknowledgement alone may have been dropped in silence
         self._settled += max(0, len(batch.deliveries) - len(batch.verdicts.deferrals))
         self._workload.finished.remove(batch)
-
-    @contextmanager
-    def _outside(self) -> Iterator[None]:
-        """While it waits for the broker or the database, the loop may take longer over a turn."""
-        self._turn_limit = _OUTSIDE_LIMIT
-        self._outside_since = time.monotonic()
-        try:
-            yield
-        finally:
-            self._turned = time.monotonic()
-            self._outside_since = None
-            self._turn_limit = _TURN_LIMIT
 
     def _lost_broker(self, error: BrokerUnavailable) -> None:
         if self._broker_outage.lost(error):

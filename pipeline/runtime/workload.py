@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from structlog import get_logger
@@ -22,9 +21,6 @@ from pipeline.runtime.worker import Recipe
 from pipeline.settings import Settings
 from pipeline.tally import carry
 from pipeline.transport.port import Delivery
-
-_POOL_GRACE = 10.0
-"""Seconds past its deadline after which a worker that still runs shows that its pool does not answer."""
 
 _log = get_logger("runtime")
 
@@ -44,11 +40,11 @@ class Workload:
         """Seconds of slots that work took; not what failed, nor what was waited for that is down: no more slots would
         help there."""
         self._read = reader(spec)
-        self._deadline = settings.executor_deadline or spec.deadline
+        deadline = settings.executor_deadline or spec.deadline
         self._events: SimpleQueue[Slot | None] = SimpleQueue()
         self._waiting: deque[Batch] = deque()
         self._running: dict[Slot, Batch] = {}
-        recipe = Recipe(settings, spec.queue, instance, self._deadline, Path())
+        recipe = Recipe(settings, spec.queue, instance, deadline)
         self._slots = [Slot(recipe, spec, self._events.put) for _ in range(settings.consumer_slots)]
 
     @property
@@ -74,9 +70,8 @@ class Workload:
 
     def stuck(self) -> list[str]:
         """Why the pool makes no progress; empty when it does."""
-        if any(slot.overdue(_POOL_GRACE) for slot in self._slots):
-            return [f"queue {self.queue}: a worker is past its deadline of {self._deadline:g} s"]
-        return []
+        complaints = [complaint for slot in self._slots if (complaint := slot.complaint()) is not None]
+        return [f"queue {self.queue}: {complaint}" for complaint in complaints]
 
     def wake(self) -> None:
         """Let `wait` return."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from threading import get_ident
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, Select, Table, create_engine, event, func, insert, select
@@ -125,6 +126,8 @@ class Database:
         """Transactions that were run again so far; approximate where threads share the database."""
         self.waited = 0.0
         """Seconds that went into tries which failed, and into the waits after them; approximate likewise."""
+        self.asking = set[int]()
+        """The threads that wait for it now, or between two tries."""
         self._ahead = timedelta()
 
     @property
@@ -145,6 +148,14 @@ class Database:
         return self._run(self._reading, work)
 
     def _run(self, engine: Engine, work: Callable[[Transaction], T]) -> T:
+        thread = get_ident()
+        self.asking.add(thread)
+        try:
+            return self._try(engine, work)
+        finally:
+            self.asking.discard(thread)
+
+    def _try(self, engine: Engine, work: Callable[[Transaction], T]) -> T:
         for attempt in range(1, MAX_TRIES + 1):
             begun = time.monotonic()
             try:

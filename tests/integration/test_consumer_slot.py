@@ -16,7 +16,7 @@ from pipeline.runtime.pool import Slot, start_fork_server
 from pipeline.runtime.rounds import Failure
 from pipeline.runtime.worker import Recipe
 from pipeline.settings import Settings
-from tests.outside.outside.rehearsal import LEDGER, SPEC
+from tests.outside.outside.rehearsal import LEDGER, REACHED, SPEC
 from tests.outside.stage import OUTSIDE, rehearsal
 from tests.waiting import eventually
 
@@ -35,7 +35,7 @@ def make_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: SimpleQ
     slots: list[Slot] = []
 
     def make(deadline: float = 30.0, recycle_after: int = 1000) -> Slot:
-        recipe = Recipe(Settings(data_dir=tmp_path), SPEC.queue, "me", deadline, Path())
+        recipe = Recipe(Settings(data_dir=tmp_path), SPEC.queue, "me", deadline)
         slots.append(Slot(recipe, replace(SPEC, recycle_after=recycle_after), finished.put))
         return slots[-1]
 
@@ -117,6 +117,27 @@ def test_an_overdue_slot_is_told_from_one_at_work(make_slot: SlotMaker, finished
     eventually(lambda: slot.overdue(-30.0))
     assert not slot.overdue(10.0)
     assert finished.empty()
+
+
+def test_a_worker_that_gets_nowhere_is_told_from_one_that_takes_long(
+    tmp_path: Path, make_slot: SlotMaker, finished: SimpleQueue[Slot]
+) -> None:
+    """An executor that waits for others, that computes, and that looks now and then is at work; whatever it does, a
+    stopped worker does not answer."""
+    at_work = {fault: make_slot() for fault in ("read", "spin", "wait")}
+    locked, stopped, idle = make_slot(), make_slot(), make_slot()
+    for slot in (stopped, idle):
+        run(slot, finished)
+    stopped.run((rehearsal(1, faults={1: "wait"}).encode(),))
+    eventually((tmp_path / REACHED).exists)
+    for pid in pids(tmp_path):
+        os.kill(pid, signal.SIGSTOP)
+    for fault, slot in {**at_work, "deadlock": locked}.items():
+        slot.run((rehearsal(1, faults={1: fault}).encode(),))
+    for slot, words in ((locked, "has not moved"), (stopped, "has not answered"), (idle, "has not answered")):
+        eventually(lambda slot=slot, words=words: words in (slot.complaint(limit=4.0) or ""))
+    assert {fault: slot.complaint(limit=4.0) for fault, slot in at_work.items()} == dict.fromkeys(at_work)
+    assert locked.complaint() is None, "it takes longer until it says so"
 
 
 def test_a_slot_that_was_stopped_starts_no_worker_for_what_it_is_given(
