@@ -17,7 +17,7 @@ import pytest
 from pipeline.runtime.spec import declared_queues
 from pipeline.store.database import Database
 from pipeline.store.instances import InstanceRow, list_instances
-from tests.deploy.manifests import SYSTEMD, env_file, pods, unit_sections
+from tests.deploy.manifests import SYSTEMD, pods, unit_sections
 from tests.deploy.test_compose import services
 from tests.deploy.test_systemd import PROGRAM, UNITS
 from tests.documentation import ROOT
@@ -51,10 +51,11 @@ def units() -> list[Command]:
 
 
 class Machine:
-    """A bare machine with the units' environment file, on servers of the tests."""
+    """A bare machine with the units' settings file, on servers of the tests."""
 
     def __init__(self, folder: Path, database_url: str, broker_url: str) -> None:
         own = {
+            "PENSTOCK_SETTINGS_FILE": str(SYSTEMD / "penstock.env.example"),
             "PENSTOCK_DATA_DIR": str(folder),
             "PENSTOCK_DATABASE_URL": database_url,
             "PENSTOCK_BROKER_URL": broker_url,
@@ -64,7 +65,7 @@ class Machine:
         }
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self.environment = kept | env_file(SYSTEMD / "penstock.env.example") | own | {"PATH": path}
+        self.environment = kept | own | {"PATH": path}
         self.database = Database(database_url)
         self.running: dict[Command, subprocess.Popen[bytes]] = {}
         self._folder = folder

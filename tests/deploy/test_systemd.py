@@ -62,7 +62,7 @@ def test_a_unit_has_the_time_to_drain_and_comes_back(unit: str) -> None:
     assert float(said["TimeoutStopSec"]) >= deadline + END
     assert said["KillMode"] == "mixed"  # else the pool gets the SIGTERM as well, in the middle of a batch
     assert said["Restart"] == "on-failure"
-    assert (said["User"], said["EnvironmentFile"]) == ("penstock", "/etc/penstock/penstock.env")
+    assert said["User"] == "penstock"
     if unit != "penstock-migrate.service":
         assert said["ExecReload"] == "/bin/kill -HUP $MAINPID"
 
@@ -72,9 +72,20 @@ def test_pilots_of_this_machine_outlive_their_consumer() -> None:
     assert said["KillMode"] == "process"
 
 
+def test_settings_are_read_by_the_process_so_that_it_can_be_given_new_ones() -> None:
+    """What the environment says wins over the file, and stays as it is for as long as the process lives."""
+    said = list(unit_sections("penstock-api.service"))
+    variables = " ".join(value for _, key, value in said if key == "Environment").split()
+    files = [value for _, key, value in said if key == "EnvironmentFile"]
+    assert {word for word in variables if word.startswith("PENSTOCK_")} == {
+        "PENSTOCK_DATA_DIR=%S/penstock",
+        "PENSTOCK_SETTINGS_FILE=/etc/penstock/penstock.env",
+    }
+    assert "/etc/penstock/penstock.env" not in [file.lstrip("-") for file in files]
+
+
 def test_what_processes_write_is_writable() -> None:
     folder = settings_of(env_file(SYSTEMD / "penstock.env.example")).sandbox_url.removeprefix("file://")
     said = {key: value for _, key, value in unit_sections("penstock-api.service")}
     assert re.fullmatch(rf"-?{folder}", said["ReadWritePaths"])
-    assert "PENSTOCK_DATA_DIR=%S/penstock" in said["Environment"]
     assert said["StateDirectory"] == "penstock"
