@@ -29,10 +29,10 @@ SECTIONS = {
         "completion": Lazy("pipeline.cli.completion:completion", "Print the shell's completion script."),
     },
     "For operators: processes": {
-        "up": Lazy("pipeline.cli.up:up", "Run everything on one machine."),
-        "api": Lazy("pipeline.cli.api:api", "Run the HTTP API."),
-        "consume": Lazy("pipeline.cli.consume:consume", "Run a consumer of one or several queues."),
-        "triggers": Lazy("pipeline.cli.triggers:triggers", "Run the clock that publishes what is due."),
+        "up": Lazy("pipeline.cli.up:up", "Run everything on one machine.", reloads=True),
+        "api": Lazy("pipeline.cli.api:api", "Run the HTTP API.", reloads=True),
+        "consume": Lazy("pipeline.cli.consume:consume", "Run a consumer of one or several queues.", reloads=True),
+        "triggers": Lazy("pipeline.cli.triggers:triggers", "Run the clock that publishes what is due.", reloads=True),
         "redis": Lazy("pipeline.cli.redis:redis", "Run the private Redis, for a Procfile without a broker."),
         "instances": Lazy("pipeline.cli.instances:instances", "List the processes that run."),
         "scale": Lazy("pipeline.cli.scale:scale", "Let N processes of `penstock up` serve a queue; list how many do."),
@@ -68,7 +68,8 @@ SECTIONS = {
     sections=SECTIONS,
     name="penstock",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Settings come from the environment (PENSTOCK_...). Every command's --help has an example. Times are UTC.",
+    epilog="Settings come from the environment (PENSTOCK_...) and from the file that PENSTOCK_SETTINGS_FILE names. Every "
+    "command's --help has an example. Times are UTC.",
 )
 @click.version_option(package_name="penstock", message="penstock %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")

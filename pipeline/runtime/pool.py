@@ -48,9 +48,10 @@ def start_fork_server(specs: Iterable[ConsumerSpec]) -> None:
     """
     modules = dict.fromkeys([*_PRELOAD, *(name for spec in specs for name in spec.preload)])
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
+        resource_tracker.ensure_running()  # it sets SIGTERM free again
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

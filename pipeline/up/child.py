@@ -51,6 +51,8 @@ class Child:
     def start(self, surroundings: Mapping[str, str]) -> None:
         """Start it, in a session of its own (Ctrl-C is for us) and tethered to us. From the main thread alone:
         the tether is to the thread."""
+        # held back until it minds it: a reload must not end a process that is just starting
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), *self.command],
             stdin=subprocess.DEVNULL,
@@ -60,6 +62,7 @@ class Child:
             pass_fds=self.held,
             start_new_session=True,
         )
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.started_at = time.monotonic()
         self.asked = False
         Thread(target=self.output.copy, args=(self.name, self.process.stdout), name=self.name, daemon=True).start()
@@ -83,6 +86,11 @@ class Child:
         if self.process is not None and self.runs() and not self.asked:
             self.asked = True
             self.process.terminate()
+
+    def reload(self) -> None:
+        """Let it read its settings again."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGHUP)
 
     def runs(self) -> bool:
         """Whether it has not ended."""

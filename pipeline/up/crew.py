@@ -57,11 +57,12 @@ class Crew:
     def __init__(
         self, queues: Sequence[str], employ: Callable[[str, str], Child], output: Output, patience: float
     ) -> None:
-        """`employ` makes a child of a name that serves a queue; one that shall end gets `patience` seconds."""
+        """`employ` makes a child of a name that serves a queue."""
         self._queues = queues
         self._output = output
         self._employ = employ
-        self._patience = patience
+        self.patience = patience
+        """Seconds that one which shall end gets."""
         self._children: dict[str, Child] = {}
         self._leaving: dict[str, float] = {}
 
@@ -89,7 +90,7 @@ class Crew:
             if name not in wanted and name not in self._leaving:
                 self._output.say("up", f"{name} is not wished any more; it finishes what it has and ends")
                 child.terminate()
-                self._leaving[name] = time.monotonic() + self._patience
+                self._leaving[name] = time.monotonic() + self.patience
         self._see_off()
 
     def _see_off(self) -> None:

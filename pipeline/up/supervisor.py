@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pipeline.embedded import redis_answers, redis_command
 from pipeline.errors import BrokerUnavailable
+from pipeline.reload import Reloader
 from pipeline.runtime.spec import declared_queues
 from pipeline.settings import Settings
 from pipeline.store.database import Database
@@ -30,13 +31,15 @@ REDIS_START = 30.0
 END = 5.0
 """Seconds that a process may take beyond its own deadline to end."""
 NAMES = ("up", "redis", "api", "consumer", "triggers")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run_everything(
     settings: Settings, surroundings: Mapping[str, str], *, upgrade: bool, ready_file: Path | None
 ) -> int:
-    """Run until a signal comes; the exit code. `surroundings`: the environment that the processes get.
+    """Run until SIGINT or SIGTERM comes; the exit code. `surroundings`: the environment that the processes get.
+
+    SIGHUP is passed on to them once the settings have been found right, so that all of them reload or none does.
 
     Raises Conflict when another `penstock up` has the folder, SchemaMismatch and DatabaseUnavailable.
     """
@@ -57,6 +60,7 @@ class House:
         self._settings = settings
         self._surroundings = surroundings
         self._signals = 0
+        self._reloader = Reloader(settings, "up", self._adopt)
         self._ready = False
         self._stage = _stages(settings, self.output, lock)
         self._crew = Crew(declared_queues(), self._consumer_of, self.output, settings.drain_deadline + END)
@@ -64,6 +68,7 @@ class House:
     def live(self, ready_file: Path | None) -> int:
         """Start everything, watch until a signal comes, end everything; the exit code."""
         code = 0
+        self._reloader.catch()
         with self._minding_signals(), _opened(self._settings) as database:
             wished = Wished(database)
             try:
@@ -76,6 +81,7 @@ class House:
                         self._look_whether_ready(database, ready_file)
                         if self._ready:
                             wished.start()
+                    self._reloader.look()
                     time.sleep(LOOK)
             finally:
                 wished.stop()
@@ -131,6 +137,15 @@ class House:
         if sys.stdout.isatty():
             folder = self._settings.resolved_data_dir()
             self.output.say("up", f"commands in other terminals find it by PENSTOCK_DATA_DIR={folder}; Ctrl-C ends it")
+
+    def _adopt(self, settings: Settings) -> None:
+        self._settings = settings
+        self._crew.patience = settings.drain_deadline + END
+        for name, child in self._stage.items():
+            if child is not None and name != "redis":
+                child.reload()
+        for child in self._crew:
+            child.reload()
 
     def _end(self) -> None:
         """Those that start things first, then what they started, the API that hears of it, the broker at last."""
