@@ -124,6 +124,10 @@ class Stage:
         """The pool's workers of a consumer: children of its fork server."""
         return [grandchild for child in _children(process.pid) for grandchild in _children(child)]
 
+    def all_workers(self) -> list[int]:
+        """Those of all its consumers."""
+        return [worker for process in self._processes for worker in self.workers_of(process)]
+
 
 StageMaker = Callable[..., Stage]
 
