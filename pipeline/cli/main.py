@@ -68,8 +68,8 @@ SECTIONS = {
     sections=SECTIONS,
     name="penstock",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Settings come from the environment (PENSTOCK_...) and from the file that PENSTOCK_SETTINGS_FILE names. Every "
-    "command's --help has an example. Times are UTC.",
+    epilog="Settings come from the environment (PENSTOCK_...) and from the file that PENSTOCK_SETTINGS_FILE names. "
+    "Every command's --help has an example. Times are UTC.",
 )
 @click.version_option(package_name="penstock", message="penstock %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
