@@ -42,7 +42,8 @@ from schemas.why_views import JobWhy
 M = TypeVar("M", bound=BaseModel)
 
 _CHANCE = random.SystemRandom()
-TRIES = 5
+TRIES = 6
+"""With the waits between them 3 to 6 s: about as long as an API takes that is started again."""
 TIMEOUT = 30.0
 SUBMIT_TIMEOUT = 300.0
 """Seconds: a campaign of a million jobs is stored in one request."""
@@ -136,11 +137,11 @@ class Client:
 
     def kill(self, selection: api.JobSelection) -> api.Changed:
         """Kill every job that the selection means. Raises BadInput for an empty one."""
-        return self.post("/v1/jobs/kill", api.Changed, selection)
+        return self.post("/v1/jobs/kill", api.Changed, selection, again=True)
 
     def retry(self, selection: api.JobSelection) -> api.Changed:
         """Receive every failed job that the selection means again. Raises BadInput for an empty one."""
-        return self.post("/v1/jobs/retry", api.Changed, selection)
+        return self.post("/v1/jobs/retry", api.Changed, selection, again=True)
 
     def upload_sandbox(self, content: bytes) -> str:
         """Send a tar.gz unless the API has it; its sha256. Raises BadInput when it is too large."""
@@ -186,7 +187,7 @@ class Client:
 
     def apply_sites(self, wanted: SitesFile, *, dry_run: bool = False) -> SitesDiff:
         """Declare what the file says; the difference. Raises BadInput."""
-        return self.post(f"/v1/sites/apply?dry_run={str(dry_run).lower()}", SitesDiff, wanted)
+        return self.post(f"/v1/sites/apply?dry_run={str(dry_run).lower()}", SitesDiff, wanted, again=True)
 
     def ban_site(self, site: str, ban: BanRequest) -> BanView:
         """Let nothing new of the VO go to a site or one of its queues. Raises NotFound, Forbidden for another VO."""
@@ -198,7 +199,7 @@ class Client:
 
     def allow_site(self, site: str, scope: AllowRequest) -> Allowed:
         """Lift the VO's bans within a scope. Raises NotFound, Forbidden for another VO."""
-        return self.post(f"/v1/sites/{quote(site, safe='')}/allow", Allowed, scope)
+        return self.post(f"/v1/sites/{quote(site, safe='')}/allow", Allowed, scope, again=True)
 
     def pilots(self, query: PilotQuery | None = None) -> PilotPage:
         """A page of pilots, the newest first."""
@@ -214,7 +215,7 @@ class Client:
 
     def want_pilot_log(self, pilot_id: int) -> LogWanted:
         """Let a pilot's output be fetched anew. Raises NotFound."""
-        return self.post(f"/v1/pilots/{pilot_id}/log", LogWanted)
+        return self.post(f"/v1/pilots/{pilot_id}/log", LogWanted, again=True)
 
     def submit_pilots(self, order: PilotOrder) -> PilotsOrdered:
         """Request pilots, once, however often it has to be repeated. Raises NotFound, BadInput, Conflict."""
@@ -222,11 +223,11 @@ class Client:
 
     def drain_pilots(self, selection: PilotSelection) -> PilotsChanged:
         """Let pilots end after the jobs that they have. Raises BadInput for an empty selection, NotFound."""
-        return self.post("/v1/pilots/drain", PilotsChanged, selection)
+        return self.post("/v1/pilots/drain", PilotsChanged, selection, again=True)
 
     def kill_pilots(self, selection: PilotKill) -> PilotsChanged:
         """Drain pilots, or end them at once. Raises BadInput for an empty selection, NotFound."""
-        return self.post("/v1/pilots/kill", PilotsChanged, selection)
+        return self.post("/v1/pilots/kill", PilotsChanged, selection, again=True)
 
     def drains(self, query: DrainQuery | None = None) -> DrainPage:
         """A page of the VO's drains and of those of everybody, the newest first."""
@@ -238,11 +239,11 @@ class Client:
 
     def start_drain(self, wanted: DrainRequest) -> DrainReport:
         """Drain the VO, everywhere or at a site. Raises NotFound, Forbidden for another VO."""
-        return self.post("/v1/drains", DrainReport, wanted)
+        return self.post("/v1/drains", DrainReport, wanted, again=True)
 
     def lift_drain(self, scope: DrainScope) -> DrainLifted:
         """Take such a drain back. Raises Forbidden for another VO."""
-        return self.post("/v1/drains/lift", DrainLifted, scope)
+        return self.post("/v1/drains/lift", DrainLifted, scope, again=True)
 
     def plan(self, query: PlanQuery | None = None) -> PlanView:
         """What provisioning would do now; nothing is done."""
@@ -266,16 +267,17 @@ class Client:
 
     def match(self, wanted: MatchRequest) -> MatchView:
         """What a node would get now; nothing is assigned. Raises BadInput."""
-        return self.post("/v1/match", MatchView, wanted)
+        return self.post("/v1/match", MatchView, wanted, again=True)
 
     def get(self, path: str, reply: type[M], query: BaseModel | None = None) -> M:
         """Ask for what is at `path`."""
         params = {} if query is None else query.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
         return self._parsed(self.request("GET", path, params=params), reply)
 
-    def post(self, path: str, reply: type[M], body: BaseModel | None = None) -> M:
-        """Send `body` to `path`."""
-        return self._send("POST", path, reply, body)
+    def post(self, path: str, reply: type[M], body: BaseModel | None = None, *, again: bool = False) -> M:
+        """Send `body` to `path`. `again`: to say it twice changes no more than to say it once, though the answer to a
+        repetition may count less; so it is repeated where nobody knows whether it arrived."""
+        return self._send("POST", path, reply, body, again=again)
 
     def put(self, path: str, reply: type[M], body: BaseModel) -> M:
         """Let what is at `path` be `body`."""
@@ -295,12 +297,13 @@ class Client:
             headers = {**headers, "Content-Type": "application/json"}
         return self._parsed(self.request(method, path, content=content, headers=headers, **options), reply)
 
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """One answer that is no error; `options` are httpx's. Repeats, with back-off, what may be repeated.
+    def request(self, method: str, path: str, *, again: bool = False, **options: Any) -> httpx.Response:
+        """One answer that is no error; `options` are httpx's. Repeats, with back-off, what may be repeated, and what was
+        never sent.
 
         Raises ApiUnavailable, and BadInput or its subclass that goes with the status.
         """
-        repeatable = method in _REPEATABLE or "Idempotency-Key" in options.get("headers", {})
+        repeatable = again or method in _REPEATABLE or "Idempotency-Key" in options.get("headers", {})
         for attempt in range(1, self._tries + 1):
             try:
                 answer = self._http.request(method, path, **options)
@@ -313,7 +316,7 @@ class Client:
             else:
                 if answer.status_code not in _DOWN or attempt == self._tries or not repeatable:
                     return _checked(self.url, answer)
-            time.sleep(_CHANCE.uniform(0, min(5.0, 0.1 * 2**attempt)))
+            time.sleep(_CHANCE.uniform(0.5, 1.0) * min(5.0, 0.1 * 2**attempt))
         raise AssertionError("unreachable: the loop returns or raises")
 
     def _parsed(self, answer: httpx.Response, reply: type[M]) -> M:
