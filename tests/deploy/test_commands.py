@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,7 +56,7 @@ class Machine:
 
     def __init__(self, folder: Path, database_url: str, broker_url: str) -> None:
         own = {
-            "PENSTOCK_SETTINGS_FILE": str(SYSTEMD / "penstock.env.example"),
+            "PENSTOCK_SETTINGS_FILE": str(folder / "penstock.env"),
             "PENSTOCK_DATA_DIR": str(folder),
             "PENSTOCK_DATABASE_URL": database_url,
             "PENSTOCK_BROKER_URL": broker_url,
@@ -66,6 +67,7 @@ class Machine:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.environment = kept | own | {"PATH": path}
+        shutil.copyfile(SYSTEMD / "penstock.env.example", folder / "penstock.env")
         self.database = Database(database_url)
         self.running: dict[Command, subprocess.Popen[bytes]] = {}
         self._folder = folder
@@ -82,6 +84,11 @@ class Machine:
         process = self.start(command)
         del self.running[tuple(command)]
         return process.wait(STOP)
+
+    def change_setting(self, line: str) -> None:
+        """A line more in the settings file."""
+        with (self._folder / "penstock.env").open("a") as file:
+            file.write(f"{line}\n")
 
     def log(self) -> str:
         return (self._folder / "log").read_text()
@@ -132,6 +139,13 @@ def test_the_commands_start_the_real_thing_and_end_it_with_0(machine: Machine) -
         asked = services()[row.queues[0] if row.queues else row.kind]["healthcheck"]["test"][1:]
         assert machine.code(_elsewhere(asked, str(row.health_url))) == 0, machine.log()
     assert machine.code(_elsewhere(asked, f"http://127.0.0.1:{free_port()}")) != 0
+
+    machine.change_setting("PENSTOCK_COOL_OFF=61")
+    for command, process in machine.running.items():
+        if command[1:] in units():
+            process.send_signal(signal.SIGHUP)  # ExecReload
+    eventually(lambda: machine.log().count("settings_reloaded") == expected, within=STOP)
+    assert len(machine.ready()) == expected
 
     for process in machine.running.values():
         process.send_signal(signal.SIGTERM)
