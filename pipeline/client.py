@@ -298,8 +298,8 @@ class Client:
         return self._parsed(self.request(method, path, content=content, headers=headers, **options), reply)
 
     def request(self, method: str, path: str, *, again: bool = False, **options: Any) -> httpx.Response:
-        """One answer that is no error; `options` are httpx's. Repeats, with back-off, what may be repeated, and what was
-        never sent.
+        """One answer that is no error; `options` are httpx's. Repeats, with back-off, what may be repeated, and what
+        was never sent.
 
         Raises ApiUnavailable, and BadInput or its subclass that goes with the status.
         """

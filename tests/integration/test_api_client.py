@@ -14,7 +14,7 @@ import pytest
 from pipeline.client import Client, open_client
 from pipeline.errors import ApiUnavailable, BadInput, BadSettings, Unauthorized
 from pipeline.settings import Settings
-from schemas.api import JobSelection, Role, TokenRequest, WhoAmI
+from schemas.api import Changed, JobSelection, Role, TokenRequest, WhoAmI
 from schemas.campaign import Campaign
 from tests.api_server import running_api
 
@@ -93,14 +93,14 @@ def test_an_api_that_is_started_again_is_waited_for() -> None:
     def ask() -> None:
         with Client(f"http://127.0.0.1:{port}", "t") as client:
             try:
-                answers.append(client.create_token(TokenRequest(subject="a")).id)
+                answers.append(client.post("/v1/jobs/kill", Changed, JobSelection(ids=(1,))).changed)
             except Exception as error:  # noqa: BLE001 - the test looks at it
                 answers.append(error)
 
     asking = Thread(target=ask)
     asking.start()
     Event().wait(2.0)
-    with failing_server(0, b'{"id": 7, "token": "pst_x"}', port) as (_, asked):
+    with failing_server(0, b'{"changed": 7}', port) as (_, asked):
         asking.join()
     assert answers == [7]
     assert len(asked) == 1
