@@ -6,6 +6,7 @@ import hashlib
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Response
+from structlog import get_logger
 
 from pipeline.api.etags import NOT_MODIFIED, IfNoneMatch, answer_if_changed
 from pipeline.api.pages import cut
@@ -26,6 +27,8 @@ from pipeline.traces import ids
 from schemas.api import AcceptRequest, CampaignPage, CampaignQuery, CampaignView, Commanded, SubmitReply, SubmitRequest
 from schemas.bounds import RowId
 from schemas.placement import unplaceable
+
+_log = get_logger("api")
 
 TraceParent = Annotated[
     str | None, Header(description="W3C Trace Context: the traces of the jobs are linked to it; left out when invalid")
@@ -60,6 +63,15 @@ def submit(
     )
     submitted = campaigns.submit(
         services.database, submission, window=settings.campaign_window, wake_after=settings.wake_after
+    )
+    _log.info(
+        "campaign_submitted",
+        campaign_id=submitted.campaign_id,
+        campaign=body.description.campaign,
+        jobs=submitted.jobs,
+        vo_id=caller.vo_id,
+        user=caller.subject,
+        trace=submission.trace,
     )
     services.publisher.publish(submitted.messages)
     return SubmitReply(
@@ -102,7 +114,7 @@ def pause(caller: User, services: ServicesOf, campaign_id: CampaignId) -> Comman
     """Let nothing more of it start; what runs goes on."""
     _check(services, caller, campaign_id)
     campaigns.pause(services.database, campaign_id)
-    return _commanded(services, caller, campaign_id)
+    return _commanded(services, caller, campaign_id, "pause")
 
 
 @router.post("/{campaign_id}/resume")
@@ -114,7 +126,7 @@ def resume(caller: User, services: ServicesOf, campaign_id: CampaignId) -> Comma
         services.database, campaign_id, window=settings.campaign_window, wake_after=settings.wake_after
     )
     services.publisher.publish(messages)
-    return _commanded(services, caller, campaign_id)
+    return _commanded(services, caller, campaign_id, "resume")
 
 
 @router.post("/{campaign_id}/cancel")
@@ -124,7 +136,7 @@ def cancel(caller: User, services: ServicesOf, campaign_id: CampaignId) -> Comma
     campaigns.cancel(services.database, campaign_id)
     counted = job_commands.kill(services.database, caller.vo_id, JobFilter(campaign_id=campaign_id))
     services.publisher.publish(counted.messages)
-    return _commanded(services, caller, campaign_id, counted)
+    return _commanded(services, caller, campaign_id, "cancel", counted)
 
 
 @router.post("/{campaign_id}/retry")
@@ -140,7 +152,7 @@ def retry(caller: User, services: ServicesOf, campaign_id: CampaignId) -> Comman
         wake_after=settings.wake_after,
     )
     services.publisher.publish(counted.messages)
-    return _commanded(services, caller, campaign_id, counted)
+    return _commanded(services, caller, campaign_id, "retry", counted)
 
 
 @router.post("/{campaign_id}/accept")
@@ -152,7 +164,7 @@ def accept(caller: User, services: ServicesOf, campaign_id: CampaignId, body: Ac
         services.database, campaign_id, body.step, window=settings.campaign_window, wake_after=settings.wake_after
     )
     services.publisher.publish(messages)
-    return _commanded(services, caller, campaign_id)
+    return _commanded(services, caller, campaign_id, "accept")
 
 
 def _warnings(services: Services, caller: Caller, body: SubmitRequest) -> tuple[str, ...]:
@@ -166,7 +178,10 @@ def _check(services: Services, caller: Caller, campaign_id: int) -> None:
     services.database.read(lambda tx: require_command(tx, caller, campaign_id))
 
 
-def _commanded(services: Services, caller: Caller, campaign_id: int, counted: Counted | None = None) -> Commanded:
+def _commanded(
+    services: Services, caller: Caller, campaign_id: int, command: str, counted: Counted | None = None
+) -> Commanded:
+    _log.info("campaign_commanded", campaign_id=campaign_id, command=command, user=caller.subject, vo_id=caller.vo_id)
     view = services.database.read(lambda tx: summarise_campaign(tx, caller.vo_id, campaign_id))
     done = counted or Counted()
     return Commanded(campaign_id=campaign_id, state=view.state, changed=done.changed, requested=done.requested)

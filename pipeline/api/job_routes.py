@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
+from structlog import get_logger
 
 from pipeline.api.job_archives import newest_archive, read_logs
 from pipeline.api.pages import cut
@@ -22,6 +23,7 @@ from schemas.api import Changed, JobLogs, JobOutputs, JobPage, JobQuery, JobSele
 from schemas.bounds import RowId
 from schemas.why_views import JobWhy
 
+_log = get_logger("api")
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 JobId = Annotated[RowId, Path()]
 TAR_GZ: dict[int | str, dict[str, Any]] = {
@@ -45,7 +47,7 @@ def kill(caller: User, services: ServicesOf, body: JobSelection) -> Changed:
     """Kill jobs; those on a pilot end when it confirms. A user's own jobs, an operator's whole VO."""
     counted = job_commands.kill(services.database, caller.vo_id, _chosen(caller, body))
     services.publisher.publish(counted.messages)
-    return _changed(counted)
+    return _changed(caller, "kill", counted)
 
 
 @router.post("/retry")
@@ -60,7 +62,7 @@ def retry(caller: User, services: ServicesOf, body: JobSelection) -> Changed:
         wake_after=settings.wake_after,
     )
     services.publisher.publish(counted.messages)
-    return _changed(counted)
+    return _changed(caller, "retry", counted)
 
 
 @router.get("/{job_id}")
@@ -116,5 +118,7 @@ def _chosen(caller: Caller, body: JobSelection) -> JobFilter:
     )
 
 
-def _changed(counted: Counted) -> Changed:
+def _changed(caller: Caller, command: str, counted: Counted) -> Changed:
+    count = counted.changed + counted.requested
+    _log.info("jobs_commanded", command=command, count=count, user=caller.subject, vo_id=caller.vo_id)
     return Changed(changed=counted.changed, requested=counted.requested)

@@ -77,7 +77,7 @@ def answer_to(error: PenstockError, path: str) -> Response:
     """The problem that a request to `path` is answered with."""
     status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), HTTPStatus.INTERNAL_SERVER_ERROR)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        _log.warning("request_failed", path=path, error=str(error))
+        _log.warning("request_failed", path=path, status=int(status), error=str(error), outcome="failure")
     field = error.field if isinstance(error, BadInput) else None
     fields = (FieldProblem(field=field, reason=str(error)),) if field else ()
     return _answer(status, str(error), fields, _HEADERS.get(status))
@@ -100,7 +100,8 @@ def _on_http(request: Request, error: Exception) -> Response:
 
 
 def _on_defect(request: Request, error: Exception) -> Response:
-    _log.error("request_failed", path=request.url.path, error=repr(error))
+    status, path = int(HTTPStatus.INTERNAL_SERVER_ERROR), request.url.path
+    _log.error("request_failed", path=path, status=status, exc_info=error, outcome="failure")
     return _answer(HTTPStatus.INTERNAL_SERVER_ERROR, "a defect of Penstock; its log has the traceback")
 
 

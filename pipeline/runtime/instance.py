@@ -14,6 +14,7 @@ from threading import Event, Thread
 from structlog import get_logger
 
 from pipeline.errors import DatabaseUnavailable
+from pipeline.logs import name_node
 from pipeline.metrics import DATABASE_RETRIES, INSTANCE
 from pipeline.store.database import Database
 from pipeline.store.instances import Identity, Pulse, Wishes, beat, leave
@@ -28,8 +29,10 @@ _log = get_logger("runtime")
 
 
 def name_instance(kind: str) -> str:
-    """An id that no other process has, readable by people, at most 64 characters."""
-    return f"{kind}-{socket.gethostname()[:30]}-{os.getpid()}-{secrets.token_hex(3)}"
+    """An id that no other process has, readable by people, at most 64 characters; log lines carry it from now on."""
+    name = f"{kind}-{socket.gethostname()[:30]}-{os.getpid()}-{secrets.token_hex(3)}"
+    name_node(name)
+    return name
 
 
 def identify(

@@ -16,7 +16,7 @@ from typing import IO
 
 from structlog.contextvars import bind_contextvars
 
-from pipeline.logs import configure_logging
+from pipeline.logs import configure_logging, name_node
 from pipeline.runtime.execution import Report, execute_group
 from pipeline.runtime.heart import Heart, Page
 from pipeline.runtime.rounds import Group
@@ -65,7 +65,8 @@ def open_worker(recipe: Recipe) -> None:
     heart = Heart(Page(recipe.page), (watch,))
     heart.start()
     configure_logging(recipe.settings, "consumer")
-    bind_contextvars(queue=recipe.queue, instance=recipe.instance)
+    name_node(recipe.instance)
+    bind_contextvars(queue=recipe.queue)
     spec = find_consumer(recipe.queue)
     context = Context(recipe.settings, Database(recipe.settings.resolved_database_url()), recipe.instance)
     note = recipe.note.open("a")

@@ -151,7 +151,8 @@ class Workload:
             self._none_before = max(report.oldest, self._none_before or report.oldest)
         if isinstance(report.results, Failure):
             BATCH_FAILURES.labels(self.queue, report.results.kind).inc()
-            _log.warning("batch_failed", queue=self.queue, reason=report.results.reason)
+            failure, messages = report.results, len(batch.deliveries)
+            _log.warning("batch_failed", queue=self.queue, kind=failure.kind, reason=failure.reason, messages=messages)
             batch.round.failed(report.results)
         else:
             batch.round.succeeded(report.results)

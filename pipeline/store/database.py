@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from threading import get_ident
 from typing import Any, TypeVar
 
@@ -52,6 +53,12 @@ class Transaction:
 
     connection: Connection
     now: datetime
+    told: list[Callable[[], object]] = field(default_factory=list)
+    """What is to be said once it is committed."""
+
+    def tell(self, say: Callable[..., object], event: str, **about: object) -> None:
+        """Have `say` (a logger's method) say this once the transaction is committed, and not at all if it is not."""
+        self.told.append(partial(say, event, **about))
 
     def after(self, seconds: float) -> datetime:
         """The database's time in so many seconds."""
@@ -162,7 +169,8 @@ class Database:
                 with engine.begin() as connection:
                     now = _now(connection)
                     self._ahead = now - datetime.now(UTC)
-                    return work(Transaction(connection, now))
+                    tx = Transaction(connection, now)
+                    answer = work(tx)
             except (DBAPIError, NoFreeConnection, Contended) as error:
                 if isinstance(error, DBAPIError) and not is_transient(error):
                     raise
@@ -173,6 +181,10 @@ class Database:
                 _log.warning("transaction_retried", error=reason, attempt=attempt)
                 time.sleep(_CHANCE.uniform(0, min(2.0, 0.05 * 2**attempt)))
                 self.waited += time.monotonic() - begun
+            else:
+                for say in tx.told:
+                    say()
+                return answer
         raise AssertionError("unreachable: the loop returns or raises")
 
     def now(self) -> datetime:

@@ -8,8 +8,13 @@ from contextlib import suppress
 from threading import Lock
 from typing import IO
 
+from pipeline.log_fields import NAMED
+
 _COLOURS = (36, 33, 32, 35, 34, 31)
 _LEVELS = {"warning": 33, "error": 31, "critical": 31}
+
+SHOWN = {name: NAMED[name] for name in ("user", "method", "path", "status", "error")}
+"""Fields beside the labels that a person wants to read."""
 
 
 class Output:
@@ -54,7 +59,7 @@ def readable(line: str) -> str:
     if not isinstance(event, dict) or "@timestamp" not in event:
         return line
     level = str(event.get("log.level", "info"))
-    labels = event.get("labels") or {}
+    labels = {name: event[field] for name, field in SHOWN.items() if field in event} | (event.get("labels") or {})
     words = [str(event["@timestamp"])[11:19], f"{level:<7}", str(event.get("message", ""))]
     words += [f"{name}={value}" for name, value in labels.items()]
     text = " ".join(words)
