@@ -14,10 +14,10 @@ from pipeline.log_fields import FIRST
 from pipeline.metrics import DEAD_LETTERS, DEFERRED, FOLLOW_UPS, MESSAGES
 from pipeline.runtime.rounds import Group, Result, Round
 from pipeline.runtime.spec import ConsumerSpec
-from pipeline.runtime.verdicts import Deferral, Policy, Verdicts, judge
+from pipeline.runtime.verdicts import Policy, Verdicts, judge
 from pipeline.settings import Settings
 from pipeline.store.database import Database, Transaction
-from pipeline.store.messages import bury, defer, forget_redeliveries
+from pipeline.store.messages import Deferral, bury, defer, forget_redeliveries
 from pipeline.transport.port import Delivery, Transport
 from schemas.messages import Message
 from schemas.outcomes import Done, Retry

@@ -136,7 +136,7 @@ def test_a_worker_that_gets_nowhere_is_told_from_one_that_takes_long(
     for fault, slot in {**at_work, "deadlock": locked}.items():
         slot.run((rehearsal(1, faults={1: fault}).encode(),))
     for slot, words in ((locked, "has not moved"), (stopped, "has not answered"), (idle, "has not answered")):
-        assert words in eventually(partial(slot.complaint, 4.0))
+        assert words in str(eventually(partial(slot.complaint, 4.0)))
     assert {fault: slot.complaint(limit=4.0) for fault, slot in at_work.items()} == dict.fromkeys(at_work)
     assert locked.complaint() is None, "it takes longer until it says so"
 
