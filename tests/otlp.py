@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +41,8 @@ class Receiver:
     status: int = 200
     spans: list[Received] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    before_answer: Callable[[], object] = lambda: None
+    """What happens when a request has come and before it is answered."""
 
     def traces(self) -> dict[str, list[Received]]:
         """The spans by trace, each one once, as a place that keeps them by their ids has them."""
@@ -64,6 +66,7 @@ def running_receiver() -> Iterator[Receiver]:
             receiver.paths.append(self.path)
             if receiver.status == 200:
                 receiver.spans += _decoded(body)
+            receiver.before_answer()
             self.send_response(receiver.status)
             self.send_header("Content-Length", "0")
             self.end_headers()

@@ -120,7 +120,7 @@ def _parts(story: Story, whole: Span, begin: int, life: Sequence[Event]) -> Iter
         if event.to_state not in JOB_ON_PILOT:
             parent = whole
         elif parent is whole:
-            parent = _attempt(story, whole, place, life[place - begin :])
+            parent = _attempt(story, whole, life[place - begin :])
             yield parent
         yield Span(
             trace_id=story.trace_id,
@@ -133,7 +133,7 @@ def _parts(story: Story, whole: Span, begin: int, life: Sequence[Event]) -> Iter
         )
 
 
-def _attempt(story: Story, whole: Span, place: int, rest: Sequence[Event]) -> Span:
+def _attempt(story: Story, whole: Span, rest: Sequence[Event]) -> Span:
     """The attempt whose first event is the first of `rest`."""
     first = rest[0]
     before, last = next((one, other) for one, other in pairwise(rest) if other.to_state not in JOB_ON_PILOT)
@@ -149,7 +149,7 @@ def _attempt(story: Story, whole: Span, place: int, rest: Sequence[Event]) -> Sp
         error = "" if last.to_state is JobState.KILLED else last.reason or cause
     return Span(
         trace_id=story.trace_id,
-        id=span_id(story.trace_id, f"attempt {place}"),
+        id=span_id(story.trace_id, f"attempt {first.attempt}"),
         parent_id=whole.id,
         name="attempt",
         start=first.at,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -205,21 +207,27 @@ def test_without_its_library_a_place_for_traces_is_a_line_in_the_log(
     assert "pip install 'penstock[traces]'" in line["error"]
 
 
-def test_who_dies_between_sending_and_noting_it_leaves_what_is_sent_again_alike(
-    database: Database, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+SENDER = """
+import sys
+from executors.upkeep import traces
+from pipeline.runtime.spec import Context
+from pipeline.settings import Settings
+from pipeline.store.database import Database
+traces.send(Context(Settings(traces_url=sys.argv[2], traces_share=1.0), Database(sys.argv[1]), "sender"))
+"""
+
+
+def test_who_is_killed_before_the_answer_leaves_what_is_sent_again_alike(
+    database: Database, receiver: Receiver
 ) -> None:
     finish(database, begun(database, 3, receiver.url))
-
-    def die(tx: Transaction, begin: int, to: int) -> bool:
-        del tx, begin, to
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(traces, "advance", die)
-        with pytest.raises(KeyboardInterrupt):
-            send(database, receiver.url)
+    count(database)
+    with subprocess.Popen([sys.executable, "-c", SENDER, database.url, receiver.url]) as sender:
+        receiver.before_answer = sender.kill
+        assert sender.wait(60) == -signal.SIGKILL
     sent = list(receiver.spans)
     assert len(sent) > 0
+    receiver.before_answer = lambda: None
     send(database, receiver.url)
     assert receiver.spans == sent * 2
 
