@@ -10,6 +10,7 @@ from pipeline.runtime.spec import declared_queues
 from pipeline.scaling import Bounds, bounds_of
 from pipeline.settings import Settings
 from pipeline.store.database import Database
+from pipeline.traces.port import find_exporter
 from pipeline.transport.port import open_transport
 from pipeline.trigger import find_triggers
 
@@ -23,6 +24,8 @@ def check_settings(settings: Settings) -> None:
     _check_names("PENSTOCK_DEMAND_SOURCES", "demand source", "penstock.demand_sources", settings.demand_sources)
     find_triggers(settings)
     queue_bounds(settings)
+    if settings.traces_url:
+        find_exporter(settings.traces_url)
     tls_files(settings)
     open_transport(settings.resolved_broker_url(), "check").close()
     Database(settings.resolved_database_url()).close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,6 +19,7 @@ from pipeline.runtime.spec import declared_queues
 from pipeline.settings import Settings
 from pipeline.settings_file import load_settings
 from pipeline.store import schema
+from pipeline.traces.port import open_exporter
 
 SKEW = 5.0
 """Seconds between two clocks that nobody minds: leases and ages go by the database's alone."""
@@ -39,7 +41,7 @@ class Sick(PenstockError):
 @click.command(epilog=example("penstock doctor", "penstock doctor --json"))
 @json_option
 def doctor(*, as_json: bool) -> None:
-    """Check settings, database, broker and clocks.
+    """Check settings, database, broker and clocks, and the place for traces where one is set.
 
     A line per check says what was found and what mends it; exit code 1 if any fails.
     """
@@ -66,6 +68,7 @@ def examine() -> list[Finding]:
         ("schema", _schema),
         ("clock", _clock),
         ("broker", _broker),
+        *([("traces", _traces)] if settings.traces_url else []),
     )
     return [_finding(name, check, settings) for name, check in checks]
 
@@ -129,6 +132,12 @@ def _broker(settings: Settings) -> str:
     if len(known) < len(depths):
         return f"{name} answered; it does not tell how many messages wait"
     return f"{name} answered: {sum(known)} messages wait in {len(depths)} queues"
+
+
+def _traces(settings: Settings) -> str:
+    with closing(open_exporter(settings.traces_url)) as exporter:
+        exporter.send(())
+    return f"{settings.traces_url} answered; {settings.traces_share:.2%} of jobs are traced"
 
 
 def _embedded_file_is_there(settings: Settings) -> None:

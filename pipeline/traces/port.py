@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -24,15 +24,21 @@ class Exporter(Protocol):
 Opener = Callable[[str], Exporter]
 
 
-def open_exporter(url: str) -> Exporter:
-    """The exporter for `url`. Raises BadSettings for a scheme that nothing serves, and where its library is missing."""
+def find_exporter(url: str) -> EntryPoint:
+    """What serves PENSTOCK_TRACES_URL, not loaded. Raises BadSettings where nothing does."""
     scheme = urlsplit(url).scheme
     found = {entry.name: entry for entry in entry_points(group="penstock.trace_exporters")}
     if scheme not in found:
         known = ", ".join(sorted(found))
         raise BadSettings(f"PENSTOCK_TRACES_URL: no exporter serves {scheme!r}; there are {known}")
+    return found[scheme]
+
+
+def open_exporter(url: str) -> Exporter:
+    """The exporter for `url`. Raises BadSettings for a scheme that nothing serves, and where its library is missing."""
+    found = find_exporter(url)
     try:
-        opener: Opener = found[scheme].load()
+        opener: Opener = found.load()
     except ModuleNotFoundError as error:
         raise BadSettings(f"PENSTOCK_TRACES_URL: {error.name} is missing: pip install 'penstock[traces]'") from error
     return opener(url)

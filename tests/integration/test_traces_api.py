@@ -1,4 +1,4 @@
-"""What a submission says of its caller's trace, and what the API tells of a job's."""
+"""What a submission says of its caller's trace, what the API tells of a job's, what doctor says of where they go."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, closing
 import pytest
 from sqlalchemy import select
 
+from pipeline.cli.doctor import examine
 from pipeline.store.tables import campaigns
 from pipeline.traces import ids
 from pipeline.transport.port import Transport, open_transport
@@ -15,6 +16,7 @@ from schemas.api import JobQuery
 from schemas.campaign import Campaign
 from schemas.messages import JobsReceived, decode
 from tests.api_server import RunningApi, running_api
+from tests.otlp import running_receiver
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -45,3 +47,14 @@ def test_a_submission_keeps_its_callers_traceparent_and_a_job_tells_its_own_trac
 def opened(broker_url: str) -> AbstractContextManager[Transport]:
     """A connection to the API's broker."""
     return closing(open_transport(broker_url, "test"))
+
+
+def test_doctor_tells_whether_the_place_for_traces_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_receiver() as receiver:
+        monkeypatch.setenv("PENSTOCK_TRACES_URL", receiver.url)
+        found = examine()[-1]
+        assert (found.ok, found.detail) == (True, f"{receiver.url} answered; 1.00% of jobs are traced")
+        receiver.status = 403
+        found = examine()[-1]
+        assert (found.check, found.ok) == ("traces", False)
+        assert "403" in found.detail

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -14,6 +15,7 @@ from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 
 from pipeline.errors import BadSettings
 from pipeline.settings import Settings
+from pipeline.settings_check import check_settings
 from pipeline.traces import ids
 from pipeline.traces.life import Attributes, Event, Span, Story, spans_of
 from pipeline.traces.port import open_exporter
@@ -217,9 +219,10 @@ def test_ticks_come_where_there_is_a_place_for_traces() -> None:
     assert "traces" in find_triggers(Settings(traces_url="http://127.0.0.1:4318"))
 
 
-def test_what_nothing_serves_is_told_with_what_there_is() -> None:
+@pytest.mark.parametrize("ask", [open_exporter, lambda url: check_settings(Settings(traces_url=url))])
+def test_what_nothing_serves_is_told_with_what_there_is(ask: Callable[[str], object]) -> None:
     with pytest.raises(BadSettings, match=r"serves 'zipkin'; there are http, https"):
-        open_exporter("zipkin://127.0.0.1:9411")
+        ask("zipkin://127.0.0.1:9411")
 
 
 PROGRAM = """
