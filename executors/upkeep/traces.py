@@ -48,9 +48,12 @@ def send(context: Context) -> list[Message]:
 
 def _tell(database: Database, exporter: Exporter, ends: Ends, until: float) -> bool:
     """Send them in parts, and note each; whether the next range may follow."""
-    if ends.given_up:
-        _log.warning("traces_given_up", jobs=ends.given_up, oldest=OLDEST)
     begin = ends.begin
+    if ends.given_up:
+        begin = ends.found[0][0] - 1 if ends.found else ends.last
+        if not database.transact(partial(traces.advance, begin=ends.begin, to=begin)):
+            return False
+        _log.warning("traces_given_up", jobs=ends.given_up, oldest=OLDEST)
     for start in range(0, len(ends.found), AT_A_TIME):
         part = ends.found[start : start + AT_A_TIME]
         _send(database, exporter, part)

@@ -193,8 +193,12 @@ def test_what_could_not_be_sent_for_an_hour_is_given_up_and_said(database: Datab
     finish(database, job_ids)
     old = {"at": database.now() - timedelta(seconds=duty.OLDEST + 1)}
     database.transact(lambda tx: tx.run(update(job_events).where(job_events.c.job_id.in_(job_ids[:3])).values(**old)))
-    (line,) = send(database, receiver.url)
-    assert (line["event"], line["jobs"]) == ("traces_given_up", 3)
+    receiver.status = 400
+    given_up, refused = send(database, receiver.url)
+    assert (given_up["event"], given_up["jobs"], refused["event"]) == ("traces_given_up", 3, "traces_not_sent")
+    receiver.status = 200
+    wait_over(database)
+    assert send(database, receiver.url) == []
     assert len(receiver.traces()) == 1
 
 
