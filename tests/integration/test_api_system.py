@@ -44,7 +44,7 @@ def test_instances_are_listed_with_a_warning_where_versions_differ(api: RunningA
         ("one", ("optimisation", "matching"), 2),
         ("two", ("optimisation", "matching"), 2),
     ]
-    assert found.warnings == ("versions differ: 1.0, 2.0; finish the upgrade",)
+    assert found.warnings == ("versions differ: 1.0 (1 process), 2.0 (1 process); finish the upgrade, or take it back",)
 
 
 def test_queues_show_their_depth_consumers_and_wishes(api: RunningApi) -> None:
