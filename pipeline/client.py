@@ -123,9 +123,9 @@ class Client:
         """Why a job is in its state. Raises NotFound."""
         return self.get(f"/v1/jobs/{job_id}/why", JobWhy)
 
-    def logs(self, job_id: int) -> api.JobLogs:
-        """What a job wrote to standard output and error. Raises NotFound."""
-        return self.get(f"/v1/jobs/{job_id}/logs", api.JobLogs)
+    def logs(self, job_id: int, attempt: int | None = None) -> api.JobLogs:
+        """What an attempt wrote to standard output and error; None: the running or newest one. Raises NotFound."""
+        return self.get(f"/v1/jobs/{job_id}/logs", api.JobLogs, api.LogsQuery(attempt=attempt))
 
     def archive(self, job_id: int) -> bytes:
         """The newest archive of a job, a tar.gz for `pipeline.unpacking.unpack`. Raises NotFound."""

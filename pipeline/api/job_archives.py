@@ -16,21 +16,32 @@ LOG_LIMIT = 1 << 20
 STDOUT, STDERR = "stdout.txt", "stderr.txt"
 
 
-def read_logs(sandboxes: Sandboxes, job_id: int, place: JobPlace) -> JobLogs:
-    """What the running attempt last told, else what the newest archive holds, else nothing."""
-    if place.peek is not None:
-        return JobLogs(job_id=job_id, attempt=place.peek.attempt, source="peek", stdout=place.peek.tail, stderr="")
-    newest = sandboxes.newest_archive(place.vo, job_id)
-    if newest is None:
-        return JobLogs(job_id=job_id, attempt=place.attempt, source="none", stdout="", stderr="")
-    attempt, content = newest
-    return JobLogs(
+def read_logs(sandboxes: Sandboxes, job_id: int, place: JobPlace, wanted: int | None) -> JobLogs:
+    """What an attempt wrote. None: what the running one last told, else what the newest archive holds, else nothing.
+
+    Raises NotFound for an attempt that there was not.
+    """
+    if wanted is not None and not 1 <= wanted <= place.attempt:
+        raise NotFound(f"job {job_id} has no attempt {wanted}; there were {place.attempt} so far")
+    archived = sandboxes.archived_attempts(place.vo, job_id)
+    running = place.peek.attempt if place.peek is not None else None
+    attempt = wanted or running or (archived[-1] if archived else place.attempt)
+    found = JobLogs(
         job_id=job_id,
         attempt=attempt,
-        source="archive",
-        stdout=_member(content, STDOUT),
-        stderr=_member(content, STDERR),
+        pilot_id=place.pilots.get(attempt),
+        archived=tuple(archived),
+        source="none",
+        stdout="",
+        stderr="",
     )
+    if place.peek is not None and attempt == running:
+        return found.model_copy(update={"source": "peek", "stdout": place.peek.tail})
+    if attempt not in archived:
+        return found
+    content = sandboxes.get_archive(place.vo, job_id, attempt)
+    said = {"stdout": _member(content, STDOUT), "stderr": _member(content, STDERR)}
+    return found.model_copy(update={"source": "archive", **said})
 
 
 def newest_archive(sandboxes: Sandboxes, job_id: int, place: JobPlace) -> tuple[int, bytes]:

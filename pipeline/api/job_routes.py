@@ -19,7 +19,7 @@ from pipeline.store.job_queries import list_jobs, place_of_job, show_job
 from pipeline.store.matching import Alive
 from pipeline.store.why_queries import Terms, explain_job
 from pipeline.traces import ids
-from schemas.api import Changed, JobLogs, JobOutputs, JobPage, JobQuery, JobSelection, JobView, Role
+from schemas.api import Changed, JobLogs, JobOutputs, JobPage, JobQuery, JobSelection, JobView, LogsQuery, Role
 from schemas.bounds import RowId
 from schemas.why_views import JobWhy
 
@@ -75,10 +75,10 @@ def show(caller: Reader, services: ServicesOf, job_id: JobId) -> JobView:
 
 
 @router.get("/{job_id}/logs")
-def logs(caller: Reader, services: ServicesOf, job_id: JobId) -> JobLogs:
-    """Standard output and error: the running attempt's last lines, else those of the newest one that ended."""
+def logs(caller: Reader, services: ServicesOf, job_id: JobId, query: Annotated[LogsQuery, Query()]) -> JobLogs:
+    """Standard output and error of an attempt: by default the running one's last lines, else the newest that ended."""
     place = services.database.read(lambda tx: place_of_job(tx, caller.vo_id, job_id))
-    return read_logs(services.sandboxes, job_id, place)
+    return read_logs(services.sandboxes, job_id, place, query.attempt)
 
 
 @router.get("/{job_id}/why")
