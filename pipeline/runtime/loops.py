@@ -103,8 +103,12 @@ class Loops:
 
     def obey(self, wishes: Mapping[str, Wish]) -> None:
         """Do what operators wish of queues."""
-        for loop in self._now.serving:
+        now = self._now
+        for loop in now.serving:
             loop.obey(wishes.get(loop.queue))
+        for loop in now.retired:
+            if wishes.get(loop.queue) is Wish.DRAIN:
+                loop.stop()
 
     def pulse(self) -> Pulse:
         """What to say of all of them together."""
