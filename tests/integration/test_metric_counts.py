@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import threading
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -28,17 +26,11 @@ from schemas.pilots import Report
 from schemas.sites import MetaSiteEntry
 from schemas.states import JobState, PilotState
 from tests import building
+from tests.counting import come_and_go, count
 from tests.pilot_rows import RULES, scene
 from tests.submitting import array, move, submit
 
 VERY_OLD = timedelta(days=60)
-
-
-def count(database: Database, *, most: int = event_counts.MOST) -> None:
-    """As many ticks as it takes when nothing else goes on; what was given out counts as settled at once."""
-    for _ in range(2):
-        while database.transact(partial(event_counts.count, settled=0.0, most=most)):
-            pass
 
 
 def values(database: Database, name: str) -> dict[Labels, float]:
@@ -173,37 +165,7 @@ def test_an_event_that_is_committed_after_later_ones_is_waited_for(mariadb: Data
 def test_nothing_is_missed_or_counted_twice_while_transactions_of_every_length_come_and_go(
     mariadb: Database, seed: int
 ) -> None:
-    dice, over = random.Random(seed), threading.Event()
-
-    def write(chance: random.Random) -> None:
-        def work(tx: Transaction) -> None:
-            for _ in range(chance.randint(1, 3)):
-                _event(tx, 1, chance.randint(1, 20))
-                time.sleep(chance.random() * 0.05)
-            if chance.random() < 0.3:
-                raise InterruptedError
-
-        for _ in range(40):
-            try:
-                mariadb.transact(work)
-            except InterruptedError:
-                continue
-
-    def tick() -> int:
-        held = 0
-        while not over.is_set():
-            try:
-                mariadb.transact(partial(event_counts.count, settled=0.05, most=25))
-            except marks.Held:
-                held += 1
-        return held
-
-    with ThreadPoolExecutor(8) as pool:
-        ticks = [pool.submit(tick) for _ in range(2)]
-        for done in [pool.submit(write, random.Random(dice.random())) for _ in range(6)]:
-            done.result()
-        over.set()
-        assert sum(done.result() for done in ticks) > 0, "no transaction was ever open: this shows nothing"
+    come_and_go(mariadb, seed, lambda tx, chance: _event(tx, 1, chance.randint(1, 20)))
     count(mariadb)
     written = mariadb.read(lambda tx: tx.scalar(select(func.count()).select_from(job_events)))
     assert values(mariadb, "penstock_job_transitions_total") == {(None, "received"): written}

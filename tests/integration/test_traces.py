@@ -6,11 +6,9 @@ import random
 import signal
 import subprocess
 import sys
-import threading
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 import pytest
@@ -20,7 +18,7 @@ from structlog.testing import capture_logs
 from executors.upkeep import traces as duty
 from pipeline.runtime.spec import Context
 from pipeline.settings import Settings
-from pipeline.store import event_counts, job_commands, marks, traces
+from pipeline.store import event_counts, job_commands, traces
 from pipeline.store.database import Database, Transaction
 from pipeline.store.job_commands import JobFilter
 from pipeline.store.tables import campaigns, controls, job_events
@@ -28,6 +26,7 @@ from pipeline.store.tables import jobs as jobs_table
 from pipeline.traces import ids
 from schemas.pilots import Report
 from schemas.states import JobState
+from tests.counting import TRANSACTIONS, come_and_go, count
 from tests.otlp import Receiver, running_receiver
 from tests.pilot_rows import scene
 from tests.servers import free_port
@@ -46,13 +45,6 @@ def receiver() -> Iterator[Receiver]:
 def context(database: Database, url: str, share: float = 1.0) -> Context:
     """An upkeep consumer's."""
     return Context(Settings(traces_url=url, traces_share=share), database, "test")
-
-
-def count(database: Database) -> None:
-    """As ticks do when nothing else goes on: what was given out counts as settled at once."""
-    for _ in range(2):
-        while database.transact(partial(event_counts.count, settled=0.0)):
-            pass
 
 
 def send(database: Database, url: str, share: float = 1.0) -> list[Any]:
@@ -256,43 +248,15 @@ def test_after_retention_ids_that_sqlite_gives_out_again_are_told(database: Data
 def test_nothing_is_passed_by_while_transactions_of_every_length_come_and_go(
     mariadb: Database, receiver: Receiver, seed: int
 ) -> None:
-    """Two count and two send at once, as overlapping ticks do."""
-    job_ids = begun(mariadb, 240, receiver.url)
-    dice, over, pause = random.Random(seed), threading.Event(), threading.Event()
+    left = deque(begun(mariadb, 3 * TRANSACTIONS, receiver.url))
 
-    def end(chance: random.Random, mine: list[int]) -> None:
-        def work(tx: Transaction, job_id: int) -> None:
-            for state in ("running", "done"):
-                event = {"job_id": job_id, "attempt": 1, "from_state": "matched", "to_state": state, "at": tx.now}
-                tx.connection.execute(insert(job_events), [event])
-                pause.wait(chance.random() * 0.05)
-            if chance.random() < 0.3:
-                raise InterruptedError
+    def end_one(tx: Transaction, chance: random.Random) -> None:
+        event = {"job_id": left.popleft(), "attempt": 0, "from_state": "received", "at": tx.now}
+        state = "killed" if chance.random() < 0.8 else "held"
+        tx.connection.execute(insert(job_events), [event | {"to_state": state}])
 
-        for job_id in mine:
-            try:
-                mariadb.transact(partial(work, job_id=job_id))
-            except InterruptedError:
-                continue
-
-    def tick() -> int:
-        held = 0
-        while not over.is_set():
-            try:
-                mariadb.transact(partial(event_counts.count, settled=0.05, most=25))
-            except marks.Held:
-                held += 1
-            duty.send(context(mariadb, receiver.url))
-        return held
-
-    with ThreadPoolExecutor(8) as pool:
-        ticks = [pool.submit(tick) for _ in range(2)]
-        parts = [job_ids[number::6] for number in range(6)]
-        for done in [pool.submit(end, random.Random(dice.random()), part) for part in parts]:
-            done.result()
-        over.set()
-        assert sum(done.result() for done in ticks) > 0, "no transaction was ever open: this shows nothing"
+    come_and_go(mariadb, seed, end_one, also=lambda: duty.send(context(mariadb, receiver.url)))
     send(mariadb, receiver.url)
-    ended = mariadb.read(lambda tx: tx.rows(select(job_events.c.job_id).where(job_events.c.to_state == "done")))
+    ended = mariadb.read(lambda tx: tx.rows(select(job_events.c.job_id).where(job_events.c.to_state == "killed")))
     told = {span.attributes["penstock.job.id"] for span in receiver.spans if span.name == "job"}
     assert told == {row.job_id for row in ended}
