@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,12 @@ def test_every_field_that_is_said_has_a_place_in_the_table() -> None:
 
 def test_no_label_is_in_the_table_that_nobody_says() -> None:
     assert set(LABELS) - set(_words()) == set()
+
+
+def test_the_page_about_logs_shows_every_field_and_no_other() -> None:
+    rows = [line.split("|")[1] for line in (ROOT / "docs/how-to/logs.md").read_text().splitlines() if line[:3] == "| `"]
+    shown = {name for row in rows for name in re.findall(r"`([^`]+)`", row)} - {"error", "warning", "info", "debug"}
+    assert shown == {*ECS, *LABELS}
 
 
 def test_events_are_names() -> None:
