@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Row, Select, select
 
 from pipeline.errors import NotFound
-from pipeline.job_story import Known, Place, tell
+from pipeline.job_story import Known, tell
 from pipeline.store import specs
-from pipeline.store.database import Transaction, in_chunks
+from pipeline.store.database import Transaction
 from pipeline.store.file_queries import files_of_job
 from pipeline.store.job_commands import JobFilter
-from pipeline.store.nodes import host_of
+from pipeline.store.places import places_of
 from pipeline.store.tables import (
     attempts,
     campaigns,
@@ -23,8 +22,6 @@ from pipeline.store.tables import (
     job_events,
     jobs,
     peeks,
-    pilots,
-    site_queues,
     sites,
     steps,
     vos,
@@ -64,7 +61,7 @@ def show_job(tx: Transaction, vo_id: int, job_id: int) -> JobView:
     known = Known(
         owner=row.owner,
         attempts={attempt.attempt: attempt for attempt in ended},
-        places=_places(tx, {event.pilot_id for event in events if event.pilot_id is not None}),
+        places=places_of(tx, {event.pilot_id for event in events if event.pilot_id is not None}),
         outputs=len(outputs),
         wake_at=row.wake_at if row.state == JobState.RECEIVED else None,
     )
@@ -166,19 +163,6 @@ def _attempts(tx: Transaction, job_id: int) -> Sequence[AttemptView]:
         )
         for row in rows
     ]
-
-
-def _places(tx: Transaction, pilot_ids: AbstractSet[int]) -> dict[int, Place]:
-    query = (
-        select(pilots.c.id, pilots.c.node, pilots.c.reason, sites.c.name.label("site"), site_queues.c.name)
-        .join(site_queues, site_queues.c.id == pilots.c.site_queue_id)
-        .join(sites, sites.c.id == pilots.c.site_id)
-    )
-    return {
-        row.id: Place(row.site, row.name, host_of(row.node), row.reason)
-        for chunk in in_chunks(sorted(pilot_ids))
-        for row in tx.rows(query.where(pilots.c.id.in_(chunk)))
-    }
 
 
 def _pilots(tx: Transaction, job_id: int) -> dict[int, int]:

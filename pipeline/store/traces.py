@@ -8,25 +8,25 @@ were taken: who is killed between the two leaves them to be sent again.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Row, select, update
 
+from pipeline.job_story import Place
 from pipeline.store import marks
 from pipeline.store.database import Transaction
 from pipeline.store.event_counts import COUNTED, TRACED
+from pipeline.store.places import places_of
 from pipeline.store.tables import (
     attempts,
     campaigns,
     controls,
     job_events,
     jobs,
-    pilots,
-    site_queues,
-    sites,
     steps,
     vos,
 )
@@ -101,7 +101,8 @@ def stories(tx: Transaction, ends: Sequence[tuple[int, int]]) -> list[Story]:
     job_ids = sorted({job_id for _, job_id in ends})
     about = {row.id: row for row in tx.rows(_about().where(jobs.c.id.in_(job_ids)))}
     events = _events(tx, job_ids)
-    places = _places(tx, {event.pilot_id for of_job in events.values() for event in of_job})
+    pilot_ids = {event.pilot_id for of_job in events.values() for event in of_job if event.pilot_id is not None}
+    places = _places(tx, pilot_ids)
     reported = _reported(tx, job_ids)
     told = []
     for last, job_id in ends:
@@ -166,17 +167,18 @@ def _events(tx: Transaction, job_ids: Sequence[int]) -> Mapping[int, list[Event]
     return found
 
 
-def _places(tx: Transaction, pilot_ids: Iterable[int | None]) -> Mapping[int, Attributes]:
-    query = (
-        select(pilots.c.id, sites.c.name.label("site"), site_queues.c.name.label("queue"))
-        .join(sites, sites.c.id == pilots.c.site_id)
-        .join(site_queues, site_queues.c.id == pilots.c.site_queue_id)
-        .where(pilots.c.id.in_(sorted(pilot_id for pilot_id in pilot_ids if pilot_id is not None)))
-    )
-    return {
-        row.id: {"penstock.pilot.id": row.id, "penstock.site": row.site, "penstock.site_queue": row.queue}
-        for row in tx.rows(query)
+def _places(tx: Transaction, pilot_ids: AbstractSet[int]) -> Mapping[int, Attributes]:
+    return {pilot_id: _place(pilot_id, place) for pilot_id, place in places_of(tx, pilot_ids).items()}
+
+
+def _place(pilot_id: int, place: Place) -> Attributes:
+    said: Mapping[str, str | int | None] = {
+        "penstock.pilot.id": pilot_id,
+        "penstock.site": place.site,
+        "penstock.site_queue": place.site_queue,
+        "host.name": place.node,
     }
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _reported(tx: Transaction, job_ids: Sequence[int]) -> Mapping[int, list[Row[Any]]]:
