@@ -11,6 +11,9 @@ STILL_LIMIT = 20.0
 prober that asks every ten."""
 OUTSIDE_LIMIT = 300.0
 """The same while it waits for the broker or the database, whose time-outs, tried again and again, end that before."""
+HANG_LIMIT = 10.0
+"""Seconds that it may wait for one of those until it says that it can't reach it."""
+BROKER, DATABASE = "broker", "database"
 
 
 class Turns:
@@ -20,27 +23,33 @@ class Turns:
         self._limit = limit
         self._outside_limit = outside_limit
         self._turned = time.monotonic()
-        self._outside_since: float | None = None
+        self._outside: tuple[str, float] | None = None
 
     def turned(self) -> None:
         """The loop begins another turn."""
         self._turned = time.monotonic()
 
     @contextmanager
-    def outside(self) -> Iterator[None]:
-        """It waits for the broker or the database: an outage of those is no reason to start a process again."""
-        self._outside_since = time.monotonic()
+    def outside(self, what: str) -> Iterator[None]:
+        """It waits for `what`, the broker or the database: an outage of those is no reason to start a process again."""
+        self._outside = (what, time.monotonic())
         try:
             yield
         finally:
             self._turned = time.monotonic()
-            self._outside_since = None
+            self._outside = None
 
     @property
     def seconds_outside(self) -> float | None:
         """How long it has been waiting for the broker or the database; None when it does not."""
-        since = self._outside_since
-        return None if since is None else time.monotonic() - since
+        outside = self._outside
+        return None if outside is None else time.monotonic() - outside[1]
+
+    @property
+    def hanging(self) -> str | None:
+        """What has not answered it for too long."""
+        outside = self._outside
+        return outside[0] if outside is not None and time.monotonic() - outside[1] > HANG_LIMIT else None
 
     @property
     def seconds_still(self) -> float | None:

@@ -17,7 +17,7 @@ from pipeline.store.instances import list_instances
 from pipeline.store.trigger_runs import Run
 from pipeline.transport.port import Depth, Transport
 from pipeline.trigger import Trigger
-from pipeline.turns import Turns
+from pipeline.turns import BROKER, DATABASE, Turns
 from schemas.messages import Message
 from schemas.versions import numbers
 
@@ -47,16 +47,16 @@ class Clock:
     def turn(self) -> int:
         """Publish what is due now; how many ticks. Raises BrokerUnavailable with the claims left for the next turn."""
         self.turns.turned()
-        with self.turns.outside():
+        with self.turns.outside(DATABASE):
             now = self.database.now()
         due = {name: trigger.last_due(now) for name, trigger in self.triggers.items()}
         news = [Run(name, moment) for name, moment in due.items() if self.seen.get(name) != moment]
-        with self.turns.outside():
+        with self.turns.outside(DATABASE):
             left = bool(self.owed) or self.database.read(trigger_runs.any_left)
         if not news and not left:
             return 0
         queues = self._depths(news)
-        with self.turns.outside():
+        with self.turns.outside(DATABASE):
             self.owed = self.database.transact(partial(self._claim, queues=queues))
         self.seen = due
         published = len(self.owed)
@@ -69,8 +69,9 @@ class Clock:
         queues = {run: self.triggers[run.name].body(run.scheduled_for).queue for run in runs}
         if not queues:
             return {}
-        with self.turns.outside():
+        with self.turns.outside(BROKER):
             told = self.transport.depth(sorted(set(queues.values())))
+        with self.turns.outside(DATABASE):
             rows = self.database.read(list_instances)
         return {
             run: complete(queue, told[queue], rows)
@@ -108,15 +109,15 @@ class Clock:
     def _publish(self, runs: Sequence[Run]) -> None:
         if not runs:
             return
-        with self.turns.outside():
+        with self.turns.outside(DATABASE):
             now = self.database.now()
         bodies = [self.triggers[run.name].body(run.scheduled_for) for run in runs]
         self.refused = True
         messages = [Message.about(body, now=now) for body in bodies]
-        with self.turns.outside():
+        with self.turns.outside(BROKER):
             self.transport.publish(messages)
         self.refused = False
-        with self.turns.outside():
+        with self.turns.outside(DATABASE):
             self.database.transact(partial(trigger_runs.mark_published, runs=runs))
         for run in runs:
             TRIGGERS_PUBLISHED.labels(run.name).inc()

@@ -20,6 +20,7 @@ from pipeline.store.database import Database
 from pipeline.store.instances import Pulse, Wish, Wishes
 from pipeline.transport.port import open_transport
 from pipeline.trigger import Trigger, find_triggers
+from pipeline.turns import BROKER, DATABASE
 from triggers.clock import Clock
 
 TURN = 0.5
@@ -88,8 +89,9 @@ class TriggerProcess:
 
     def unready(self) -> list[str]:
         """See `pipeline.health.Checks`."""
-        outages = {"the broker": self._broker, "the database": self._store}
-        return [f"{what} can't be reached" for what, outage in outages.items() if outage.lasts]
+        outages = {BROKER: self._broker, DATABASE: self._store}
+        away = {what for what, outage in outages.items() if outage.lasts} | {self._clock.turns.hanging}
+        return [f"the {what} can't be reached" for what in outages if what in away]
 
     def _turn(self) -> None:
         self._clock.turns.turned()

@@ -21,7 +21,7 @@ from pipeline.store.instances import Load, Pulse, Wish
 from pipeline.store.messages import count_redelivery
 from pipeline.store.queue_sizes import Work
 from pipeline.transport.port import Transport, open_transport
-from pipeline.turns import Turns
+from pipeline.turns import BROKER, DATABASE, Turns
 from schemas.outcomes import Dead
 
 RECEIVE_WAIT = 0.15
@@ -139,8 +139,9 @@ class QueueConsumer:
 
     def unready(self) -> list[str]:
         """What it can't reach."""
-        outages = {"broker": self._broker_outage, "database": self._database_outage}
-        return [f"queue {self.queue}: the {name} can't be reached" for name, outage in outages.items() if outage.lasts]
+        outages = {BROKER: self._broker_outage, DATABASE: self._database_outage}
+        away = {what for what, outage in outages.items() if outage.lasts} | {self._turns.hanging}
+        return [f"queue {self.queue}: the {what} can't be reached" for what in outages if what in away]
 
     def _run(self) -> None:
         try:
@@ -166,7 +167,7 @@ class QueueConsumer:
             self._say_given_up()
         self._workload.close()
         try:
-            with self._turns.outside():
+            with self._turns.outside(BROKER):
                 transport.close()
         except BrokerUnavailable as error:
             self._lost_broker(error)
@@ -207,7 +208,7 @@ class QueueConsumer:
     def _receive(self, transport: Transport) -> None:
         wait = 0.0 if self._workload.in_flight else RECEIVE_WAIT
         try:
-            with self._turns.outside():
+            with self._turns.outside(BROKER):
                 deliveries = transport.receive(self.queue, self._spec.batch, wait)
         except BrokerUnavailable as error:
             self._lost_broker(error)
@@ -236,7 +237,7 @@ class QueueConsumer:
         if message_id is None or not self._database_outage.may_try:
             return False
         try:
-            with self._turns.outside():
+            with self._turns.outside(DATABASE):
                 times = self._database.transact(lambda tx: count_redelivery(tx, message_id))
         except DatabaseUnavailable as error:
             self._database_outage.lost(error)
@@ -252,7 +253,7 @@ class QueueConsumer:
         """Commit, publish, acknowledge; what an outage leaves undone is done when the outage is over."""
         if batch.verdicts is None and self._database_outage.may_try:
             try:
-                with self._turns.outside():
+                with self._turns.outside(DATABASE):
                     self._settlement.commit(batch, self._database)
             except DatabaseUnavailable as error:
                 self._database_outage.lost(error)
@@ -261,7 +262,7 @@ class QueueConsumer:
         if batch.verdicts is None or not self._broker_outage.may_try:
             return
         try:
-            with self._turns.outside():
+            with self._turns.outside(BROKER):
                 self._settlement.publish(batch, transport)
         except BrokerUnavailable as error:
             self._lost_broker(error)

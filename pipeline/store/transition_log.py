@@ -37,13 +37,12 @@ Moved = tuple[int, JobState, JobState, str]
 
 
 def tell_moved(tx: Transaction, moved: Sequence[Moved]) -> None:
-    """One line for those that go the same unusual way for the same reason."""
+    """One line for those that go the same way for the same reason; not for those with whom all is well."""
     if not _level.isEnabledFor(logging.INFO):
         return
     alike: defaultdict[tuple[JobState, JobState, str], list[int]] = defaultdict(list)
     for job_id, before, to, reason in moved:
-        if (before, to) not in ALL_IS_WELL:
-            alike[before, to, reason].append(job_id)
+        alike[before, to, reason].append(job_id)
     for (before, to, reason), ids in alike.items():
         lost = before in JOB_OCCUPYING and to is JobState.RECEIVED
         tx.tell(
