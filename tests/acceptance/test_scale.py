@@ -40,7 +40,7 @@ def test_a_queue_is_served_by_as_many_processes_as_were_asked_for(tmp_path: Path
 
         system.run("scale", "data", "2")
         eventually(lambda: len(serving(system, "data")) == 1, within=PATIENCE)
-        log = system.logs()
+        log = (tmp_path / "up-0.log").read_text()
         assert "data-3 is not wished any more" in log
         assert "data-3 did not end in time" not in log
         (kept,) = serving(system, "data")
