@@ -140,7 +140,7 @@ def _serve(services: Services) -> None:
             _registered(services, server, url),
             _noted(settings.resolved_data_dir() / "api.url", url),
             measuring(services),
-            _signals_spent(),
+            _signals_spent(server),
             _reloading(services, server),
         ):
             _log.info("api_started", url=url, instance=services.instance)
@@ -202,18 +202,15 @@ def _registered(services: Services, server: ApiServer, url: str) -> Iterator[Non
 
 
 @contextmanager
-def _signals_spent() -> Iterator[None]:
-    """Uvicorn raises the signal that stopped it once more when it has ended; the process then shall end with 0."""
+def _signals_spent(server: ApiServer) -> Iterator[None]:
+    """A signal that comes before uvicorn minds them stops it as well. It raises the one that stopped it once more when
+    it has ended; the process then shall end with 0."""
     if current_thread() is not main_thread():
         yield
         return
-    before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    del number, frame
