@@ -23,8 +23,8 @@ _ECS_VERSION = "8.11"
 _QUIET = ("sqlalchemy", "alembic", "rq", "httpx", "httpcore", "urllib3", "asyncio")
 """Libraries whose chatter below warnings tells an operator nothing."""
 
-_LEFT_BY_FORMATTERS = frozenset({"message", "asctime"})
-"""What other handlers' formatters leave on a record."""
+_LEFT_BY_FORMATTERS = frozenset({"message", "asctime", "color_message"})
+"""What other handlers' formatters leave on a record, or have put there for themselves."""
 
 
 class _Node:

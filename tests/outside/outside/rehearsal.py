@@ -39,8 +39,8 @@ class Rehearsal(Body):
         return self.job_ids
 
     def with_ids(self, ids: Sequence[int]) -> Self:
-        if "stick" in self.faults.values():  # the consumer halves it: a loop that never turns again
-            threading.Event().wait()
+        while "stick" in self.faults.values():  # the consumer halves it: a loop that never turns again, and is busy
+            sum(range(1_000))
         faults = {number: fault for number, fault in self.faults.items() if number in ids}
         return type(self)(job_ids=tuple(ids), faults=faults)
 
