@@ -34,9 +34,10 @@ help:
 demo: .venv/.demo
 	@.venv/bin/python examples/zmumu/demo.py --to build/demo
 
-# Two at a time, but for the tests that compare times or bring the machine to its limits.
+# Three at a time, since they wait more than they work, the longest first; but for the tests that compare times or bring
+# the machine to its limits.
 test: lint
-	$(RUN) pytest -n 2 --dist loadgroup -m "not alone" tests/unit tests/conformance tests/integration tests/simulation tests/chaos tests/acceptance
+	$(RUN) pytest -n 3 --dist loadgroup -m "not alone" tests/acceptance tests/conformance tests/chaos tests/integration tests/simulation tests/unit
 	$(RUN) pytest -m alone tests/integration/pilot tests/acceptance
 
 lint: .venv/.test
