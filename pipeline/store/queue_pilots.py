@@ -67,7 +67,6 @@ class LeasedQueue:
     entry: SiteQueueEntry
     owner: str
     failures: int
-    now: datetime
     pilots: tuple[BatchPilot, ...]
 
 
@@ -112,7 +111,6 @@ def lease(tx: Transaction, site_queue_ids: Iterable[int], owner: str, seconds: f
             SiteQueueEntry.model_validate_json(row.entry),
             owner,
             row.failures,
-            tx.now,
             tuple(known[row.id]),
         )
         for row in rows

@@ -31,7 +31,7 @@ class PlanRules:
     least_wait: float = 60.0
     """Even the fastest queue takes so long from the request until its pilot asks for jobs."""
     longest_hold: float = 3_600.0
-    """Until a dead queue is tried again; the first time it is `first_hold`, and doubles."""
+    """Until a dead queue is tried again; it doubles from `first_hold` with each pilot that died early."""
     first_hold: float = 60.0
     foresight: float = 0.5
     """Part of the cores that will get free before a new pilot could come that is counted on."""
