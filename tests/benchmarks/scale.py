@@ -42,6 +42,7 @@ _LONGEST = 1_200.0
 
 def measure() -> list[Figure]:
     """Jobs per second, and the database's share of the processor time, by the number of consumers."""
+    configure_logging(Settings(log_level="warning"), "bench")
     figures = [Figure("cores of this machine", "all", os.cpu_count() or 1, "cores")]
     with running_mariadb() as mariadb, running_redis() as redis, server_folder("scale") as folder:
         for number in CONSUMERS:
