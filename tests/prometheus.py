@@ -1,4 +1,4 @@
-"""Debian's Prometheus, scraping every process of a system each second."""
+"""Debian's Prometheus, scraping every process of a system every other second."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def running_prometheus(folder: Path, api_url: str, token: str, rules: str) -> It
     discovery = {
         "url": f"{api_url}/v1/scrape-targets",
         "refresh_interval": "1s",
-        "authorization": {"credentials": token},
+        "authorization": {"type": "Bearer", "credentials": token},
     }
     configuration = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "global": {"scrape_interval": "2s", "evaluation_interval": "1s"},
         "rule_files": ["rules.yml"],
         "scrape_configs": [{"job_name": "penstock", "http_sd_configs": [discovery]}],
     }

@@ -55,7 +55,7 @@ def prometheus(system: System, tmp_path: Path) -> Iterator[Prometheus]:
     rules = rules.replace("[5s]", "[10s]").replace("_age_seconds) > 120", "_age_seconds) > 3")
     token = system.run("tokens", "create", "prometheus", "--role", "monitor").strip().splitlines()[-1]
     with running_prometheus(tmp_path / "prometheus", system.variables["PENSTOCK_API_URL"], token, rules) as running:
-        eventually(lambda: len(running.values('up{job="penstock"} == 1')) == len(("api", "consumer", "triggers")))
+        eventually(lambda: len(running.values("up == 1")) == len(("api", "consumer", "triggers")), within=60.0)
         yield running
 
 
