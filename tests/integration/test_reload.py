@@ -37,7 +37,7 @@ def make_any_stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[S
     server = request.getfixturevalue("redis_server" if request.param == "redis" else "rabbitmq_server")
     if request.param == "redis":
         server.flush()
-    with stages(tmp_path, server.url if request.param == "redis" else server.amqp_url) as make:
+    with stages(tmp_path, server.url if request.param == "redis" else server.counting_amqp_url) as make:
         yield make
 
 
