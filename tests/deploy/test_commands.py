@@ -144,7 +144,7 @@ def test_the_commands_start_the_real_thing_and_end_it_with_0(machine: Machine) -
     for command, process in machine.running.items():
         if command[1:] in units():
             process.send_signal(signal.SIGHUP)  # ExecReload
-    eventually(lambda: machine.log().count("settings_reloaded") == expected, within=STOP)
+    eventually(lambda: machine.log().count('"message": "settings_reloaded"') == expected, within=STOP)
     assert len(machine.ready()) == expected
 
     for process in machine.running.values():
