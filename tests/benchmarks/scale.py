@@ -14,11 +14,14 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from pipeline.logs import configure_logging
+from pipeline.settings import Settings
 from pipeline.store import migration
 from pipeline.store.campaigns import Submitted
 from pipeline.store.database import Database
 from pipeline.store.instances import list_instances
-from pipeline.store.queue_sizes import all_work
+from pipeline.store.queue_sizes import Work, all_work
+from pipeline.store.steps import JOBS_PER_MESSAGE
 from pipeline.store.tables import jobs, steps
 from pipeline.transport.port import open_transport
 from schemas.states import JobState
@@ -84,12 +87,14 @@ def _worked_off(
     eventually(lambda: len(database.read(list_instances)) == len(consumers), within=60.0)
     transport.publish(warm.messages)
     eventually(lambda: not _any_left(database, [warm]), within=60.0)
-    before, work = _cpu(mariadb, redis, consumers), database.read(all_work)[QUEUE]
+    work = _told(database, WARM)
+    before = _cpu(mariadb, redis, consumers)
     begun = time.perf_counter()
     transport.publish([message for submitted in backlog for message in submitted.messages])
     eventually(lambda: not _any_left(database, backlog), within=_LONGEST, every=0.1)
     seconds = time.perf_counter() - begun
-    after, more = _cpu(mariadb, redis, consumers), database.read(all_work)[QUEUE].since(work)
+    after = _cpu(mariadb, redis, consumers)
+    more = _told(database, WARM + JOBS).since(work)
     transport.close()
     used = {name: after[name] - before[name] for name in after}
     whole = sum(used.values())
@@ -101,6 +106,13 @@ def _worked_off(
         *(Figure(f"processor time of a job, {name}", subject, cpu / JOBS * 1e6, "us") for name, cpu in used.items()),
         Figure("time of a job in a worker", subject, more.busy_seconds / JOBS * 1e6, "us"),
     ]
+
+
+def _told(database: Database, many: int) -> Work:
+    """What consumers have told of their work, which they do every second, once all of it is told."""
+    messages = many // JOBS_PER_MESSAGE
+    eventually(lambda: database.read(all_work).get(QUEUE, Work(QUEUE)).settled >= messages)
+    return database.read(all_work)[QUEUE]
 
 
 def _any_left(database: Database, campaigns: Sequence[Submitted]) -> bool:
