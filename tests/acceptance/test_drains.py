@@ -191,7 +191,7 @@ def test_a_drain_of_each_kind_under_load_ends_as_it_says(system: System, databas
     drained = follow(system, database, "--site", "A", "--deadline", "60s", site="A")
     assert (drained["state"], drained["left"], drained["deadline_at"] is None) == ("drained", [], False)
     guests.run("undrain", "--vo", "guests")
-    eventually(lambda: ended(system, mine) and ended(guests, theirs), within=150.0)
+    eventually(lambda: ended(system, mine) and ended(guests, theirs), within=120.0)
     assert matched_since(database, drained, "A") == 0
 
     # a deadline that passes: 1, and what is left is told; everything, killed at the deadline: its jobs start again
