@@ -41,9 +41,9 @@ class Sick(PenstockError):
 @click.command(epilog=example("penstock doctor", "penstock doctor --json"))
 @json_option
 def doctor(*, as_json: bool) -> None:
-    """Check settings, database, broker and clocks, and the place for traces where one is set.
+    """Check settings, database, broker and clocks.
 
-    A line per check says what was found and what mends it; exit code 1 if any fails.
+    Where traces go is asked, too, if they go anywhere. A line per check says what was found and what mends it; exit code 1 if any fails.
     """
     findings = examine()
     if as_json:
