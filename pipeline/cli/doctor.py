@@ -43,7 +43,8 @@ class Sick(PenstockError):
 def doctor(*, as_json: bool) -> None:
     """Check settings, database, broker and clocks.
 
-    Where traces go is asked, too, if they go anywhere. A line per check says what was found and what mends it; exit code 1 if any fails.
+    Where traces go is asked, too, if they go anywhere. A line per check says what was found and what mends it; exit
+    code 1 if any fails.
     """
     findings = examine()
     if as_json:
