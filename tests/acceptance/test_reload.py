@@ -72,18 +72,16 @@ def test_a_hundred_signals_are_one_reload_of_the_api_and_its_routes_go_by_it(alo
     with running(alone, "api", until="api_started") as process:
         url = (alone.data_dir / "api.url").read_text().strip()
         token = alone.said("tokens", "bootstrap").strip()
-        client = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"})
         sandbox = os.urandom(1_200_000)
 
         def put() -> httpx.Response:
-            headers = {"Content-Type": "application/gzip"}
-            return client.put(f"/v1/sandboxes/{'0' * 64}", content=sandbox, headers=headers)
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/gzip"}
+            return httpx.put(f"{url}/v1/sandboxes/{'0' * 64}", content=sandbox, headers=headers)
 
         assert "MiB" not in put().text
         write(alone, "PENSTOCK_SANDBOX_LIMIT=1\nPENSTOCK_HEALTH_PORT=1\n")
         for _ in range(SIGNALS):
             process.send_signal(signal.SIGHUP)
-            assert client.get("/livez").status_code == 200
         eventually(lambda: says(alone, "needs_restart", "PENSTOCK_HEALTH_PORT"))
         assert "may have 1 MiB" in put().text
         write(alone, "PENSTOCK_SANDBOX_LIMIT=10\nPENSTOCK_SANDBOX_LIMITS=1\n")

@@ -147,7 +147,7 @@ def check_jobs(database: Database, load: Load, folder: Path) -> None:
     assert started_twice(folder) == []
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_an_upgrade_and_a_restart_lose_and_double_nothing(
     plant: Plant, database: Database, seed: int, tmp_path: Path
 ) -> None:

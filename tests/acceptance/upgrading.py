@@ -22,7 +22,8 @@ from schemas.campaign import Campaign
 from tests.previous_release import Release
 from tests.waiting import eventually
 
-START = 60.0
+START = 120.0
+"""Seconds that a process may take to its readiness on the busiest machine."""
 STOP = 45.0
 """Seconds that a process may take to its end: its drain deadline and some."""
 
