@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -178,6 +179,22 @@ def test_a_place_that_is_away_costs_a_line_and_is_tried_again_after_longer_and_l
     assert (len(receiver.traces()), receiver.repeated()) == (3, 0)
     assert send(database, receiver.url) == []
     assert len(receiver.paths) == 8
+
+
+def test_a_place_that_never_answers_is_left_before_other_ticks_have_to_wait(
+    mariadb: Database, receiver: Receiver
+) -> None:
+    finish(mariadb, begun(mariadb, 1, receiver.url))
+    over = threading.Event()
+    receiver.before_answer = lambda: over.wait(60)
+    try:
+        (line,) = send(mariadb, receiver.url)
+    finally:
+        over.set()
+    assert "timeout" in line["error"]
+    wait_over(mariadb)
+    assert send(mariadb, receiver.url) == []
+    assert len(receiver.traces()) == 1
 
 
 def test_what_could_not_be_sent_for_an_hour_is_given_up_and_said(database: Database, receiver: Receiver) -> None:
