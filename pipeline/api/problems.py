@@ -61,14 +61,14 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
 
 
 def install(app: FastAPI) -> None:
-    """Let every error of `app` leave as a problem."""
+    """Let every error of `app` leave as a problem, without a thread, of which none may be free."""
     app.add_exception_handler(PenstockError, _on_penstock_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_defect)
 
 
-def _on_penstock_error(request: Request, error: Exception) -> Response:
+async def _on_penstock_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, PenstockError)
     return answer_to(error, request.url.path)
 
@@ -83,7 +83,7 @@ def answer_to(error: PenstockError, path: str) -> Response:
     return _answer(status, str(error), fields, _HEADERS.get(status))
 
 
-def _on_invalid(request: Request, error: Exception) -> Response:
+async def _on_invalid(request: Request, error: Exception) -> Response:
     del request
     assert isinstance(error, RequestValidationError)
     fields = tuple(FieldProblem(field=_field(found["loc"]), reason=_reason(found)) for found in _causes(error))
@@ -91,7 +91,7 @@ def _on_invalid(request: Request, error: Exception) -> Response:
     return _answer(HTTPStatus.UNPROCESSABLE_ENTITY, detail, fields)
 
 
-def _on_http(request: Request, error: Exception) -> Response:
+async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     detail = error.detail
     if error.status_code == HTTPStatus.NOT_FOUND:
@@ -99,7 +99,7 @@ def _on_http(request: Request, error: Exception) -> Response:
     return _answer(HTTPStatus(error.status_code), detail, headers=error.headers)
 
 
-def _on_defect(request: Request, error: Exception) -> Response:
+async def _on_defect(request: Request, error: Exception) -> Response:
     status, path = int(HTTPStatus.INTERNAL_SERVER_ERROR), request.url.path
     _log.error("request_failed", path=path, status=status, exc_info=error, outcome="failure")
     return _answer(HTTPStatus.INTERNAL_SERVER_ERROR, "a defect of Penstock; its log has the traceback")
