@@ -71,7 +71,7 @@ def _line(line: StoryLine) -> dict[str, Any]:
 def _older(view: JobView) -> list[StoryLine]:
     """From an API of a release before 0.5.0, which tells no story."""
     return [
-        StoryLine(at=event.at, state=event.to_state, attempt=event.attempt, text=event.reason or "")
+        StoryLine(at=event.at, state=event.to_state, attempt=event.attempt, text=event.reason or "", seconds=None)
         for event in view.events
     ]
 
