@@ -44,7 +44,7 @@ SITES = {
             {"name": "grid", "cores": CORES, "memory": CORES * 2048, "disk": CORES * 10_240,
              "max_pilots": PILOTS, "max_pending_pilots": PILOTS}]},
         {"name": "REAL", "storages": ["disk"], "queues": [
-            {"name": "node", "cores": 1, "memory": 2048, "max_pilots": 1, "max_pending_pilots": 1}]},
+            {"name": "node", "cores": 2, "memory": 2048, "max_pilots": 1, "max_pending_pilots": 1}]},
     ],
 }  # fmt: skip
 SIMULATED = {
@@ -95,16 +95,16 @@ def plant(database: Database, rabbitmq_server: RabbitMqServer, tmp_path: Path) -
 
 
 def ledger_campaign(folder: Path) -> dict[str, object]:
-    """Jobs for the real pilot, which note down that they began."""
-    line = 'echo "start $PENSTOCK_JOB_ID $PENSTOCK_ATTEMPT" >> "$LEDGER"; sleep 2'
-    step = {
-        "name": "real",
-        "command": ["/bin/sh", "-c", line],
-        "parameters": {"axes": {"n": {"range": [0, LEDGER_JOBS]}}},
-        "environment": {"LEDGER": str(folder / "ledger.txt")},
+    """Jobs for the real pilot, which note down that they began; one lasts for as long as the test wants."""
+    began = 'echo "start $PENSTOCK_JOB_ID $PENSTOCK_ATTEMPT" >> "$LEDGER"; '
+    common = {
+        "environment": {"LEDGER": str(folder / "ledger.txt"), "GO": str(folder / "go")},
         "requirements": {"memory": 64, "disk": 16, "wall_time": 600, "sites": ["REAL"]},
     }
-    return {"campaign": "ledger", "steps": [step]}
+    long = {"name": "long", "command": ["/bin/sh", "-c", began + 'while [ ! -e "$GO" ]; do sleep 0.2; done'], **common}
+    axes = {"axes": {"n": {"range": [0, LEDGER_JOBS - 1]}}}
+    short = {"name": "short", "command": ["/bin/sh", "-c", began + "sleep 2"], "parameters": axes, **common}
+    return {"campaign": "ledger", "steps": [long, short]}
 
 
 def versions_told(plant: Plant, now: Release) -> tuple[set[str], set[str]]:
@@ -118,9 +118,15 @@ def versions_told(plant: Plant, now: Release) -> tuple[set[str], set[str]]:
     return own, of_all
 
 
-def is_over(database: Database) -> bool:
-    query = select(func.count()).where(campaigns.c.state != CampaignState.DONE)
-    return database.read(lambda tx: int(tx.scalar(query))) == 0
+def wait_for_end(database: Database) -> None:
+    """Until every campaign is done; AssertionError that says in which states jobs are left."""
+    open_ = select(func.count()).where(campaigns.c.state != CampaignState.DONE)
+    query = select(jobs.c.state, jobs.c.reason, func.count().label("many")).group_by(jobs.c.state, jobs.c.reason)
+    try:
+        eventually(lambda: database.read(lambda tx: int(tx.scalar(open_))) == 0, within=120, every=0.5)
+    except AssertionError:
+        left = [tuple(row) for row in database.read(lambda tx: tx.rows(query))]
+        raise AssertionError(f"not over: {left}") from None
 
 
 def check_jobs(database: Database, load: Load, folder: Path) -> None:
@@ -167,8 +173,8 @@ def test_an_upgrade_and_a_restart_lose_and_double_nothing(
         (tmp_path / "sites.yaml").write_text(yaml.safe_dump(SITES))
         plant.run(before, "sites", "apply", str(tmp_path / "sites.yaml"))
         plan = database.transact(lambda tx: submitted(tx, [balancer.port], many=PILOTS, cores=CORES))
-        plan_file = written(replace(plan, patience=60.0), tmp_path)
-        command = Command("pilots", ("tests.benchmarks.lifecycle_pilots", str(plan_file)))
+        plan_file = written(replace(plan, patience=30.0), tmp_path)
+        command = Command("simulator", ("tests.benchmarks.lifecycle_pilots", str(plan_file)))
         with running([command], tmp_path) as (simulator,):
             assert simulator.line() == "ready\n"
             (tmp_path / "ledger.yaml").write_text(yaml.safe_dump(ledger_campaign(tmp_path)))
@@ -180,11 +186,12 @@ def test_an_upgrade_and_a_restart_lose_and_double_nothing(
                 upgrade(plant, before, now, order)
                 for process in order:
                     plant.replace(process, now)
-            eventually(lambda: is_over(database), within=90)
+            print(f"{len(load.submitted) * JOBS_PER_SECOND} jobs, {load.requests} requests")
             assert real_pilots(database) == [pilot]
+            (tmp_path / "go").touch()
+            wait_for_end(database)
             assert simulator.process.poll() is None
         assert load.given_up == []
-        print(f"{len(load.submitted) * JOBS_PER_SECOND} jobs, {load.requests} requests")
         assert {row["version"] for row in plant.rows(now)} == {now.version}
         assert json.loads(plant.run(now, "dead", "list", "--json").stdout) == []
     check_jobs(database, load, tmp_path)
@@ -207,7 +214,7 @@ def upgrade(plant: Plant, before: Release, now: Release, order: list[Process]) -
 
 def real_pilots(database: Database) -> list[int]:
     """The pilots that run at the real site."""
-    query = select(pilots.c.id).where(pilots.c.state == PilotState.RUNNING, pilots.c.cores == 1)
+    query = select(pilots.c.id).where(pilots.c.state == PilotState.RUNNING, pilots.c.cores == 2)
     return [row.id for row in database.read(lambda tx: tx.rows(query))]
 
 

@@ -50,7 +50,7 @@ class Wire:
         pause = 0.1
         while True:
             try:
-                status, answer = await self._exchange(request)
+                status, answer = await asyncio.wait_for(self._exchange(request), self._patience or None)
             except (asyncio.IncompleteReadError, OSError):
                 if time.perf_counter() > until:
                     raise
