@@ -75,7 +75,9 @@ def plant(database: Database, rabbitmq_server: RabbitMqServer, tmp_path: Path) -
             "PENSTOCK_BROKER_URL": rabbitmq_server.amqp_url_of(vhost),
             "PENSTOCK_DATA_DIR": str(tmp_path / "data"),
             # seldom: pilots that idle for some cycles before the load begins are drained as surplus
-            "PENSTOCK_SCHEDULES": json.dumps({**json.loads(FAST["PENSTOCK_SCHEDULES"]), "provisioning": "* * * * * */15"}),
+            "PENSTOCK_SCHEDULES": json.dumps(
+                {**json.loads(FAST["PENSTOCK_SCHEDULES"]), "provisioning": "* * * * * */15"}
+            ),
             # as long as the busiest machine may take to start a process anew
             "PENSTOCK_HEARTBEAT_TIMEOUT": "60",
             "PENSTOCK_PILOT_LEASE": "120",
