@@ -65,6 +65,8 @@ def test_a_unit_has_the_time_to_drain_and_comes_back(unit: str) -> None:
     assert said["User"] == "penstock"
     if unit != "penstock-migrate.service":
         assert said["ExecReload"] == "/bin/kill -HUP $MAINPID"
+        # a reload that comes before the process minds SIGHUP ends it, which is a clean end for `on-failure`
+        assert said["RestartForceExitStatus"] == "SIGHUP"
 
 
 def test_pilots_of_this_machine_outlive_their_consumer() -> None:
