@@ -88,10 +88,11 @@ class Consumer:
         return self._instance.unready() + self._loops.unready()
 
     def _watch(self, loops: Loops) -> None:
-        """Until every loop has ended; one that fails takes the others along, so that a supervisor starts all again."""
+        """Until every loop has ended; one that fails or was drained takes the others along, so that a supervisor starts
+        all again: else nobody would serve its queue from then on."""
         while loops.tend():
             self._stopping.wait(_LOOK)
-            if self._signals or loops.failed:
+            if self._signals or loops.failed or loops.drained:
                 self._stopping.set()
             if self._stopping.is_set():
                 loops.stop(_LOOK)

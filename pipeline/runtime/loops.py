@@ -49,6 +49,8 @@ class Loops:
     def __init__(self, specs: Sequence[ConsumerSpec], database: Database, instance: str) -> None:
         self.failed = False
         """Whether a loop ended by an error of its own."""
+        self.drained = False
+        """Whether a queue is served no more, since it was drained."""
         self._specs = {spec.queue: spec for spec in specs}
         self._database = database
         self._instance = instance
@@ -98,6 +100,7 @@ class Loops:
         self.failed = self.failed or any(loop.failed for loop in self._now.all)
         over = [loop for loop in self._now.all if not loop.alive or loop.leave()]
         if over:
+            self.drained = self.drained or any(loop in over for loop in self._now.serving)
             self._now = self._now.without(over)
         return bool(self._now.all)
 

@@ -242,6 +242,22 @@ def test_drained_consumers_end_and_later_ones_serve(make_stage: StageMaker) -> N
     stage.wait_for([1])
 
 
+def test_a_queues_drain_ends_those_that_serve_others_too(make_stage: StageMaker) -> None:
+    """Else nobody would start anything that serves it again. What they have of it is finished first."""
+    stage = make_stage()
+    both = stage.start("data")
+    stage.publish(rehearsal(1, faults={1: "wait"}))
+    eventually(stage.gate_reached)
+    stage.database.transact(lambda tx: drain_queue(tx, QUEUE, "an operator"))
+    assert both.poll() is None
+    stage.open_gate()
+    assert both.wait(5) == 0
+    assert stage.executed() == {1: 1}
+    stage.start("data")
+    stage.publish(rehearsal(2))
+    stage.wait_for([2])
+
+
 def test_health_and_metrics_are_served(make_stage: StageMaker) -> None:
     stage = make_stage()
     stage.start()

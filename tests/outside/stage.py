@@ -50,11 +50,11 @@ class Stage:
         self._processes: list[subprocess.Popen[bytes]] = []
         self.log = folder / "consumer.log"
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Another consumer process, once it is registered."""
+    def start(self, *others: str) -> subprocess.Popen[bytes]:
+        """Another consumer process, once it is registered; it serves these queues, too."""
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, str(OUTSIDE / "consume.py"), self.queue],
+                [sys.executable, str(OUTSIDE / "consume.py"), self.queue, *others],
                 stderr=log,
                 env={**os.environ, **self._environment, "PYTHONPATH": str(OUTSIDE)},
             )
