@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline.runtime.spec import declared_queues
 from tests.deploy.manifests import SYSTEMD, env_file, settings_of, unit_sections
+from tests.documentation import ROOT
+from tests.previous_release import previous_release
 from tests.servers import find_program
 
 PROGRAM = "/opt/penstock/bin/penstock"
@@ -84,6 +87,22 @@ def test_settings_are_read_by_the_process_so_that_it_can_be_given_new_ones() -> 
         "PENSTOCK_SETTINGS_FILE=/etc/penstock/penstock.env",
     }
     assert "/etc/penstock/penstock.env" not in [file.lstrip("-") for file in files]
+
+
+def test_the_release_before_finds_the_same_database_by_the_way_back_that_is_told(tmp_path: Path) -> None:
+    """0.4.0 knows no settings file: without its settings it would begin a new SQLite, and say that all is well."""
+    page = (ROOT / "docs" / "how-to" / "deploy.md").read_text()
+    [told] = re.findall(r"printf '\[Service\]\\nEnvironmentFile=(\S+)\\n' >", page)
+    said = [value for _, key, value in unit_sections("penstock-api.service") if key == "Environment"]
+    assert f"PENSTOCK_SETTINGS_FILE={told}" in said
+    before = previous_release(tmp_path)
+    program = "from pipeline.settings import load_settings; print(load_settings().resolved_database_url())"
+    settings = env_file(SYSTEMD / "penstock.env.example")
+    environment = {**before.variables, **settings, "PENSTOCK_SETTINGS_FILE": told, "PENSTOCK_DATA_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=before.folder, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == settings["PENSTOCK_DATABASE_URL"]
 
 
 def test_what_processes_write_is_writable() -> None:
