@@ -35,7 +35,7 @@ _MEMORY_SHARE = 0.8
 _POOL_GRACE = 10.0
 """Seconds past its deadline after which a worker that still runs shows that its pool does not answer."""
 _MEND_AFTER = 2 * STILL_LIMIT
-"""Seconds without a beat after which an idle worker is replaced. One at work is ended by the deadline."""
+"""Seconds without a beat after which a worker that began nothing is replaced. One at work is ended by the deadline."""
 
 _log = get_logger("pool")
 
@@ -108,7 +108,8 @@ class Slot:
 
     def take(self) -> Report | None:
         """What came of the group; None when it had to be started again, since the worker died as it began."""
-        assert self._running is not None
+        if self._running is None or not self._running[1].done():
+            return None  # told of a try that was given up meanwhile
         group, future = self._running
         try:
             report = future.result()
@@ -131,10 +132,12 @@ class Slot:
         return report
 
     def tend(self) -> None:
-        """Replace a worker that died, or fell silent, while it had nothing to do. Call it now and then."""
-        if self._stopped or self.busy:
+        """Replace a worker that died, or fell silent, before it began what it has to do. Call it now and then."""
+        if self._stopped:
             return
-        if not self._pool.active:
+        if self._running is not None:
+            self._tend_to_batch(*self._running)
+        elif not self._pool.active:
             self._replace("died")
         elif self._silence() > _MEND_AFTER:
             self._replace("silent")
@@ -159,6 +162,23 @@ class Slot:
             future = self._pool.schedule(run_group, args=(group,), timeout=self._recipe.deadline)
         self._running = (group, future)
         future.add_done_callback(lambda _done: self._finished(self))
+
+    def _tend_to_batch(self, group: Group, future: Future[Report]) -> None:
+        """The pool counts a deadline from the moment at which the worker took the group, and by the time of day."""
+        began = future.running()
+        never_taken = not began and self._silence() > _MEND_AFTER
+        if future.done() or not (never_taken or self.overdue(_POOL_GRACE)):
+            return
+        self._running = None
+        self._replace("silent")
+        if began:
+            over: Future[Report] = Future()
+            over.set_exception(TimeoutError())
+            self._running = (group, over)
+            self._finished(self)
+        else:
+            self._since = time.monotonic()
+            self._schedule(group)
 
     def _complaint_of_batch(self, limit: float) -> str | None:
         now, signs = time.monotonic(), self._page.read()

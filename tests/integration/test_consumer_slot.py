@@ -12,6 +12,7 @@ from queue import SimpleQueue
 
 import pytest
 
+from pipeline.runtime import pool
 from pipeline.runtime.execution import Report
 from pipeline.runtime.pool import Slot, start_fork_server
 from pipeline.runtime.rounds import Failure
@@ -88,6 +89,30 @@ def test_an_idle_worker_s_death_costs_the_next_batch_nothing(
     (worker,) = pids(tmp_path)
     os.kill(worker, signal.SIGKILL)
     assert isinstance(run(slot, finished).results, tuple)
+    assert not slot.busy
+
+
+def test_a_batch_given_to_a_worker_that_was_stopped_while_idle_goes_to_another_one(
+    tmp_path: Path, make_slot: SlotMaker, finished: SimpleQueue[Slot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never takes the batch, so that no deadline of it begins."""
+    slot = make_slot()
+    run(slot, finished)
+    (stopped,) = pids(tmp_path)
+    os.kill(stopped, signal.SIGSTOP)
+    slot.run((rehearsal(1).encode(),))
+    slot.tend()
+    assert pids(tmp_path) == [stopped], "it is given time"
+    monkeypatch.setattr(pool, "_MEND_AFTER", 5.0)
+
+    def over() -> bool:
+        slot.tend()
+        return not finished.empty()
+
+    eventually(over)
+    reports = [report for _ in range(finished.qsize()) if (report := finished.get().take()) is not None]
+    assert [type(report.results) for report in reports] == [tuple]
+    assert len(set(pids(tmp_path))) == 2
     assert not slot.busy
 
 
