@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, func, or_, select
+from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select, update
 
 from pipeline.store import marks, metric_values
 from pipeline.store.database import Transaction, in_chunks
 from pipeline.store.metric_values import Key
-from pipeline.store.tables import attempts, job_events, jobs, pilots
+from pipeline.store.tables import attempts, controls, job_events, jobs, pilots
 from schemas.lifecycle import cause_of_end
 from schemas.states import JOB_FINAL, JOB_ON_PILOT, JobState
 
@@ -39,24 +39,30 @@ def count(tx: Transaction, *, settled: float = SETTLED, most: int = MOST) -> boo
     if counted.value < seen.value:
         if (tx.now - seen.at).total_seconds() < settled:
             return False
-        last = min(seen.value, counted.value + most)
-        metric_values.add(tx, _deltas(tx, job_events.c.id > counted.value, job_events.c.id <= last))
+        last = min(seen.value, _first(tx, counted.value, seen.value) - 1 + most)
+        new = (job_events.c.id > counted.value, job_events.c.id <= last)
+        metric_values.add(tx, _deltas(tx, new, marks.committed(tx, _kinds(new))))
         marks.move(tx, COUNTED, last, seen.at if last == seen.value else counted.at)
         return True
-    newest = tx.scalar(select(func.max(job_events.c.id))) or 0
+    newest = _newest(tx)
     if newest > counted.value:
         marks.move(tx, SEEN, newest, tx.now)
     else:
-        marks.move(tx, COUNTED, counted.value, tx.now)
+        retreat(tx)
+        marks.move(tx, COUNTED, newest, tx.now)
     return False
 
 
 def forget(tx: Transaction, job_ids: Sequence[int]) -> None:
-    """These locked jobs are about to be deleted with their events: count what is not counted, then count them out."""
+    """These locked jobs are about to be deleted with their events: count what is not counted, then count them out.
+
+    Who holds the jobs reads events that are all committed, and waits for nobody who writes those of others.
+    """
     counted = marks.lock(tx, COUNTED)
     deltas: Counter[Key] = Counter()
     for part in in_chunks(job_ids):
-        deltas.update(_deltas(tx, job_events.c.job_id.in_(part), job_events.c.id > counted.value))
+        new = (job_events.c.job_id.in_(part), job_events.c.id > counted.value)
+        deltas.update(_deltas(tx, new, tx.rows(_kinds(new))))
         query = select(jobs.c.state, jobs.c.site_id, func.count().label("many")).where(jobs.c.id.in_(part))
         for row in tx.rows(query.group_by(jobs.c.state, jobs.c.site_id)):
             if row.state not in JOB_FINAL:
@@ -65,15 +71,24 @@ def forget(tx: Transaction, job_ids: Sequence[int]) -> None:
 
 
 def retreat(tx: Transaction) -> None:
-    """Events were deleted: SQLite gives the ids of the last ones out again."""
-    newest = tx.scalar(select(func.max(job_events.c.id))) or 0
-    for name in (COUNTED, SEEN, TRACED):
-        mark = marks.lock(tx, name)
-        marks.move(tx, name, min(mark.value, newest), mark.at)
+    """Events were deleted: SQLite gives the ids of the last ones out again. A mark that nobody has set stays unset."""
+    newest = _newest(tx)
+    beyond = (controls.c.name.in_((COUNTED, SEEN, TRACED)), controls.c.value > newest)
+    tx.run(update(controls).where(*beyond).values(value=newest))
 
 
-def _deltas(tx: Transaction, *which: ColumnElement[bool]) -> Counter[Key]:
-    kinds = _kinds(tx, which)
+def _newest(tx: Transaction) -> int:
+    return tx.scalar(select(func.max(job_events.c.id))) or 0
+
+
+def _first(tx: Transaction, begin: int, end: int) -> int:
+    """The first event behind `begin`, else `end`: nobody goes through the millions of ids that retention deleted."""
+    query = select(job_events.c.id).where(job_events.c.id > begin, job_events.c.id <= end)
+    rows = marks.committed(tx, query.order_by(job_events.c.id).limit(1))
+    return rows[0].id if rows else end
+
+
+def _deltas(tx: Transaction, which: Sequence[ColumnElement[bool]], kinds: Sequence[Row[Any]]) -> Counter[Key]:
     vain = _in_vain(tx, which) if any(_is_in_vain(row) for row in kinds) else []
     sites = _sites(tx, {row.pilot_id for row in kinds if row.pilot_id is not None})
     deltas: Counter[Key] = Counter()
@@ -100,10 +115,10 @@ def _present(state: str, site_id: int | None) -> Key:
     return "penstock_jobs", (state, site_id if state in JOB_ON_PILOT else None)
 
 
-def _kinds(tx: Transaction, which: Iterable[ColumnElement[bool]]) -> Sequence[Row[Any]]:
+def _kinds(which: Iterable[ColumnElement[bool]]) -> Select[Any]:
     kind = (job_events.c.from_state, job_events.c.to_state, job_events.c.pilot_id)
     sums = (func.count().label("many"), func.sum(job_events.c.core_seconds).label("core_seconds"))
-    return marks.committed(tx, select(*kind, *sums).where(*which).group_by(*kind))
+    return select(*kind, *sums).where(*which).group_by(*kind)
 
 
 def _is_in_vain(row: Row[Any]) -> bool:

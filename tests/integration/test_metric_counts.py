@@ -191,6 +191,54 @@ def test_jobs_that_retention_deletes_are_counted_out(database: Database, is_coun
     assert values(database, "penstock_job_transitions_total") == {(None, "received"): 5}
 
 
+def test_retention_does_not_wait_for_who_writes_of_other_jobs(mariadb: Database) -> None:
+    old = [submit(mariadb, {"name": "s", **array(300)}) for _ in range(2)]
+    other = submit(mariadb, {"name": "s", **array(2)})
+    of_old = campaigns.c.id.in_([submitted.campaign_id for submitted in old])
+    count(mariadb)
+    ended = {"state": "done", "ended_at": mariadb.now() - VERY_OLD}
+    mariadb.transact(lambda tx: tx.run(update(campaigns).where(of_old).values(**ended)))
+    running = mariadb.read(
+        lambda tx: tx.scalar(select(func.max(jobs_table.c.id)).where(jobs_table.c.campaign_id == other.campaign_id))
+    )
+    written, may_end = threading.Event(), threading.Event()
+
+    def slowly(tx: Transaction) -> None:
+        _event(tx, running)
+        written.set()
+        assert may_end.wait(30)
+
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(mariadb.transact, slowly)
+        assert written.wait(30)
+        try:
+            retention.purge(mariadb, 86_400.0, lambda _doomed: None)
+        finally:
+            may_end.set()
+        slow.result()
+    count(mariadb)
+    assert values(mariadb, "penstock_jobs") == {("received", None): 3}
+
+
+def test_a_long_history_that_retention_has_deleted_takes_one_transaction(database: Database) -> None:
+    submit(database, {"name": "s", **array(3)})
+    database.transact(lambda tx: tx.run(update(job_events).values(id=job_events.c.id + 2_000_000_000)))
+    assert not database.transact(partial(event_counts.count, settled=0.0))
+    assert database.transact(partial(event_counts.count, settled=0.0))
+    assert not database.transact(partial(event_counts.count, settled=0.0))
+    assert values(database, "penstock_jobs") == {("received", None): 3}
+
+
+def test_events_that_an_older_release_deleted_do_not_end_the_count(database: Database) -> None:
+    submit(database, {"name": "s", **array(9)})
+    count(database)
+    database.transact(lambda tx: tx.run(job_events.delete()))
+    count(database)
+    submit(database, {"name": "s", **array(2)})
+    count(database)
+    assert values(database, "penstock_job_transitions_total") == {(None, "received"): 11}
+
+
 def test_pilots_that_end_are_counted_once_and_those_that_live_by_state_queue_and_meta_site(database: Database) -> None:
     site = building.site(database)
     body = MetaSiteEntry(name="both", queues=("LOCAL/local",)).model_dump_json()
