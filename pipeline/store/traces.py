@@ -53,11 +53,16 @@ class Ends:
 
 
 def next_ends(tx: Transaction, *, share: float, oldest: float, most: int = MOST) -> Ends | None:
-    """The next ends to tell; None when there is nothing new. The first call ever begins with what happens from now."""
+    """The next ends to tell; None when there is nothing new.
+
+    The first call ever, and the first after nobody has asked for `oldest` seconds, begin with what happens from now.
+    """
     counted = marks.read(tx, COUNTED)
     if counted is None:
         return None
-    begin = marks.lock(tx, TRACED, begin=counted.value).value
+    mark = marks.lock(tx, TRACED, begin=counted.value)
+    begin = mark.value if mark.at > tx.after(-oldest) else counted.value
+    marks.move(tx, TRACED, begin, tx.now)
     if begin >= counted.value:
         return None
     last = min(counted.value, begin + most)

@@ -262,6 +262,39 @@ def test_after_retention_ids_that_sqlite_gives_out_again_are_told(database: Data
     assert len(receiver.traces()) == 4
 
 
+def test_after_retention_traces_begin_with_what_happens_from_when_they_are_turned_on(
+    database: Database, receiver: Receiver
+) -> None:
+    before = submit(database, {"name": "s", **array(5)})
+    finish(database, [job.id for job in all_jobs(database, before.campaign_id)])
+    count(database)
+    database.transact(event_counts.retreat)
+    job_ids = begun(database, 2, receiver.url)
+    finish(database, job_ids)
+    assert send(database, receiver.url) == []
+    assert told(receiver) == set(job_ids)
+
+
+def test_what_ended_while_traces_were_turned_off_for_long_is_not_looked_through(
+    database: Database, receiver: Receiver
+) -> None:
+    begun(database, 1, receiver.url)
+    meanwhile = submit(database, {"name": "s", **array(5)})
+    finish(database, [job.id for job in all_jobs(database, meanwhile.campaign_id)])
+    off_since = database.now() - timedelta(seconds=duty.OLDEST + 1)
+    of_traces = update(controls).where(controls.c.name == event_counts.TRACED)
+    database.transact(lambda tx: tx.run(of_traces.values(at=off_since)))
+    job_ids = begun(database, 2, receiver.url)
+    finish(database, job_ids)
+    assert send(database, receiver.url) == []
+    assert told(receiver) == set(job_ids)
+
+
+def told(receiver: Receiver) -> set[str | int | float]:
+    """The jobs whose traces have arrived."""
+    return {span.attributes["penstock.job.id"] for span in receiver.spans if span.name == "job"}
+
+
 def test_nothing_is_passed_by_while_transactions_of_every_length_come_and_go(
     mariadb: Database, receiver: Receiver, seed: int
 ) -> None:
@@ -275,5 +308,4 @@ def test_nothing_is_passed_by_while_transactions_of_every_length_come_and_go(
     come_and_go(mariadb, seed, end_one, also=lambda: duty.send(context(mariadb, receiver.url)))
     send(mariadb, receiver.url)
     ended = mariadb.read(lambda tx: tx.rows(select(job_events.c.job_id).where(job_events.c.to_state == "killed")))
-    told = {span.attributes["penstock.job.id"] for span in receiver.spans if span.name == "job"}
-    assert told == {row.job_id for row in ended}
+    assert told(receiver) == {row.job_id for row in ended}
