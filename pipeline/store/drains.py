@@ -117,7 +117,7 @@ def start(tx: Transaction, aim: Aim, order: Order) -> Drain:
     """Begin to drain. Where the same is drained already, that drain goes on, with the deadline that is given now.
 
     A queue that was drained is drained anew: that concerns those who serve it now. Raises NotFound for a process or a
-    site that is not there, BadInput for killing without a deadline, or processes.
+    site that is not there, BadInput for killing without a deadline, or processes, Conflict for a queue that is paused.
     """
     if order.kills and order.seconds is None:
         raise BadInput("to kill what is left takes a deadline", field="kill")
@@ -267,6 +267,15 @@ def _hasten(tx: Transaction, known: Drain, order: Order) -> Drain:
 def _check(tx: Transaction, aim: Aim) -> None:
     if aim.kind is DrainKind.SITE and tx.first(select(sites.c.id).where(sites.c.name == aim.target)) is None:
         raise NotFound(f"there is no site {aim.target!r}; `penstock sites list` shows what there is", field="site")
+    if aim.kind is DrainKind.QUEUE and _wish_of(tx, aim.target) is Wish.PAUSE:
+        raise Conflict(
+            f"{aim.target} is paused, and a drain would take the pause back; `penstock resume {aim.target}` first, or "
+            "drain the processes that serve it by their names: those started later find it paused"
+        )
+
+
+def _wish_of(tx: Transaction, queue: str) -> Wish | None:
+    return next((control.wish for control in instances.controls(tx) if control.queue == queue), None)
 
 
 def _ban(tx: Transaction, drain: Drain) -> None:

@@ -378,6 +378,16 @@ def test_a_queues_drain_ends_with_its_wish(database: Database, taken_back_by: st
     assert wished == ({Wish.PAUSE} if taken_back_by == "pause" else set())
 
 
+def test_a_drain_takes_no_pause_back(database: Database) -> None:
+    consumer(database, "one", loads={"matching": 3})
+    database.transact(lambda tx: instances.pause(tx, "matching", "bob"))
+    with pytest.raises(Conflict, match="matching is paused"):
+        begin(database, Aim(DrainKind.QUEUE, "matching"))
+    begin(database, Aim(DrainKind.INSTANCE, "one"))
+    assert consumer(database, "later", loads={"matching": 0}).queues == {"matching": Wish.PAUSE}
+    assert [drain.kind for drain in database.read(drains.all_in_force)] == [DrainKind.INSTANCE]
+
+
 def test_a_process_that_was_killed_does_not_hold_a_drain_up(database: Database) -> None:
     consumer(database, "one", loads={"matching": 3})
     drain = begin(database, Aim(DrainKind.INSTANCE, "one"))
