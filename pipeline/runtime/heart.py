@@ -10,6 +10,7 @@ deadlocked, and the deadline of the batch ends it.
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 import time
 from collections.abc import Iterator
@@ -42,11 +43,11 @@ class Signs:
 
 
 class Page:
-    """The page of one worker, a file that its consumer makes and both map."""
+    """The page of one worker, a file that its consumer makes and both map. Raises OSError where there is no room."""
 
     def __init__(self, path: Path) -> None:
         with path.open("a+b") as file:
-            file.truncate(mmap.PAGESIZE)
+            os.posix_fallocate(file.fileno(), 0, mmap.PAGESIZE)  # else a disk without room would kill whoever writes
             self._memory = mmap.mmap(file.fileno(), mmap.PAGESIZE)
 
     def read(self) -> Signs:
@@ -87,9 +88,10 @@ class Heart:
     def _run(self) -> None:
         pause = Event()
         while True:
-            self._look()
-            self._tell()
-            pause.wait(INTERVAL)
+            with suppress(MemoryError):  # the limit is the whole worker's: who reached it fails, and the heart beats on
+                self._look()
+                self._tell()
+                pause.wait(INTERVAL)
 
     def _look(self) -> None:
         """Whether anything has moved since the last look."""
@@ -104,10 +106,10 @@ class Heart:
         self._page.write(Signs(time.monotonic(), idle_since, 0.0 if idle_since else self._still_since))
 
     def _marks_of_locked(self) -> Marks | None:
-        """The threads of the executor; None when one of them does not wait for a lock."""
+        """The threads of the executor; None when one of them does not wait for a lock, or that can't be seen."""
         own = {str(thread.native_id) for thread in (self._thread, *self._others)}
         marks: Marks = {}
-        with suppress(FileNotFoundError, ProcessLookupError):
+        with suppress(OSError, MemoryError):
             for task in sorted(_TASKS.iterdir()):
                 if task.name in own:
                     continue
@@ -116,4 +118,4 @@ class Heart:
                 status = (task / "status").read_text()
                 marks[task.name] = status[status.find("voluntary_ctxt_switches") :]
             return marks
-        return None  # a thread ended just now
+        return None  # a thread ended just now, or the executor has used up what it takes to look
