@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import replace
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 from pebble import CONSTS, ProcessExpired, ProcessPool
 from structlog import get_logger
 
+from pipeline.errors import BadSettings
 from pipeline.metrics import WORKERS_REPLACED
 from pipeline.runtime.execution import Report
 from pipeline.runtime.heart import Page, Signs
@@ -58,13 +60,14 @@ def start_fork_server(specs: Iterable[ConsumerSpec]) -> None:
 
 
 class Slot:
-    """One worker. `finished` is called with the slot, from another thread, whenever `take` has something to give."""
+    """One worker. `finished` is called with the slot, from another thread, whenever `take` has something to give.
+
+    Raises BadSettings when there is no room for its files.
+    """
 
     def __init__(self, recipe: Recipe, spec: ConsumerSpec, finished: Callable[[Slot], None]) -> None:
         CONSTS.term_timeout = _KILL_AFTER
-        self._folder = tempfile.TemporaryDirectory(prefix="penstock-slot-")
-        self._recipe = replace(recipe, note=Path(self._folder.name) / "stack", page=Path(self._folder.name) / "heart")
-        self._page = Page(self._recipe.page)
+        self._folder, self._recipe, self._page = _open_page(recipe)
         self._spec = spec
         self._finished = finished
         self._running: tuple[Group, Future[Report]] | None = None
@@ -220,6 +223,22 @@ class Slot:
             return self._recipe.note.read_text(errors="replace") or None
         except FileNotFoundError:
             return None
+
+
+def _open_page(recipe: Recipe) -> tuple[tempfile.TemporaryDirectory[str], Recipe, Page]:
+    """A worker's page, in a folder of its own, and the recipe that names both."""
+    with ExitStack() as undone:
+        try:
+            folder = tempfile.TemporaryDirectory(prefix="penstock-slot-")
+            undone.callback(folder.cleanup)
+            recipe = replace(recipe, note=Path(folder.name) / "stack", page=Path(folder.name) / "heart")
+            page = Page(recipe.page)
+        except OSError as error:
+            raise BadSettings(
+                f"TMPDIR: a worker's files find no room in {tempfile.tempdir} ({error}); make some, or name another"
+            ) from error
+        undone.pop_all()
+    return folder, recipe, page
 
 
 def _obituary(exitcode: int) -> str:

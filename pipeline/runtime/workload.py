@@ -29,7 +29,10 @@ class Workload:
     """For the loop's thread alone, except for `wake`, `in_flight`, `oldest_age`, `busy_seconds` and `stuck`."""
 
     def __init__(self, settings: Settings, spec: ConsumerSpec, instance: str, clock: Callable[[], datetime]) -> None:
-        """`clock` is the database's, by which messages say when they were made."""
+        """`clock` is the database's, by which messages say when they were made.
+
+        Raises BadSettings when there is no room for the workers' files: then no worker is left.
+        """
         self._clock = clock
         self.queue = spec.queue
         self._none_before: datetime | None = None
@@ -45,7 +48,13 @@ class Workload:
         self._waiting: deque[Batch] = deque()
         self._running: dict[Slot, Batch] = {}
         recipe = Recipe(settings, spec.queue, instance, deadline)
-        self._slots = [Slot(recipe, spec, self._events.put) for _ in range(settings.consumer_slots)]
+        self._slots: list[Slot] = []
+        try:
+            for _ in range(settings.consumer_slots):
+                self._slots.append(Slot(recipe, spec, self._events.put))
+        except Exception:
+            self.close()  # a reload that asks for more than the machine gives must cost nothing
+            raise
 
     @property
     def room(self) -> bool:

@@ -3,13 +3,17 @@ tests/integration/test_consumer_slot.py."""
 
 from __future__ import annotations
 
+import errno
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from pipeline.errors import BadSettings
 from pipeline.runtime import pool
 from pipeline.runtime.execution import Report
 from pipeline.runtime.heart import Page, Signs
@@ -17,10 +21,12 @@ from pipeline.runtime.pool import Slot
 from pipeline.runtime.rounds import Failure, Group
 from pipeline.runtime.spec import ConsumerSpec
 from pipeline.runtime.worker import Recipe
+from pipeline.runtime.workload import Workload
 from pipeline.settings import Settings
 from schemas.messages import JobsReceived
 
 GROUP: Group = (b"one",)
+SPEC = ConsumerSpec("optimisation", (JobsReceived,), lambda _context, _messages: [])
 
 
 class StandIn:
@@ -71,8 +77,7 @@ def told() -> list[Slot]:
 @pytest.fixture
 def slot(tmp_path: Path, pools: list[StandIn], told: list[Slot]) -> Iterator[Slot]:
     del pools
-    spec = ConsumerSpec("optimisation", (JobsReceived,), lambda _context, _messages: [])
-    slot = Slot(Recipe(Settings(data_dir=tmp_path), spec.queue, "me", 30.0), spec, told.append)
+    slot = Slot(Recipe(Settings(data_dir=tmp_path), SPEC.queue, "me", 30.0), SPEC, told.append)
     slot.run(GROUP)
     yield slot
     slot.join()
@@ -123,3 +128,22 @@ def test_a_batch_whose_deadline_the_pool_lets_pass_is_ended_without_it(
     assert isinstance(report.results, Failure)
     assert report.results.kind == "deadline"
     assert not slot.busy
+
+
+def test_a_full_disk_is_said_before_a_worker_is_started_and_none_is_left(
+    tmp_path: Path, pools: list[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings that ask for too much are refused as a whole: the loops before them go on."""
+
+    def page(path: Path) -> Page:
+        if pools:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return Page(path)
+
+    monkeypatch.setattr(pool, "Page", page)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    settings = Settings(data_dir=tmp_path, consumer_slots=2)
+    with pytest.raises(BadSettings, match=r"TMPDIR: a worker's files find no room in .* No space left"):
+        Workload(settings, SPEC, "me", lambda: datetime.now(UTC))
+    assert [one.ended for one in pools] == [True]
+    assert list(tmp_path.iterdir()) == []
