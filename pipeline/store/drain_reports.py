@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, func, select
@@ -48,14 +49,20 @@ def report(tx: Transaction, drain: Drain, *, seen_by: int | None = None) -> Drai
 def judge(database: Database, drain_id: int) -> DrainReport:
     """The report of a drain; when nothing holds it up any more, it is drained from now on. Raises NotFound."""
 
-    def look(tx: Transaction) -> DrainReport:
-        return report(tx, drains.find(tx, drain_id))
+    def look(tx: Transaction) -> tuple[Drain, DrainReport]:
+        drain = drains.find(tx, drain_id)
+        return drain, report(tx, drain)
 
-    found = database.read(look)
-    is_open = found.state in {DrainState.DRAINING, DrainState.OVERDUE}
-    if is_open and not found.holding and database.transact(lambda tx: drains.latch(tx, drain_id)):
-        return database.read(look)
-    return found
+    drain, found = database.read(look)
+    if found.state not in {DrainState.DRAINING, DrainState.OVERDUE}:
+        return found
+    if found.holding:
+        if drain.silent_since is not None:
+            database.transact(partial(drains.heard, drain_id=drain_id))
+        return found
+    silent = any(line.what is Thing.PROCESSES for line in found.left)
+    is_news = database.transact(partial(drains.latch, drain_id=drain_id, by_silence=silent))
+    return database.read(look)[1] if is_news else found
 
 
 def _of_sites(tx: Transaction, drain: Drain, seen_by: int | None) -> Iterator[DrainLine]:
@@ -213,7 +220,7 @@ def _process(row: InstanceRow, in_flight: int, queue: str | None) -> Iterator[Dr
 
 def _process_why(row: InstanceRow, in_flight: int, *, is_silent: bool) -> str:
     if is_silent:
-        return f"silent for {row.silence:.0f} s: killed, or cut off; it holds nothing up"
+        return f"silent for {row.silence:.0f} s: killed, or cut off; after a while it holds nothing up"
     if in_flight:
         return "it ends after what it has received, at its PENSTOCK_DRAIN_DEADLINE at the latest"
     return "it is about to end" if row.state == "draining" else "it is about to be told"

@@ -24,6 +24,9 @@ from schemas.drain_views import DrainKind, DrainState, DrainView
 EVERYTHING = "everything"
 SETTLE = 5.0
 """Seconds: no transaction lives longer, so what was decided before the bans has been written then."""
+UNHEARD = 30.0
+"""Seconds for which somebody looks at processes that are silent until they count as gone: after an outage of the
+database all are silent, and beat again within that time."""
 LATELY = 30.0
 """Seconds after its lifting for which jobs that a drain held are looked at again: one may have been held meanwhile."""
 _LOCK = "drains"
@@ -70,6 +73,7 @@ class Drain:
     started_at: datetime
     deadline_at: datetime | None
     kills: bool
+    silent_since: datetime | None
     drained_at: datetime | None
     lifted_at: datetime | None
     lifted_by: str | None
@@ -186,11 +190,23 @@ def keep_up(tx: Transaction, drain_id: int) -> Drain | None:
     return drain
 
 
-def latch(tx: Transaction, drain_id: int) -> bool:
-    """Note that nothing is left; whether that is news. Never taken back, and never for a drain that has just begun."""
+def latch(tx: Transaction, drain_id: int, *, by_silence: bool = False) -> bool:
+    """Note that nothing is left; whether that is news. Never taken back, and never for a drain that has just begun.
+
+    `by_silence`: nothing is left but processes that are silent, which is noted first, and believed `UNHEARD` later.
+    """
     open_ones = (drains.c.id == drain_id, drains.c.drained_at.is_(None), drains.c.lifted_at.is_(None))
+    if by_silence:
+        first = update(drains).where(*open_ones, drains.c.silent_since.is_(None)).values(silent_since=tx.now)
+        tx.run(first)
+        open_ones = (*open_ones, drains.c.silent_since <= tx.after(-UNHEARD))
     settled = or_(drains.c.kind.in_(_PROCESSES), drains.c.started_at <= tx.after(-SETTLE))
     return tx.run(update(drains).where(*open_ones, settled).values(drained_at=tx.now)) > 0
+
+
+def heard(tx: Transaction, drain_id: int) -> None:
+    """Note that one of those that were silent is not."""
+    tx.run(update(drains).where(drains.c.id == drain_id).values(silent_since=None))
 
 
 def find(tx: Transaction, drain_id: int, *, seen_by: int | None = None) -> Drain:

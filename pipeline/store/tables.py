@@ -735,12 +735,14 @@ drains = Table(
     _at("started_at"),
     _at("deadline_at", nullable=True),
     Column("kills", Boolean, nullable=False, server_default="0"),
+    _at("silent_since", nullable=True),
     _at("drained_at", nullable=True),
     _at("lifted_at", nullable=True),
     Column("lifted_by", String(200)),
 )
 """What operators drain: `instance`, `queue`, `site`, `vo` or `all`. `drained_at` is set once, when nothing was left.
-`vo_id` is the VO that it is for, null for everybody."""
+`silent_since` is when all of the processes that were left were first seen to be silent. `vo_id` is the VO that it is
+for, null for everybody."""
 
 worker_wishes = Table(
     "worker_wishes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -388,11 +389,31 @@ def test_a_drain_takes_no_pause_back(database: Database) -> None:
     assert [drain.kind for drain in database.read(drains.all_in_force)] == [DrainKind.INSTANCE]
 
 
+@pytest.mark.parametrize("aim", [Aim(DrainKind.INSTANCE, "one"), Aim(DrainKind.QUEUE, "matching")])
+def test_an_outage_of_the_database_ends_no_drain(database: Database, aim: Aim) -> None:
+    consumer(database, "one", loads={"matching": 3})
+    drain = begin(database, aim)
+    outage = update(instances_table).values(last_seen=database.now() - timedelta(seconds=100))
+    for _ in range(2):
+        database.transact(lambda tx: tx.run(outage))
+        upkeep(database)
+        assert report(database, drain).state is DrainState.DRAINING, "it beats again in a moment"
+        consumer(database, "one", loads={"matching": 3})
+        upkeep(database)
+        assert report(database, drain).holding
+        assert database.read(drains.all_in_force)[0].silent_since is None, "what came before the beat does not count"
+    database.transact(lambda tx: instances.leave(tx, "one"))
+    upkeep(database)
+    assert report(database, drain).state is DrainState.DRAINED
+
+
 def test_a_process_that_was_killed_does_not_hold_a_drain_up(database: Database) -> None:
     consumer(database, "one", loads={"matching": 3})
     drain = begin(database, Aim(DrainKind.INSTANCE, "one"))
     assert [line.what for line in report(database, drain).holding] == [Thing.MESSAGES, Thing.PROCESSES]
     database.transact(lambda tx: tx.run(update(instances_table).values(last_seen=tx.after(-100))))
+    upkeep(database)
+    age(database, drain, silent_since=drains.UNHEARD + 1)
     upkeep(database)
     found = report(database, drain)
     assert found.state is DrainState.DRAINED

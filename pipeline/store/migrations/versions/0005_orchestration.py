@@ -44,6 +44,7 @@ def upgrade() -> None:
         sa.Column("started_at", _AT, nullable=False),
         sa.Column("deadline_at", _AT, nullable=True),
         sa.Column("kills", sa.Boolean(), nullable=False, server_default="0"),
+        sa.Column("silent_since", _AT, nullable=True),
         sa.Column("drained_at", _AT, nullable=True),
         sa.Column("lifted_at", _AT, nullable=True),
         sa.Column("lifted_by", sa.String(length=200), nullable=True),
