@@ -87,10 +87,17 @@ def _words(event: EventView, known: Known, place: Place | None, *, is_last: bool
         yield _reported(known.attempts[event.attempt])
     if event.reason:
         yield event.reason
-    if lost and place is not None and place.reason and place.reason != event.reason:
+    if lost and place is not None and place.reason and _was_cut_off(event, known, place.reason):
         yield f"its pilot: {place.reason}"
     if is_last and to is JobState.RECEIVED and known.wake_at is not None:
         yield f"looked at again by {known.wake_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _was_cut_off(event: EventView, known: Known, last_words: str) -> bool:
+    """Whether a pilot's last words may say why the attempt ended: nobody else did."""
+    if event.to_state is JobState.KILLED or event.attempt in known.attempts:
+        return False
+    return not (event.reason or "").endswith(last_words)
 
 
 def _what(event: EventView, known: Known, *, lost: bool) -> str:
@@ -100,7 +107,7 @@ def _what(event: EventView, known: Known, *, lost: bool) -> str:
     if to is JobState.MATCHED:
         return f"assigned to pilot {event.pilot_id}, as attempt {event.attempt}"
     if to is JobState.DONE:
-        return f"its outputs were verified ({known.outputs}); done" if known.outputs else "done"
+        return f"its outputs are registered ({known.outputs}); done" if known.outputs else "done"
     if to is JobState.RECEIVED and lost:
         return f"attempt {event.attempt} is over; tried again"
     return _PLAIN.get((before, to)) or _ENDS.get(to) or to.value

@@ -70,7 +70,7 @@ def test_a_job_that_was_held_lost_and_tried_again_tells_all_of_it_in_order() -> 
         "assigned to pilot 4, as attempt 2",
         "began",
         "ended; its outputs are looked after; its pilot says succeeded, exit code 0 after 9.5 s, 4.2 s of CPU, 64 MiB",
-        "its outputs were verified (2); done",
+        "its outputs are registered (2); done",
     ]
     assert [line.seconds for line in story] == [2, 58, 1, 4, 1, 134, 200, 1, 1, 1, 10, 2, None]
     assert [(line.site, line.site_queue, line.node) for line in story[4:6]] == [("A", "long", "wn1")] * 2
@@ -86,6 +86,29 @@ def test_a_failure_says_what_the_pilot_reported_and_until_when_the_next_try_wait
         "attempt 1 is over; tried again; its pilot says payload_failed (exit_code), exit code 3 after 9.5 s, "
         "4.2 s of CPU, 64 MiB; exit code 3; looked at again by 2026-01-02 12:01:00 UTC"
     )
+
+
+@pytest.mark.parametrize(
+    ("end", "reported", "words"),
+    [
+        (event(0, "running", "failed", 1, 3, why="exit code 3"), [ended(1, "payload_failed", 3)], "exit code 3"),
+        (event(0, "running", "received", 1, 3, why="exit code 3"), [ended(1, "payload_failed", 3)], "exit code 3"),
+        (event(0, "running", "killed", 1, 3, why="killed by alice"), [], "killed by alice"),
+        (event(0, "running", "killed", 1, 3, why="killed by alice"), [ended(1, "killed", None)], "killed by alice"),
+        (
+            event(0, "running", "received", 1, 3, why="its pilot ended: ended by its batch system"),
+            [],
+            "its pilot ended: ended by its batch system",
+        ),
+    ],
+)
+def test_a_pilot_s_last_words_are_not_blamed_for_what_has_a_reason_of_its_own(
+    end: EventView, reported: list[AttemptView], words: str
+) -> None:
+    """They may be of hours later, when it had nothing to do any more; and nothing is said twice."""
+    (line,) = tell((end,), known(*reported))
+    assert line.text.endswith(f"; {words}")
+    assert line.text.count("ended by its batch system") == words.count("ended by its batch system")
 
 
 @pytest.mark.parametrize(
