@@ -195,13 +195,12 @@ def latch(tx: Transaction, drain_id: int, *, by_silence: bool = False) -> bool:
 
     `by_silence`: nothing is left but processes that are silent, which is noted first, and believed `UNHEARD` later.
     """
-    open_ones = (drains.c.id == drain_id, drains.c.drained_at.is_(None), drains.c.lifted_at.is_(None))
+    where = [drains.c.id == drain_id, drains.c.drained_at.is_(None), drains.c.lifted_at.is_(None)]
     if by_silence:
-        first = update(drains).where(*open_ones, drains.c.silent_since.is_(None)).values(silent_since=tx.now)
-        tx.run(first)
-        open_ones = (*open_ones, drains.c.silent_since <= tx.after(-UNHEARD))
-    settled = or_(drains.c.kind.in_(_PROCESSES), drains.c.started_at <= tx.after(-SETTLE))
-    return tx.run(update(drains).where(*open_ones, settled).values(drained_at=tx.now)) > 0
+        tx.run(update(drains).where(*where, drains.c.silent_since.is_(None)).values(silent_since=tx.now))
+        where.append(drains.c.silent_since <= tx.after(-UNHEARD))
+    where.append(or_(drains.c.kind.in_(_PROCESSES), drains.c.started_at <= tx.after(-SETTLE)))
+    return tx.run(update(drains).where(*where).values(drained_at=tx.now)) > 0
 
 
 def heard(tx: Transaction, drain_id: int) -> None:
