@@ -72,15 +72,11 @@ TRIGGERS_PUBLISHED = Counter("penstock_triggers_published", "Ticks published", [
 TRIGGERS_SKIPPED = Counter("penstock_triggers_skipped", "Ticks skipped, past their grace", ["trigger"])
 HTTP_REQUESTS = Counter("penstock_http_requests", "Requests answered", ["method", "route", "status"])
 HTTP_SECONDS = Histogram("penstock_http_request_seconds", "Time of requests", ["method", "route"], buckets=_SECONDS)
-QUEUE_READY = Gauge("penstock_queue_ready", "Messages that wait in the broker", ["queue"])
-QUEUE_IN_FLIGHT = Gauge("penstock_queue_in_flight", "Messages with consumers", ["queue"])
-QUEUE_OLDEST_AGE = Gauge("penstock_queue_oldest_age_seconds", "Wait of the oldest waiting message", ["queue"])
 INSTANCE = Gauge("penstock_instance_info", "This process", ["instance", "kind", "version"])
 MATCH_LATENCY = Histogram(
     "penstock_match_latency_seconds", "From an offer or news of jobs to the decision", ["message"], buckets=_SECONDS
 )
 RECONCILE_FINDS = Counter("penstock_reconcile_finds", "Overdue ids published again", ["message"])
-QUEUE_CONSUMERS = Gauge("penstock_queue_consumers", "Live consumers", ["queue"])
 WORKERS_WANTED = Gauge("penstock_queue_workers_wanted", "Consumer processes wanted", ["queue"])
 ARRIVALS = Gauge("penstock_queue_arrivals_per_second", "Messages per second", ["queue"])
 SECONDS_PER_MESSAGE = Gauge("penstock_queue_seconds_per_message", "Seconds of a worker slot per message", ["queue"])

@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from pipeline.api.publisher import Publisher
+from pipeline.api.system_metrics import SystemMetrics
 from pipeline.api.vitals import Vitals
 from pipeline.sandboxes import Sandboxes
 from pipeline.settings import Settings
@@ -29,6 +30,7 @@ class Services:
     stopping: Event = field(default_factory=Event)
     """Set when the process stops: requests that wait for something answer at once."""
     vitals: Vitals = field(default_factory=Vitals)
+    metrics: SystemMetrics = field(default_factory=SystemMetrics)
 
 
 def services_of(request: Request) -> Services:

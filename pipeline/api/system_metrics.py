@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import asyncio
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
+from anyio import CapacityLimiter, to_thread
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pipeline.api.services import Services
+from pipeline.api.publisher import Publisher
+from pipeline.api.question import Question
 from pipeline.errors import BrokerUnavailable, DatabaseUnavailable
-from pipeline.metrics import QUEUE_CONSUMERS, QUEUE_IN_FLIGHT, QUEUE_OLDEST_AGE, QUEUE_READY, STORED
+from pipeline.metrics import STORED
 from pipeline.queue_views import LIVE_WITHIN, complete, serving
 from pipeline.runtime.spec import declared_queues
+from pipeline.settings import Settings
 from pipeline.store import event_counts, instances, marks, metric_values, trigger_runs
-from pipeline.store.database import Transaction
+from pipeline.store.database import Database, Transaction
 from pipeline.store.instances import InstanceRow
-from pipeline.store.metric_values import Key, Names
+from pipeline.store.metric_values import Key, Labels, Names
 from pipeline.transport.port import Depth
 from pipeline.trigger import Trigger, find_triggers
 
-_QUEUE_GAUGES = (QUEUE_READY, QUEUE_IN_FLIGHT, QUEUE_OLDEST_AGE, QUEUE_CONSUMERS)
+PATIENCE = 3.0
+"""Seconds within which database and broker are to answer: Prometheus gives the whole of it ten."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
     """What the database tells."""
 
-    rows: Sequence[InstanceRow]
+    instances: Sequence[InstanceRow]
     values: Mapping[Key, float]
     names: Names
     lags: Mapping[str, float] = field(default_factory=dict)
@@ -38,23 +44,51 @@ class _Kept:
     """Seconds since that up to which events are counted; None before any were."""
 
 
-def system_metrics(services: Services) -> bytes:
-    """In Prometheus' words. What nobody knows has no sample: the outage itself has one."""
-    triggers = find_triggers(services.settings)
-    try:
-        kept = services.database.read(lambda tx: _read(tx, triggers))
-    except DatabaseUnavailable:
-        kept = None
-    queues = declared_queues()
-    try:
-        depths: Mapping[str, Depth] | None = services.publisher.depth(queues)
-    except BrokerUnavailable:
-        depths = None
-    for queue in queues:
-        _tell_queue(queue, None if depths is None else depths[queue], None if kept is None else kept.rows)
+class SystemMetrics:
+    """Belongs to one event loop, and has threads of its own: requests that wait for the database take none of them."""
+
+    def __init__(self) -> None:
+        self._database: Question[_Kept] = Question()
+        self._broker: Question[Mapping[str, Depth]] = Question()
+        self._writing = CapacityLimiter(1)
+        self._settings: Settings | None = None
+        self._triggers: Mapping[str, Trigger] = {}
+        self._queues: tuple[str, ...] = ()
+
+    async def tell(self, settings: Settings, database: Database, publisher: Publisher) -> bytes:
+        """All that this process tells, in Prometheus' words, within a few seconds.
+
+        What nobody knows has no sample: the outage itself has one.
+        """
+        if settings is not self._settings:  # what is installed does not change, and takes long to be found
+            self._triggers, self._queues = find_triggers(settings), declared_queues()
+            self._settings = settings
+        kept, depths = await asyncio.gather(self._kept(database), self._depths(publisher))
+        return await to_thread.run_sync(partial(_written, self._queues, kept, depths), limiter=self._writing)
+
+    async def _kept(self, database: Database) -> _Kept | None:
+        triggers = self._triggers
+        try:
+            return await self._database.answer(lambda: database.read(lambda tx: _read(tx, triggers)), PATIENCE)
+        except (DatabaseUnavailable, TimeoutError):
+            return None
+
+    async def _depths(self, publisher: Publisher) -> Mapping[str, Depth] | None:
+        try:
+            return await self._broker.answer(partial(publisher.depth, self._queues), PATIENCE)
+        except (BrokerUnavailable, TimeoutError):
+            return None
+
+
+def _written(queues: Sequence[str], kept: _Kept | None, depths: Mapping[str, Depth] | None) -> bytes:
+    families = [
+        *_ups(depths is not None, kept is not None),
+        *_queue_families(queues, depths, None if kept is None else kept.instances),
+        *(() if kept is None else _families(kept)),
+    ]
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Told([*_ups(depths is not None, kept is not None), *(() if kept is None else _families(kept))]))
-    return generate_latest(registry)
+    registry.register(_Told(families))
+    return generate_latest() + generate_latest(registry)
 
 
 def _read(tx: Transaction, triggers: Mapping[str, Trigger]) -> _Kept:
@@ -65,7 +99,7 @@ def _read(tx: Transaction, triggers: Mapping[str, Trigger]) -> _Kept:
             lags[name] = max(0.0, (tx.now - trigger.next_due(last)).total_seconds())
     mark = marks.read(tx, event_counts.COUNTED)
     return _Kept(
-        rows=instances.list_instances(tx),
+        instances=instances.list_instances(tx),
         values=metric_values.everything(tx),
         names=metric_values.names(tx),
         lags=lags,
@@ -73,15 +107,27 @@ def _read(tx: Transaction, triggers: Mapping[str, Trigger]) -> _Kept:
     )
 
 
-def _tell_queue(queue: str, told: Depth | None, rows: Sequence[InstanceRow] | None) -> None:
-    depth = told if told is None or rows is None else complete(queue, told, rows)
-    numbers = (None, None, None) if depth is None else (depth.ready, depth.in_flight, depth.oldest_age)
-    consumers = None if rows is None else len(serving(queue, rows))
-    for gauge, value in zip(_QUEUE_GAUGES, (*numbers, consumers), strict=True):
-        if value is None:
-            gauge.remove(queue)
-        else:
-            gauge.labels(queue).set(value)
+def _queue_families(
+    queues: Sequence[str], depths: Mapping[str, Depth] | None, rows: Sequence[InstanceRow] | None
+) -> Iterator[Metric]:
+    told = {} if depths is None else depths
+    known = told if rows is None else {queue: complete(queue, depth, rows) for queue, depth in told.items()}
+    serve: Mapping[str, float] = {} if rows is None else {queue: len(serving(queue, rows)) for queue in queues}
+    ready = {queue: depth.ready for queue, depth in known.items()}
+    in_flight = {queue: depth.in_flight for queue, depth in known.items()}
+    ages = {queue: depth.oldest_age for queue, depth in known.items()}
+    yield _of_queues("penstock_queue_ready", "Messages that wait in the broker", ready)
+    yield _of_queues("penstock_queue_in_flight", "Messages with consumers", in_flight)
+    yield _of_queues("penstock_queue_oldest_age_seconds", "Wait of the oldest waiting message", ages)
+    yield _of_queues("penstock_queue_consumers", "Live consumers", serve)
+
+
+def _of_queues(name: str, words: str, values: Mapping[str, float | None]) -> Metric:
+    family = GaugeMetricFamily(name, words, labels=("queue",))
+    for queue, value in values.items():
+        if value is not None:
+            family.add_metric((queue,), value)
+    return family
 
 
 def _ups(broker: bool, database: bool) -> Iterator[Metric]:
@@ -90,7 +136,7 @@ def _ups(broker: bool, database: bool) -> Iterator[Metric]:
 
 
 def _families(kept: _Kept) -> Iterator[Metric]:
-    live = Counter((row.kind, row.version) for row in kept.rows if row.silence < LIVE_WITHIN)
+    live = Counter((row.kind, row.version) for row in kept.instances if row.silence < LIVE_WITHIN)
     processes = GaugeMetricFamily("penstock_instances", "Live processes", labels=("kind", "version"))
     for (kind, version), many in sorted(live.items()):
         processes.add_metric((kind, version), many)
@@ -104,13 +150,15 @@ def _families(kept: _Kept) -> Iterator[Metric]:
 
 
 def _stored(kept: _Kept) -> Iterator[Metric]:
+    by_name: defaultdict[str, list[tuple[Labels, float]]] = defaultdict(list)
+    for (name, labels), number in kept.values.items():
+        by_name[name].append((labels, number))
     for stored in STORED:
         kind = CounterMetricFamily if stored.kind == "counter" else GaugeMetricFamily
         family = kind(stored.name.removesuffix("_total"), stored.help, labels=stored.labels)
-        for (name, values), number in sorted(kept.values.items(), key=repr):
-            if name == stored.name:
-                said = zip(stored.labels, values, strict=True)
-                family.add_metric([kept.names.said(label, value) for label, value in said], number)
+        for labels, number in sorted(by_name[stored.name], key=repr):
+            said = zip(stored.labels, labels, strict=True)
+            family.add_metric([kept.names.said(label, value) for label, value in said], number)
         yield family
 
 

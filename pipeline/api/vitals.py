@@ -7,8 +7,9 @@ import time
 from datetime import datetime
 from threading import Event
 
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 
+from pipeline.api.question import Question
 from pipeline.errors import DatabaseUnavailable
 from pipeline.store.database import Database
 from pipeline.turns import STILL_LIMIT
@@ -24,8 +25,7 @@ class Vitals:
 
     def __init__(self) -> None:
         self._answered: float | None = None
-        self._asked: asyncio.Task[datetime] | None = None
-        self._thread = CapacityLimiter(1)
+        self._database: Question[datetime] = Question()
 
     async def watch(self, stopping: Event) -> None:
         """Ask until the process stops."""
@@ -36,18 +36,11 @@ class Vitals:
             await asyncio.sleep(INTERVAL)
 
     async def ask(self, database: Database) -> None:
-        """See that the database answers. Raises DatabaseUnavailable, within 2 s.
-
-        The thread is its own: requests that wait for the database may have taken all others. While one waits, those
-        who ask later wait for the same answer.
-        """
-        if self._asked is None or self._asked.done():
-            self._asked = asyncio.create_task(to_thread.run_sync(database.now, limiter=self._thread))
-            self._asked.add_done_callback(_heed)
-        done, _ = await asyncio.wait({self._asked}, timeout=PATIENCE)
-        if not done:
-            raise DatabaseUnavailable(f"{database.safe_url()} has not answered within {PATIENCE:g} s")
-        self._asked.result()
+        """See that the database answers. Raises DatabaseUnavailable, within 2 s."""
+        try:
+            await self._database.answer(database.now, PATIENCE)
+        except TimeoutError as error:
+            raise DatabaseUnavailable(f"{database.safe_url()} has not answered within {PATIENCE:g} s") from error
 
     def stuck(self, database: Database, limit: float = STILL_LIMIT) -> str | None:
         """Why no requests are answered; None when they are, or when it is the database that keeps the threads.
@@ -59,12 +52,6 @@ class Vitals:
         if silent <= limit or 2 * len(database.asking) >= threads:
             return None
         return f"none of {threads} worker threads has been free for {silent:.0f} s"
-
-
-def _heed(asked: asyncio.Task[datetime]) -> None:
-    """Its error is not lost, should nobody ask again."""
-    if not asked.cancelled():
-        asked.exception()
 
 
 def _answer() -> None:

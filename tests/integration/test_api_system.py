@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from threading import Event
 
 import pytest
 from sqlalchemy import update
 
 from pipeline.api.queue_meter import QueueMeter
-from pipeline.errors import ApiUnavailable
+from pipeline.errors import ApiUnavailable, DatabaseUnavailable
 from pipeline.store import instances, metric_values, trigger_runs
 from pipeline.store.instances import Identity, Pulse
 from pipeline.store.tables import sites
@@ -86,6 +88,33 @@ def test_a_broker_that_is_down_leaves_the_api_ready_and_queues_unavailable(api: 
     finally:
         broker.start()
     eventually(lambda: not api.services.publisher.away)
+
+
+def test_a_database_that_hangs_is_told_in_time_and_takes_one_thread(
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over, asked = Event(), list[int]()
+
+    def hang(_work: object) -> None:
+        asked.append(1)
+        assert over.wait(60)
+        raise DatabaseUnavailable("it was away")
+
+    with api.http() as http, monkeypatch.context() as patched:
+        patched.setattr(api.database, "read", hang)
+        begun = time.monotonic()
+        told = [http.get("/metrics").text for _ in range(2)]
+        assert time.monotonic() - begun < 10, "Prometheus waits no longer for one"
+        assert len(asked) == 1
+        over.set()
+        eventually(lambda: http.get("/metrics").elapsed.total_seconds() < 1 and len(asked) > 1)
+        told.append(http.get("/metrics").text)
+    for text in told:
+        assert {"penstock_database_up 0.0", "penstock_broker_up 1.0"} <= set(text.splitlines())
+        assert 'penstock_queue_ready{queue="upkeep"}' in text
+        assert "penstock_queue_consumers{" not in text
+    with api.http() as http:
+        eventually(lambda: "penstock_database_up 1.0" in http.get("/metrics").text)
 
 
 def test_what_the_system_counts_is_told_by_name_and_goes_on_under_a_new_one(api: RunningApi) -> None:

@@ -28,6 +28,8 @@ TOLD_WITHIN = 30.0
 """Seconds, promises the issue."""
 HANG = 23.0
 """Seconds that an outage lasts here: longer than what a process that is stuck needs until it says so."""
+SCRAPE = 10.0
+"""Seconds that Prometheus waits for a process's numbers."""
 SLOTS = 2
 """Workers of a consumer."""
 THREADS = 40
@@ -190,6 +192,8 @@ def assert_alive_and_not_ready(urls: Mapping[str, str]) -> None:
     """As each of these processes says, for longer than one that is stuck needs to say so."""
     begun = time.monotonic()
     ask_in_vain([urls["api"] + "/v1/whoami"] * 2 * THREADS)
+    told = httpx.get(f"{urls['api']}/metrics", timeout=SCRAPE).text
+    assert {"penstock_database_up 0.0", "penstock_broker_up 0.0"} <= set(told.splitlines())
     unready = dict[str, float]()
     while time.monotonic() - begun < HANG:
         assert {name: says(url) for name, url in urls.items()} == dict.fromkeys(urls, 200)
