@@ -75,7 +75,9 @@ class Settings(BaseSettings):
     schedules: dict[str, str] = Field(
         default={}, description="cron expressions (seconds as a sixth field) by trigger, over the declared ones"
     )
-    consumer_slots: PositiveInt = Field(default=1, description="worker processes per queue of a consumer")
+    consumer_slots: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="worker processes per queue of a consumer; for more start more consumers"
+    )
     queue_wait: Seconds = Field(
         default=60.0, description="how long messages may wait in a queue: what the wanted number of consumers aims at"
     )

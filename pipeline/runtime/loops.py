@@ -64,16 +64,15 @@ class Loops:
             loop.start()
 
     def renew(self, settings: Settings) -> None:
-        """Serve with other settings every queue that is served and shall be. When it raises, nothing has changed."""
+        """Serve with other settings every queue that is served and shall be. When it raises, who served still does."""
         now = self._now
         before = [loop for loop in now.serving if loop.receives]
         successors = self._made(settings, {loop.queue: loop.paused for loop in before})
+        self._begin(successors)
         drained = tuple(loop for loop in now.serving if loop not in before)
         self._now = replace(now, serving=successors + drained, retired=(*now.retired, *before))
         for loop in before:
             loop.retire()
-        for loop in successors:
-            loop.start()
 
     @property
     def settling(self) -> bool:
@@ -139,6 +138,22 @@ class Loops:
         """See `pipeline.health.Checks`."""
         return [complaint for loop in self._now.serving for complaint in loop.unready()]
 
+    def _begin(self, successors: Sequence[QueueConsumer]) -> None:
+        """Start all of them, or none: when one can't be, those that have begun finish what they have received."""
+        begun: list[QueueConsumer] = []
+        try:
+            for loop in successors:
+                loop.start()
+                begun.append(loop)
+        except Exception:
+            for loop in successors:
+                if loop in begun:
+                    loop.retire()
+                else:
+                    loop.abandon()
+            self._now = replace(self._now, retired=(*self._now.retired, *begun))
+            raise
+
     def _made(self, settings: Settings, paused: Mapping[str, bool]) -> tuple[QueueConsumer, ...]:
         """A loop for each of these queues, or none."""
         generation, self._generation = self._generation, self._generation + 1
@@ -151,7 +166,6 @@ class Loops:
                 loop.obey(Wish.PAUSE if is_paused else None)
         except Exception:
             for loop in made:
-                loop.stop()
-                loop.start()  # it ends at once, and its workers with it
+                loop.abandon()
             raise
         return tuple(made)

@@ -62,7 +62,7 @@ def start_fork_server(specs: Iterable[ConsumerSpec]) -> None:
 class Slot:
     """One worker. `finished` is called with the slot, from another thread, whenever `take` has something to give.
 
-    Raises BadSettings when there is no room for its files.
+    Raises BadSettings when there is no room for its files, or the machine gives no further process.
     """
 
     def __init__(self, recipe: Recipe, spec: ConsumerSpec, finished: Callable[[Slot], None]) -> None:
@@ -75,7 +75,14 @@ class Slot:
         self._broke = False
         self._stopped = False
         self._opened = 0.0
-        self._pool = self._new_pool()
+        try:
+            self._pool = self._new_pool()
+        except (OSError, RuntimeError) as error:
+            self._folder.cleanup()
+            raise BadSettings(
+                f"PENSTOCK_CONSUMER_SLOTS: no further worker can be started ({error.__cause__ or error}); ask for "
+                "fewer, or raise the limits of this process"
+            ) from error
 
     @property
     def busy(self) -> bool:
@@ -207,7 +214,12 @@ class Slot:
             initargs=(self._recipe,),
             context=multiprocessing.get_context("forkserver"),
         )
-        assert pool.active  # asking starts it
+        try:
+            assert pool.active  # asking starts it
+        except Exception:
+            pool.stop()
+            pool.join()
+            raise
         return pool
 
     def _replace(self, cause: str) -> None:

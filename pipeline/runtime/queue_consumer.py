@@ -67,6 +67,10 @@ class QueueConsumer:
         """Begin."""
         self._thread.start()
 
+    def abandon(self) -> None:
+        """Part with it before it has begun; returns when its workers are gone."""
+        self._workload.close()
+
     def stop(self) -> None:
         """Receive no more; end when what is in flight is finished, or at the drain deadline. May be called twice."""
         if self._stop_by is None or self._stop_by == math.inf:

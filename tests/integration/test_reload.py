@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -203,3 +204,20 @@ def test_invalid_settings_change_nothing_at_all(make_stage: StageMaker, file: Pa
         assert told in said(stage, "settings_refused")[-1]
     assert said(stage, "settings_reloaded") == []
     assert slots(stage) == [1]
+
+
+def test_more_slots_than_the_process_may_open_files_for_cost_nothing(make_stage: StageMaker, file: Path) -> None:
+    stage = make_stage(settings_file=file)
+    process = stage.start()
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (128, 128))
+    reload(stage, process, file, "PENSTOCK_CONSUMER_SLOTS=64\n")
+    assert "Too many open files" in said(stage, "settings_refused")[-1]
+    eventually(lambda: len(stage.workers_of(process)) == 1)
+    stage.publish(rehearsal(1))
+    stage.wait_for([1])
+    reload(stage, process, file, "PENSTOCK_CONSUMER_SLOTS=2\n")
+    assert len(said(stage, "settings_reloaded")) == 1
+    eventually(lambda: slots(stage) == [2])
+    stage.publish(rehearsal(2))
+    stage.wait_for([1, 2])
+    assert stage.executed() == {1: 1, 2: 1}

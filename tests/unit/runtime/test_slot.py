@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,19 +36,19 @@ class StandIn:
     active = True
 
     def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
+        self.recipe = recipe
         self.groups: list[tuple[Group, Future[Report]]] = []
         self.ended = False
 
     def schedule(self, _function: object, args: tuple[Group], timeout: float) -> Future[Report]:
-        assert timeout == self._recipe.deadline
+        assert timeout == self.recipe.deadline
         self.groups.append((args[0], Future()))
         return self.groups[-1][1]
 
     def beat(self, seconds_ago: float = 0.0) -> None:
         """Let the worker's page say that its heart beat then."""
         then = time.monotonic() - seconds_ago
-        Page(self._recipe.page).write(Signs(then, then))
+        Page(self.recipe.page).write(Signs(then, then))
 
     def stop(self) -> None:
         self.ended = True
@@ -147,3 +148,17 @@ def test_a_full_disk_is_said_before_a_worker_is_started_and_none_is_left(
         Workload(settings, SPEC, "me", lambda: datetime.now(UTC))
     assert [one.ended for one in pools] == [True]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pool_that_begins_by_halves_is_ended(
+    tmp_path: Path, pools: list[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(_pool: StandIn) -> bool:
+        raise BrokenProcessPool from OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(StandIn, "active", property(begin))
+    recipe = Recipe(Settings(data_dir=tmp_path), SPEC.queue, "me", 30.0)
+    with pytest.raises(BadSettings, match=r"PENSTOCK_CONSUMER_SLOTS: .*temporarily unavailable"):
+        Slot(recipe, SPEC, lambda _slot: None)
+    assert pools[-1].ended
+    assert not pools[-1].recipe.page.parent.exists()
