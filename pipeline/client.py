@@ -125,7 +125,13 @@ class Client:
 
     def logs(self, job_id: int, attempt: int | None = None) -> api.JobLogs:
         """What an attempt wrote to standard output and error; None: the running or newest one. Raises NotFound."""
-        return self.get(f"/v1/jobs/{job_id}/logs", api.JobLogs, api.LogsQuery(attempt=attempt))
+        found = self.get(f"/v1/jobs/{job_id}/logs", api.JobLogs, api.LogsQuery(attempt=attempt))
+        if attempt is not None and found.attempt != attempt:
+            raise ApiUnavailable(
+                f"the API at {self.url} is of a release before 0.5.0, which shows attempt {found.attempt} of job "
+                f"{job_id} alone; upgrade it, or ask for no attempt"
+            )
+        return found
 
     def archive(self, job_id: int) -> bytes:
         """The newest archive of a job, a tar.gz for `pipeline.unpacking.unpack`. Raises NotFound."""
@@ -321,7 +327,7 @@ class Client:
 
     def _parsed(self, answer: httpx.Response, reply: type[M]) -> M:
         try:
-            return reply.model_validate_json(answer.content)
+            return reply.model_validate_json(answer.content, extra="ignore")  # a newer release may say more
         except ValidationError as error:
             raise ApiUnavailable(
                 f"{self.url} did not answer as this release's API does ({error.error_count()} differences); "

@@ -121,6 +121,19 @@ def test_an_answer_of_something_else_is_no_crash() -> None:
         client.whoami()
 
 
+def test_an_api_of_a_newer_release_may_say_more() -> None:
+    reply = b'{"job_id": 7, "attempt": 1, "source": "none", "stdout": "", "stderr": "", "colour": "red"}'
+    with failing_server(0, reply) as (url, _), Client(url, "t") as client:
+        assert client.logs(7).attempt == client.logs(7, 1).attempt == 1
+
+
+def test_an_older_api_s_other_attempt_is_not_taken_for_the_one_that_was_asked_for() -> None:
+    reply = b'{"job_id": 7, "attempt": 3, "source": "none", "stdout": "of the third", "stderr": ""}'
+    older = pytest.raises(ApiUnavailable, match=r"release before 0\.5\.0, which shows attempt 3 of job 7 alone")
+    with failing_server(0, reply) as (url, _), Client(url, "t") as client, older:
+        client.logs(7, 1)
+
+
 def test_a_url_that_is_none_is_bad_input() -> None:
     with Client("nonsense", "t") as client, pytest.raises(BadInput, match="PENSTOCK_API_URL"):
         client.whoami()
