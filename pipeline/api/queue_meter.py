@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from statistics import fmean
 from threading import Thread
@@ -34,7 +34,7 @@ _log = get_logger("api")
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What the database tells, read in one transaction."""
+    """What the database tells, read in one transaction; `before` is what the measurements go on from."""
 
     now: datetime
     before: Mapping[str, Size]
@@ -60,15 +60,15 @@ class QueueMeter:
         database = self.services.database
         bounds = queue_bounds(self.services.settings)
         before, now = database.read(lambda tx: (sizes(tx), tx.now))
-        show(before.values())
+        show(size for queue, size in before.items() if queue in bounds)
         ages = {queue: age(before[queue], now) if queue in before else INTERVAL for queue in bounds}
         due = [queue for queue, seconds in ages.items() if seconds >= INTERVAL]
         if due:
             told = self.services.publisher.depth(due)
-            known = database.read(_read)
+            known = replace(database.read(_read), before=before)  # what another has measured meanwhile stands
             measured = {queue: self._measure(queue, told[queue], known, bounds[queue]) for queue in due}
-            database.transact(lambda tx: keep(tx, measured, known.before))
-            show(measured.values())
+            kept = database.transact(lambda tx: keep(tx, measured, before))
+            show(kept.values())
         return max((INTERVAL - seconds for seconds in ages.values() if seconds < INTERVAL), default=INTERVAL)
 
     def run(self) -> None:

@@ -89,8 +89,9 @@ def recent_sizes(tx: Transaction) -> dict[str, Size]:
     return {queue: size for queue, size in sizes(tx).items() if age(size, tx.now) < _RECENT}
 
 
-def keep(tx: Transaction, measured: Mapping[str, Size], before: Mapping[str, Size]) -> None:
-    """Store measurements that go on from those of `before`; where another process was faster, its own stands."""
+def keep(tx: Transaction, measured: Mapping[str, Size], before: Mapping[str, Size]) -> dict[str, Size]:
+    """Store measurements that go on from those of `before`; where another process was faster, its own stands. Those
+    that are stored then."""
     for queue, size in sorted(measured.items()):
         values = asdict(size)
         if queue in before:
@@ -98,6 +99,7 @@ def keep(tx: Transaction, measured: Mapping[str, Size], before: Mapping[str, Siz
             tx.run(update(queue_sizes).where(queue_sizes.c.queue == queue, unchanged).values(values))
         else:
             tx.add_missing(queue_sizes, [values])
+    return {queue: size for queue, size in sizes(tx).items() if queue in measured}
 
 
 def age(size: Size, now: datetime) -> float:

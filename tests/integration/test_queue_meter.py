@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from pipeline.store.messages import Deferral, defer
 from pipeline.store.queue_sizes import Work, add_work, sizes
 from pipeline.store.tables import queue_sizes
 from pipeline.transport.memory import memory_broker
-from pipeline.transport.port import open_transport
+from pipeline.transport.port import Depth, open_transport
 from schemas.messages import FilesDue, Message
 from schemas.outcomes import Backoff
 from tests.waiting import eventually
@@ -120,6 +120,33 @@ def test_two_apis_make_one_series_and_a_third_goes_on_from_it(services: Services
     known = data(database)
     assert QueueMeter(services).turn() < INTERVAL
     assert data(database) == known, "it is not due yet"
+
+
+def test_a_measurement_that_was_under_way_does_not_follow_at_once(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that answers slowly lets another API's whole turn pass: the interval is measured once."""
+    database, meter = services.database, QueueMeter(services)
+    services.publisher.publish([about(number) for number in range(1, 201)])
+    meter.turn()
+    let_pass(database, INTERVAL)
+    database.transact(lambda tx: add_work(tx, [Work("data", 5, 20.0)]))
+    ask = services.publisher.depth
+    others: list[Size] = []
+
+    def slowly(queues: Sequence[str]) -> Mapping[str, Depth]:
+        told = ask(queues)
+        if not others:
+            others.append(data(database))
+            QueueMeter(services).turn()
+            others.append(data(database))
+            database.transact(lambda tx: add_work(tx, [Work("data", 5, 20.0)]))
+        return told
+
+    monkeypatch.setattr(services.publisher, "depth", slowly)
+    meter.turn()
+    assert data(database) == others[1]
+    assert gauge("penstock_queue_workers_wanted") == others[1].wanted
 
 
 def test_without_the_broker_what_was_wanted_stays_wanted(services: Services) -> None:
