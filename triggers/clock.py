@@ -84,7 +84,7 @@ class Clock:
         for run in dict.fromkeys([*self.owed, *trigger_runs.take_over(tx, self.instance)]):
             if run.name in self.triggers and self._is_too_late(tx, run):
                 trigger_runs.skip(tx, run)
-                self._say_skipped(run, too_late=True)
+                self._say_skipped(tx, run, too_late=True)
             elif run.name in self.triggers:
                 claimed.append(run)
         for run, depth in queues.items():
@@ -93,7 +93,7 @@ class Clock:
             if not trigger_runs.claim(tx, run, self.instance, skipped=skip):
                 continue
             if skip:
-                self._say_skipped(run, too_late=too_late)
+                self._say_skipped(tx, run, too_late=too_late)
             else:
                 claimed.append(run)
         return claimed
@@ -101,10 +101,10 @@ class Clock:
     def _is_too_late(self, tx: Transaction, run: Run) -> bool:
         return (tx.now - run.scheduled_for).total_seconds() > self.triggers[run.name].grace
 
-    def _say_skipped(self, run: Run, *, too_late: bool) -> None:
-        TRIGGERS_SKIPPED.labels(run.name).inc()
+    def _say_skipped(self, tx: Transaction, run: Run, *, too_late: bool) -> None:
+        tx.told.append(TRIGGERS_SKIPPED.labels(run.name).inc)
         said = _log.warning if too_late else _log.info
-        said("tick_skipped", trigger=run.name, due=run.scheduled_for.isoformat(), too_late=too_late)
+        tx.tell(said, "tick_skipped", trigger=run.name, due=run.scheduled_for.isoformat(), too_late=too_late)
 
     def _publish(self, runs: Sequence[Run]) -> None:
         if not runs:

@@ -55,6 +55,24 @@ def test_what_is_named_becomes_a_field_of_ecs() -> None:
     assert not set(NAMED) & set(LABELS)
 
 
+def test_what_a_transaction_does_is_told_by_way_of_it() -> None:
+    """It may be run again, or come to nothing: only what is committed is said and counted."""
+    inside = [
+        (file, function.name, node.lineno)
+        for file, tree in _trees().items()
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef) and "tx" in {argument.arg for argument in function.args.args}
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _says_at_once(node.func)
+    ]
+    assert inside == []
+
+
+def _says_at_once(function: ast.Attribute) -> bool:
+    logs = isinstance(function.value, ast.Name) and function.value.id == "_log"
+    return logs or function.attr in {"inc", "observe"}
+
+
 def _words() -> Iterator[str]:
     """Every name that an argument has, and every text: some lines are put together before they are said."""
     for node in (node for tree in _trees().values() for node in ast.walk(tree)):
