@@ -12,6 +12,7 @@ from typing import Protocol
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from pipeline.errors import BadSettings
+from pipeline.metrics import LIVE
 from pipeline.settings import Settings
 
 _STOP_WITHIN = 0.05
@@ -71,6 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         if path == "/metrics":
+            LIVE.set(not self.server.answers["/livez"]())
             self._reply(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest())
         elif path in self.server.answers:
             complaints = list(self.server.answers[path]())

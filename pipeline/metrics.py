@@ -22,6 +22,7 @@
 | penstock_match_latency_seconds | message | from an offer, or news of jobs, until matching had decided about it |
 | penstock_reconcile_finds_total | message | ids that reconcile found overdue and published again |
 | penstock_instance_info | instance, kind, version | 1 |
+| penstock_live | | 1 while the process makes progress, 0 where `/livez` says that it is stuck |
 
 By the API alone, as of now:
 
@@ -73,6 +74,7 @@ TRIGGERS_SKIPPED = Counter("penstock_triggers_skipped", "Ticks skipped, past the
 HTTP_REQUESTS = Counter("penstock_http_requests", "Requests answered", ["method", "route", "status"])
 HTTP_SECONDS = Histogram("penstock_http_request_seconds", "Time of requests", ["method", "route"], buckets=_SECONDS)
 INSTANCE = Gauge("penstock_instance_info", "This process", ["instance", "kind", "version"])
+LIVE = Gauge("penstock_live", "Whether this process makes progress")
 MATCH_LATENCY = Histogram(
     "penstock_match_latency_seconds", "From an offer or news of jobs to the decision", ["message"], buckets=_SECONDS
 )

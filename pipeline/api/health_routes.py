@@ -11,13 +11,15 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from pipeline.api.policy import FOR_ALL, Watcher
 from pipeline.api.services import ServicesOf, services_of
-from pipeline.queue_views import LIVE_WITHIN
+from pipeline.metrics import LIVE
 from pipeline.store import instances
 from pipeline.store.instances import InstanceRow
 from schemas.api import Health
 from schemas.scrape_targets import TargetGroup, TargetLabels
 
 router = APIRouter(tags=["health"])
+_LOOKED_FOR = 900.0
+"""Seconds of silence after which nobody looks for a process any more; one that ends leaves the list at once."""
 
 
 @router.get("/livez", dependencies=FOR_ALL)
@@ -51,19 +53,23 @@ async def metrics(request: Request) -> Response:
     while the database is. Takes none of the threads that answer requests.
     """
     services = services_of(request)
+    LIVE.set(services.vitals.stuck(services.database) is None)
     told = await services.metrics.tell(services.settings, services.database, services.publisher)
     return Response(told, media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/scrape-targets")
 def scrape_targets(_caller: Watcher, services: ServicesOf) -> list[TargetGroup]:
-    """The live processes, for Prometheus' HTTP service discovery: it then scrapes each at the port that it has."""
+    """The processes, for Prometheus' HTTP service discovery: it then scrapes each at the port that it has.
+
+    One that has fallen silent is among them for 15 minutes, so that an alert tells of it.
+    """
     return list(_targets(services.database.read(instances.list_instances)))
 
 
 def _targets(rows: Iterable[InstanceRow]) -> Iterable[TargetGroup]:
     for row in rows:
-        if row.health_url is not None and row.silence < LIVE_WITHIN:
+        if row.health_url is not None and row.silence < _LOOKED_FOR:
             url = urlsplit(row.health_url)
             labels = TargetLabels(
                 kind=row.kind,

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from threading import Event
 
 import pytest
@@ -14,7 +15,9 @@ from sqlalchemy import update
 from pipeline.api.queue_meter import QueueMeter
 from pipeline.errors import ApiUnavailable, DatabaseUnavailable
 from pipeline.store import instances, metric_values, trigger_runs
+from pipeline.store.database import Transaction
 from pipeline.store.instances import Identity, Pulse
+from pipeline.store.tables import instances as instances_table
 from pipeline.store.tables import sites
 from pipeline.store.trigger_runs import Run
 from pipeline.transport.memory import memory_broker
@@ -152,6 +155,21 @@ def test_versions_consumers_outages_and_late_ticks_are_told(api: RunningApi) -> 
     assert "penstock_broker_up 1.0" in told
     (lag,) = re.findall(r'penstock_trigger_lag_seconds{trigger="reconcile"} (\S+)', told)
     assert 69 < float(lag) < 101, "30 s after the last one, it was due"
+
+
+def test_prometheus_looks_for_a_process_that_fell_silent_so_that_it_can_say_so(api: RunningApi) -> None:
+    now = api.database.now()
+    for name, port, silence in (("killed", 8473, 300), ("long gone", 8474, 4_000)):
+        silent = Identity(name, "consumer", ("data",), "1.0", "host", 1, f"http://host:{port}")
+        api.database.transact(partial(instances.beat, identity=silent, pulse=Pulse()))
+        seen = update(instances_table).where(instances_table.c.id == name)
+        api.database.transact(
+            partial(Transaction.run, statement=seen.values(last_seen=now - timedelta(seconds=silence)))
+        )
+    with api.http(api.token(Role.MONITOR)) as http:
+        found = {target for group in http.get("/v1/scrape-targets").json() for target in group["targets"]}
+    assert "host:8473" in found
+    assert "host:8474" not in found
 
 
 def test_prometheus_finds_the_live_processes(api: RunningApi) -> None:
