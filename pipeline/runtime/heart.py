@@ -4,7 +4,8 @@ A worker that was stopped, or that never lets another of its threads have a turn
 may take. One whose executor deadlocks goes on beating. That is told by the kernel: no thread of the process has run
 since the last beat, and each waits for a lock. Who waits for a server, a file or a child waits for something else, so a
 batch that waits for a batch system never looks like one. Where the kernel names no waits nobody is called
-deadlocked, and the deadline of the batch ends it.
+deadlocked, and the deadline of the batch ends it. So it is in a worker that keeps a thread which waits for something
+else (fsspec's for S3, a round whose batch system does not answer): the executor may wait for just that one.
 """
 
 from __future__ import annotations
