@@ -6,11 +6,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import click
 from rich.progress import Progress, TaskID
 
-from pipeline.cli.progress import LOOK, bars
+from pipeline.cli.progress import LOOK, bars, patiently
 from pipeline.cli.words import counted
 from schemas.drain_views import DrainReport, DrainState, Thing
 
@@ -21,7 +22,7 @@ Look = Callable[[int], DrainReport]
 
 def wait_for_drain(look: Look, begun: DrainReport) -> DrainReport:
     """Show what is left until nothing is, or until the deadline; where what is left is killed then, for ten minutes
-    more. The last report."""
+    more. The last report. An outage of the API or the database is waited for."""
     if not sys.stderr.isatty():
         return _follow(look, begun, _Lines().show)
     with bars() as progress:
@@ -54,7 +55,7 @@ def _follow(look: Look, report: DrainReport, show: Callable[[DrainReport], None]
         elif report.state is not DrainState.DRAINING:
             return report
         time.sleep(LOOK)
-        report = look(report.id)
+        report = patiently(partial(look, report.id), "the drain")
 
 
 class _Lines:

@@ -11,7 +11,6 @@ from typing import Protocol
 import click
 
 from pipeline.cli.direct import opened_database, who
-from pipeline.cli.progress import patiently
 from pipeline.client import Client, open_client
 from pipeline.runtime.spec import declared_queues
 from pipeline.settings import Settings
@@ -98,8 +97,8 @@ class OverApi:
         return self.client.start_drain(wanted.model_copy(update={"site": chosen.site, "vo": chosen.vo}))
 
     def look(self, drain_id: int) -> DrainReport:
-        """How it stands; the drain goes on while the API is away."""
-        return patiently(lambda: self.client.drain(drain_id), "the drain")
+        """How it stands."""
+        return self.client.drain(drain_id)
 
     def lift(self, chosen: Chosen) -> DrainView | None:
         """Take it back."""

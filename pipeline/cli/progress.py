@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from pipeline.cli.output import warn
 from pipeline.client import Client
-from pipeline.errors import ApiUnavailable
+from pipeline.errors import ApiUnavailable, DatabaseUnavailable
 from schemas.api import CampaignView, StepView
 from schemas.states import JOB_FINAL, CampaignState, JobState, StepState
 
@@ -23,7 +23,7 @@ V = TypeVar("V")
 LOOK = 1.0
 """Seconds between two looks at the campaign."""
 PATIENCE = 600.0
-"""Seconds of an API that can't be reached: jobs run on without it, so waiting does too."""
+"""Seconds of an API or a database that can't be reached: jobs run on without it, so waiting does too."""
 ENDED = frozenset({CampaignState.DONE, CampaignState.BLOCKED, CampaignState.CANCELLED})
 
 
@@ -113,13 +113,14 @@ def step_counts(step: StepView) -> str:
 
 
 def patiently(look: Callable[[], V], what: str) -> V:
-    """The answer of `look`, asked again while the API can't be reached: `what` goes on without it."""
+    """The answer of `look`, asked again while the API or the database can't be reached: `what` goes on without it."""
     since = time.monotonic()
     while True:
         try:
             return look()
-        except ApiUnavailable as error:
+        except (ApiUnavailable, DatabaseUnavailable) as error:
             if time.monotonic() - since > PATIENCE:
                 raise
-            warn(f"{error}; {what} goes on, waiting for the API")
+            waited_for = "API" if isinstance(error, ApiUnavailable) else "database"
+            warn(f"{error}; {what} goes on, waiting for the {waited_for}")
             time.sleep(LOOK)

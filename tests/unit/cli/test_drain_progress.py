@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from rich.progress import Progress
 
-from pipeline.cli import drain_progress
+from pipeline.cli import drain_progress, progress
 from pipeline.cli.drain_progress import in_words, wait_for_drain
+from pipeline.errors import ApiUnavailable, DatabaseUnavailable, PenstockError
 from schemas.drain_views import DrainKind, DrainLine, DrainReport, DrainState, Thing
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -29,6 +30,7 @@ def left(what: Thing, count: int, state: str | None = None, **columns: Any) -> D
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drain_progress, "LOOK", 0.0)
+    monkeypatch.setattr(progress, "LOOK", 0.0)
 
 
 def test_what_is_left_is_added_up_over_sites_and_reasons() -> None:
@@ -74,3 +76,17 @@ def test_a_bar_is_full_when_none_is_left_of_the_most_that_were() -> None:
         bars.show(report(DrainState.OVERDUE, left(Thing.PILOTS, 1)))
         shown = {task.description: (task.completed, task.total, task.fields["counts"]) for task in progress.tasks}
     assert shown == {"jobs": (4, 4, "0 left, overdue"), "pilots": (0, 1, "1 left, overdue")}
+
+
+@pytest.mark.parametrize("error", [ApiUnavailable("the API is away"), DatabaseUnavailable("the database is away")])
+def test_an_outage_does_not_end_the_waiting(error: PenstockError, capsys: pytest.CaptureFixture[str]) -> None:
+    looks: list[PenstockError | DrainReport] = [error, report(DrainState.DRAINED)]
+
+    def look(_drain_id: int) -> DrainReport:
+        found = looks.pop(0)
+        if isinstance(found, DrainReport):
+            return found
+        raise found
+
+    assert wait_for_drain(look, report()).state is DrainState.DRAINED
+    assert f"{error}; the drain goes on, waiting for the" in capsys.readouterr().err
