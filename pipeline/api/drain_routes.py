@@ -35,10 +35,7 @@ def list_(caller: Watcher, services: ServicesOf, query: Annotated[DrainQuery, Qu
 @router.get("/{drain_id}")
 def show(caller: Watcher, services: ServicesOf, drain_id: Annotated[RowId, Path()]) -> DrainReport:
     """A drain, and what is left of it in the caller's VO, with the reasons."""
-    seen_by = caller.vo_id
-    return services.database.read(
-        lambda tx: drain_reports.report(tx, drains.find(tx, drain_id, seen_by=seen_by), seen_by=seen_by)
-    )
+    return drain_reports.judge(services.database, drain_id, seen_by=caller.vo_id)
 
 
 @router.post("", status_code=201)

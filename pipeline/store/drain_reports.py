@@ -46,12 +46,13 @@ def report(tx: Transaction, drain: Drain, *, seen_by: int | None = None) -> Drai
     return DrainReport(**drain.view().model_dump(), left=tuple(lines))
 
 
-def judge(database: Database, drain_id: int) -> DrainReport:
-    """The report of a drain; when nothing holds it up any more, it is drained from now on. Raises NotFound."""
+def judge(database: Database, drain_id: int, *, seen_by: int | None = None) -> DrainReport:
+    """The report of a drain, for `seen_by` of this VO's part; when nothing at all holds it up any more, it is drained
+    from now on, whoever asks: upkeep may be away. Raises NotFound."""
 
     def look(tx: Transaction) -> tuple[Drain, DrainReport]:
-        drain = drains.find(tx, drain_id)
-        return drain, report(tx, drain)
+        drain = drains.find(tx, drain_id, seen_by=seen_by)
+        return drain, report(tx, drain, seen_by=seen_by)
 
     drain, found = database.read(look)
     if found.state not in {DrainState.DRAINING, DrainState.OVERDUE}:
@@ -60,6 +61,9 @@ def judge(database: Database, drain_id: int) -> DrainReport:
         if drain.silent_since is not None:
             database.transact(partial(drains.heard, drain_id=drain_id))
         return found
+    if seen_by is not None and drain.vo_id is None:
+        judge(database, drain_id)  # of others something may be left
+        return database.read(look)[1]
     silent = any(line.what is Thing.PROCESSES for line in found.left)
     is_news = database.transact(partial(drains.latch, drain_id=drain_id, by_silence=silent))
     return database.read(look)[1] if is_news else found

@@ -251,6 +251,22 @@ def test_a_drain_is_latched_when_nothing_is_left_and_stays_so(database: Database
     assert len(after.left) == 1, "what came since is told"
 
 
+def test_whoever_sees_that_nothing_is_left_latches_it_but_no_vo_for_others(database: Database) -> None:
+    """Over the API, too: upkeep may be away."""
+    at = building.site(database)
+    mine, theirs = (database.transact(partial(ensure_vo, name=name)) for name in ("a", "b"))
+    building.pilot(database, at, vo="b")
+    own, whole = begin(database, Aim(DrainKind.VO, "a", mine)), begin(database, site_aim(at.name))
+    for drain in (own, whole):
+        age(database, drain, started_at=drains.SETTLE + 1)
+    assert drain_reports.judge(database, own.id, seen_by=mine).state is DrainState.DRAINED
+    assert drain_reports.judge(database, whole.id, seen_by=mine).state is DrainState.DRAINING
+    with pytest.raises(NotFound):
+        drain_reports.judge(database, own.id, seen_by=theirs)
+    database.transact(lambda tx: tx.run(update(pilots).values(state=PilotState.DONE)))
+    assert drain_reports.judge(database, whole.id, seen_by=mine).state is DrainState.DRAINED
+
+
 def test_an_overdue_drain_says_so_and_kills_only_if_it_was_asked_to(database: Database) -> None:
     at, other = building.site(database, "S"), building.site(database, "T")
     for place in (at, other):
