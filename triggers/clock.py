@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -13,7 +13,7 @@ from pipeline.metrics import TRIGGERS_PUBLISHED, TRIGGERS_SKIPPED
 from pipeline.queue_views import complete, serving
 from pipeline.store import trigger_runs
 from pipeline.store.database import Database, Transaction
-from pipeline.store.instances import list_instances
+from pipeline.store.instances import InstanceRow, list_instances
 from pipeline.store.trigger_runs import Run
 from pipeline.transport.port import Depth, Transport
 from pipeline.trigger import Trigger
@@ -55,38 +55,38 @@ class Clock:
             left = bool(self.owed) or self.database.read(trigger_runs.any_left)
         if not news and not left:
             return 0
-        queues = self._depths(news)
         with self.turns.outside(DATABASE):
-            self.owed = self.database.transact(partial(self._claim, queues=queues))
-        self.seen = due
+            rows = self.database.read(list_instances)
+        held = frozenset(name for name, trigger in self.triggers.items() if _is_held(trigger, now, rows))
+        news = [run for run in news if run.name not in held]
+        if not news and not left:
+            return 0
+        queues = self._depths(news, rows)
+        with self.turns.outside(DATABASE):
+            self.owed = self.database.transact(partial(self._claim, queues=queues, held=held))
+        self.seen = {**self.seen, **{run.name: run.scheduled_for for run in news}}
         published = len(self.owed)
         self._publish(self.owed)
         self.owed = []
         return published
 
-    def _depths(self, runs: Sequence[Run]) -> Mapping[Run, Depth]:
-        """How full the queue of each tick is; without those that one of its consumers is too old for."""
+    def _depths(self, runs: Sequence[Run], rows: Sequence[InstanceRow]) -> Mapping[Run, Depth]:
+        """How full the queue of each tick is."""
         queues = {run: self.triggers[run.name].body(run.scheduled_for).queue for run in runs}
         if not queues:
             return {}
         with self.turns.outside(BROKER):
             told = self.transport.depth(sorted(set(queues.values())))
-        with self.turns.outside(DATABASE):
-            rows = self.database.read(list_instances)
-        return {
-            run: complete(queue, told[queue], rows)
-            for run, queue in queues.items()
-            if not any(_is_older(row.version, self.triggers[run.name].since) for row in serving(queue, rows))
-        }
+        return {run: complete(queue, told[queue], rows) for run, queue in queues.items()}
 
-    def _claim(self, tx: Transaction, queues: Mapping[Run, Depth]) -> list[Run]:
+    def _claim(self, tx: Transaction, queues: Mapping[Run, Depth], held: Collection[str]) -> list[Run]:
         claimed: list[Run] = []
         for run in dict.fromkeys([*self.owed, *trigger_runs.take_over(tx, self.instance)]):
             if run.name in self.triggers and self._is_too_late(tx, run):
                 trigger_runs.skip(tx, run)
                 self._say_skipped(tx, run, too_late=True)
-            elif run.name in self.triggers:
-                claimed.append(run)
+            elif run.name in self.triggers and run.name not in held:
+                claimed.append(run)  # one that is held is left to be taken over, until it goes or is too late
         for run, depth in queues.items():
             too_late = self._is_too_late(tx, run)
             skip = too_late or trigger_runs.is_pending(tx, run.name, depth)
@@ -121,6 +121,17 @@ class Clock:
             self.database.transact(partial(trigger_runs.mark_published, runs=runs))
         for run in runs:
             TRIGGERS_PUBLISHED.labels(run.name).inc()
+
+
+def _is_held(trigger: Trigger, now: datetime, rows: Sequence[InstanceRow]) -> bool:
+    """Whether its ticks wait, since a consumer of a release that does not know them would bury them.
+
+    That is one which serves the queue, and while nobody does, one that may come.
+    """
+    if not trigger.since:
+        return False
+    consumers = serving(trigger.body(now).queue, rows)
+    return not consumers or any(_is_older(row.version, trigger.since) for row in consumers)
 
 
 def _is_older(version: str, since: str) -> bool:
