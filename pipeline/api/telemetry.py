@@ -15,6 +15,7 @@ from pipeline.metrics import HTTP_REQUESTS, HTTP_SECONDS
 
 _log = get_logger("http")
 _level = logging.getLogger("http")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Telemetry:
@@ -55,8 +56,9 @@ class Request:
 
 def note_request(request: Request, status: int, seconds: float) -> None:
     """Count one request, and say it at debug."""
-    HTTP_REQUESTS.labels(request.method, request.route, str(int(status))).inc()
-    HTTP_SECONDS.labels(request.method, request.route).observe(seconds)
+    method = request.method if request.method in _METHODS else "other"  # anybody may make words up
+    HTTP_REQUESTS.labels(method, request.route, str(int(status))).inc()
+    HTTP_SECONDS.labels(method, request.route).observe(seconds)
     if _level.isEnabledFor(logging.DEBUG):
         outcome = "failure" if status >= HTTPStatus.BAD_REQUEST else "success"
         about = {"method": request.method, "path": request.path, "status": int(status)}

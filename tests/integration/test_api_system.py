@@ -186,6 +186,15 @@ def test_prometheus_finds_the_live_processes(api: RunningApi) -> None:
     }
 
 
+def test_methods_that_somebody_makes_up_are_counted_as_one(api: RunningApi) -> None:
+    with api.http() as http:
+        statuses = {http.request(f"MADE{number}UP", "/livez").status_code for number in range(3)}
+        told = http.get("/metrics").text
+    assert statuses == {405}
+    assert 'penstock_http_requests_total{method="other",route="/livez",status="405"} 3.0' in told
+    assert "MADE" not in told
+
+
 def test_health_and_metrics_want_no_token(api: RunningApi) -> None:
     with api.http() as http:
         assert http.get("/livez").json() == http.get("/readyz").json() == {"status": "ok", "complaints": []}
