@@ -26,7 +26,10 @@ Opener = Callable[[str], Exporter]
 
 def find_exporter(url: str) -> EntryPoint:
     """What serves PENSTOCK_TRACES_URL, not loaded. Raises BadSettings where nothing does."""
-    scheme = urlsplit(url).scheme
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError as error:
+        raise BadSettings(f"PENSTOCK_TRACES_URL: {url!r} is no URL: {error}") from error
     found = {entry.name: entry for entry in entry_points(group="penstock.trace_exporters")}
     if scheme not in found:
         known = ", ".join(sorted(found))
@@ -35,10 +38,19 @@ def find_exporter(url: str) -> EntryPoint:
 
 
 def open_exporter(url: str) -> Exporter:
-    """The exporter for `url`. Raises BadSettings for a scheme that nothing serves, and where its library is missing."""
+    """The exporter for `url`.
+
+    Raises BadSettings for a scheme that nothing serves, and where its library is missing or refuses its own settings.
+    """
     found = find_exporter(url)
     try:
         opener: Opener = found.load()
+        return opener(url)
+    except BadSettings:
+        raise
     except ModuleNotFoundError as error:
         raise BadSettings(f"PENSTOCK_TRACES_URL: {error.name} is missing: pip install 'penstock[traces]'") from error
-    return opener(url)
+    except Exception as error:  # whatever a library makes of what it reads itself
+        raise BadSettings(
+            f"PENSTOCK_TRACES_URL: its library refuses its settings, maybe a variable OTEL_...: {error}"
+        ) from error

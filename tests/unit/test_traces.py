@@ -220,6 +220,27 @@ def test_ticks_come_where_there_is_a_place_for_traces() -> None:
 
 
 @pytest.mark.parametrize("ask", [open_exporter, lambda url: check_settings(Settings(traces_url=url))])
+def test_what_is_no_url_is_a_bad_setting(ask: Callable[[str], object]) -> None:
+    with pytest.raises(BadSettings, match=r"PENSTOCK_TRACES_URL: 'http://\[::1' is no URL"):
+        ask("http://[::1")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "x"),
+        ("OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER", "nobody"),
+    ],
+)
+def test_what_the_library_refuses_of_its_own_variables_is_a_bad_setting(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(BadSettings, match="PENSTOCK_TRACES_URL: its library refuses"):
+        open_exporter("http://127.0.0.1:4318")
+
+
+@pytest.mark.parametrize("ask", [open_exporter, lambda url: check_settings(Settings(traces_url=url))])
 def test_what_nothing_serves_is_told_with_what_there_is(ask: Callable[[str], object]) -> None:
     with pytest.raises(BadSettings, match=r"serves 'zipkin'; there are http, https"):
         ask("zipkin://127.0.0.1:9411")
