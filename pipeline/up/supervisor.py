@@ -109,7 +109,8 @@ class House:
             time.sleep(LOOK)
 
     def _watch(self) -> int:
-        """Start again what has died; the exit code that ends all, 0 for none."""
+        """Start again what has died, one at a time: what many need to begin is much. The exit code that ends all, 0 for
+        none."""
         for child in self._children():
             code = child.ended()
             if code == BAD_INPUT and not self._ready:
@@ -117,6 +118,7 @@ class House:
                 return BAD_INPUT
             if child.process is None and time.monotonic() >= child.due_at:
                 child.start(self._surroundings)
+                break
         return 0
 
     def _look_whether_ready(self, database: Database, ready_file: Path | None) -> None:

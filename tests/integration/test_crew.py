@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from collections.abc import Iterator
+from errno import EAGAIN
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -79,3 +83,23 @@ def test_one_that_is_wished_again_while_it_ends_is_not_asked_again_and_begins_an
 def wished_again(crew: Crew) -> list[Child]:
     crew.follow({"data": 2})
     return list(crew.serving)
+
+
+@pytest.mark.parametrize("what", ["process", "thread"])
+def test_where_there_is_no_room_for_one_more_it_is_due_again_later(
+    crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_args: object, **_more: object) -> None:
+        raise BlockingIOError(EAGAIN, "Resource temporarily unavailable") if what == "process" else RuntimeError("full")
+
+    crew.follow({"data": 2})
+    (child,) = crew.serving
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess if what == "process" else Thread, "Popen" if what == "process" else "start", refuse)
+        child.start(os.environ)
+    assert (child.process, child.failures) == (None, 1)
+    assert child.due_at > child.started_at
+    assert signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert "data-2 can't be started: " in "".join(capsys.readouterr())
+    start(crew, tmp_path)
+    assert child.runs()
