@@ -10,7 +10,8 @@ STILL_LIMIT = 20.0
 """Seconds without progress after which a process says that it should be restarted; told within 30 s, that is, by a
 prober that asks every ten."""
 OUTSIDE_LIMIT = 300.0
-"""The same while it waits for the broker or the database, whose time-outs, tried again and again, end that before."""
+"""The same while it waits for the broker or the database, whose time-outs at one address, tried again and again, end
+that before."""
 HANG_LIMIT = 10.0
 """Seconds that it may wait for one of those until it says that it can't reach it."""
 BROKER, DATABASE = "broker", "database"

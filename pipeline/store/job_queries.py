@@ -15,17 +15,7 @@ from pipeline.store.database import Transaction
 from pipeline.store.file_queries import files_of_job
 from pipeline.store.job_commands import JobFilter
 from pipeline.store.places import places_of
-from pipeline.store.tables import (
-    attempts,
-    campaigns,
-    identities,
-    job_events,
-    jobs,
-    peeks,
-    sites,
-    steps,
-    vos,
-)
+from pipeline.store.tables import attempts, campaigns, identities, job_events, jobs, peeks, sites, steps, vos
 from schemas.api import AttemptView, EventView, JobSummary, JobView, PeekView
 from schemas.campaign import render
 from schemas.states import CampaignState, JobState

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline import turns
+from pipeline.store.database import IO_TIMEOUT, MAX_TRIES
 from pipeline.turns import BROKER, DATABASE, Turns
 
 
@@ -51,3 +52,8 @@ def test_a_loop_that_waits_for_the_outside_has_more_time_and_says_what_does_not_
 def test_a_process_says_so_within_30_seconds_whoever_asks_every_ten() -> None:
     assert turns.STILL_LIMIT + 10 <= 30
     assert turns.HANG_LIMIT < turns.STILL_LIMIT
+
+
+def test_all_tries_of_a_transaction_end_before_their_loop_is_called_stuck() -> None:
+    wait_between_two = 2.0
+    assert MAX_TRIES * (IO_TIMEOUT + wait_between_two) < turns.OUTSIDE_LIMIT
