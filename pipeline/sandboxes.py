@@ -8,9 +8,20 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from fsspec import get_filesystem_class
 from fsspec.core import url_to_fs
+from fsspec.utils import get_protocol
 
 from pipeline.errors import BadSettings, NotFound, StorageUnavailable
+
+
+def check_url(url: str) -> None:
+    """Raises BadSettings for a kind of file system that nobody here can reach. It connects to nothing."""
+    try:
+        for part in url.split("::"):
+            get_filesystem_class(get_protocol(part))
+    except (ValueError, ImportError) as error:
+        raise BadSettings(f"PENSTOCK_SANDBOX_URL: {url!r}: {error}") from error
 
 
 class Sandboxes:

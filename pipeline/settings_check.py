@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from urllib.parse import urlsplit
 
 from pipeline.errors import BadSettings
 from pipeline.runtime.spec import declared_queues
+from pipeline.sandboxes import check_url
 from pipeline.scaling import Bounds, bounds_of
 from pipeline.settings import Settings
 from pipeline.store.database import Database
@@ -27,6 +29,8 @@ def check_settings(settings: Settings) -> None:
     if settings.traces_url:
         find_exporter(settings.traces_url)
     tls_files(settings)
+    _check_api_url(settings.api_url)
+    check_url(settings.resolved_sandbox_url())
     open_transport(settings.resolved_broker_url(), "check").close()
     Database(settings.resolved_database_url()).close()
 
@@ -50,6 +54,16 @@ def tls_files(settings: Settings) -> tuple[str, str] | None:
     if settings.api_tls_certificate is None or settings.api_tls_key is None:
         raise BadSettings("PENSTOCK_API_TLS_CERTIFICATE and PENSTOCK_API_TLS_KEY go together; set both or none")
     return str(settings.api_tls_certificate), str(settings.api_tls_key)
+
+
+def _check_api_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    if url and not fits:
+        raise BadSettings(f"PENSTOCK_API_URL: {url!r} is no address of an API; write https://HOST or https://HOST:PORT")
 
 
 def _check_names(setting: str, what: str, group: str, names: tuple[str, ...]) -> None:

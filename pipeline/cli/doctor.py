@@ -17,6 +17,7 @@ from pipeline.cli.output import print_json
 from pipeline.errors import PenstockError
 from pipeline.runtime.spec import declared_queues
 from pipeline.settings import Settings
+from pipeline.settings_check import check_settings
 from pipeline.settings_file import load_settings
 from pipeline.store import schema
 from pipeline.traces.port import open_exporter
@@ -82,7 +83,9 @@ def _finding(name: str, check: Callable[[Settings], str], settings: Settings) ->
 
 
 def _settings(settings: Settings) -> str:
-    changed = sorted(f"PENSTOCK_{name.upper()}" for name in settings.model_fields_set)
+    check_settings(settings)
+    said = (name for name in settings.model_fields_set if name != "settings_file" or settings.settings_file)
+    changed = sorted(f"PENSTOCK_{name.upper()}" for name in said)
     return f"data in {settings.resolved_data_dir()}; set: {', '.join(changed) or 'nothing, all defaults'}"
 
 

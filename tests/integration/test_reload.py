@@ -193,6 +193,8 @@ WRONG = {
     'PENSTOCK_SCHEDULES={"nothing": "* * * * *"}': "PENSTOCK_SCHEDULES names 'nothing'",
     'PENSTOCK_SCHEDULES={"reconcile": "often"}': "'often' is no cron expression",
     'PENSTOCK_LEAST_WORKERS={"nowhere": 1}': "there is no queue 'nowhere'",
+    "PENSTOCK_SANDBOX_URL=s4://x": "PENSTOCK_SANDBOX_URL: 's4://x'",
+    "PENSTOCK_API_URL=nonsense": "PENSTOCK_API_URL: 'nonsense' is no address",
 }
 
 
