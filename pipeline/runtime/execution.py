@@ -42,7 +42,7 @@ class Report:
     counted: tuple[Counted, ...] = ()
     """What the executor counted."""
     waited: float = 0.0
-    """Seconds of it that went into transactions which failed."""
+    """Seconds of it that went into transactions which failed: on average, where several threads asked."""
 
     @property
     def own_share(self) -> float:

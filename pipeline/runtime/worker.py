@@ -86,15 +86,16 @@ def run_group(group: Group) -> Report:
         worker.note.truncate(0)
     faulthandler.dump_traceback_later(worker.recipe.deadline * _LAST_LOOK, file=worker.note)
     database = worker.context.database
-    retries, waited = database.retries, database.waited
+    retries = database.retries
+    database.take_waited()
     try:
         with worker.heart.working():
             report = execute_group(worker.spec, worker.context, worker.spec.memory, group)
     finally:
         faulthandler.cancel_dump_traceback_later()
     counted = worker.context.tally.take()
-    retries, waited = database.retries - retries, database.waited - waited
-    return replace(report, memory=_resident(), retries=retries, waited=waited, counted=counted)
+    retries = database.retries - retries
+    return replace(report, memory=_resident(), retries=retries, waited=database.take_waited(), counted=counted)
 
 
 def _mind_signals() -> None:

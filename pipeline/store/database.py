@@ -131,8 +131,8 @@ class Database:
         self.dialect = self._engine.dialect.name
         self.retries = 0
         """Transactions that were run again so far; approximate where threads share the database."""
-        self.waited = 0.0
-        """Seconds that went into tries which failed, and into the waits after them; approximate likewise."""
+        self._waited = dict[int, float]()
+        """Seconds that each thread which asked for something has lost since `take_waited`."""
         self.asking = set[int]()
         """The threads that wait for it now, or between two tries."""
         self._ahead = timedelta()
@@ -157,6 +157,7 @@ class Database:
     def _run(self, engine: Engine, work: Callable[[Transaction], T]) -> T:
         thread = get_ident()
         self.asking.add(thread)
+        self._waited.setdefault(thread, 0.0)
         try:
             return self._try(engine, work)
         finally:
@@ -180,12 +181,18 @@ class Database:
                 self.retries += 1
                 _log.warning("transaction_retried", error=reason, attempt=attempt)
                 time.sleep(_CHANCE.uniform(0, min(2.0, 0.05 * 2**attempt)))
-                self.waited += time.monotonic() - begun
+                self._waited[get_ident()] = self._waited.get(get_ident(), 0.0) + time.monotonic() - begun
             else:
                 for say in tx.told:
                     say()
                 return answer
         raise AssertionError("unreachable: the loop returns or raises")
+
+    def take_waited(self) -> float:
+        """Seconds that went into tries which failed, and into the waits after them, since this was last asked: what a
+        thread lost, on average over all that asked the database for something."""
+        waited, self._waited = self._waited, {}
+        return sum(waited.values()) / max(1, len(waited))
 
     def now(self) -> datetime:
         """The database's clock."""
