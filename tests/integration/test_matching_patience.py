@@ -8,12 +8,14 @@ import pytest
 from sqlalchemy import select, update
 
 from consumers.matching import SPEC as MATCHING
+from executors.matching import shell
 from executors.matching.memory import fresh_for, memory_of
 from pipeline.runtime.spec import Context
 from pipeline.settings import Settings
 from pipeline.store.database import Database
 from pipeline.store.tables import jobs
 from schemas.messages import Message, SlotsOffered
+from schemas.outcomes import Done
 from tests.backlog import person, waiting
 from tests.building import offering, site
 
@@ -82,6 +84,24 @@ def test_how_long_a_level_has_waited_is_said_of_its_present_head(database: Datab
     began = {row.id: row.changed_at for row in database.read(lambda tx: tx.rows(select(jobs.c.id, jobs.c.changed_at)))}
     assert memory.board.levels()
     assert all(level.waiting_since == began[level.head_job_id] for level in memory.board.levels())
+
+
+def test_an_offer_that_is_put_off_has_waited_since_it_was_made(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pilot_id, made = offering(database, site(database)), database.now() - timedelta(seconds=90)
+    context = Context(Settings(), database, "test")
+    message = Message.about(SlotsOffered(pilot_ids=(pilot_id,)), now=made)
+    with monkeypatch.context() as patched:
+        patched.setattr(shell, "PATIENCE", -1.0)
+        (outcome,) = MATCHING.execute(context, [message])
+    assert isinstance(outcome, Done)
+    (again,) = outcome.follow_ups
+    assert (again.type, again.created_at) == (message.type, made)
+    assert context.tally.take() == ()
+    MATCHING.execute(context, [again])
+    (latency,) = context.tally.take()
+    assert latency.values[0] >= 90
 
 
 def test_heads_are_read_within_half_a_minute_unless_that_is_all_that_would_be_done() -> None:
