@@ -23,6 +23,7 @@ from pipeline.api.queue_meter import measuring
 from pipeline.api.services import Services
 from pipeline.api.short_way import ShortWay
 from pipeline.errors import BadSettings
+from pipeline.health import name_for_others
 from pipeline.reload import Reloader
 from pipeline.runtime.instance import Instance, identify, name_instance
 from pipeline.sandboxes import Sandboxes
@@ -125,8 +126,12 @@ def listen(settings: Settings) -> socket.socket:
 
 def url_of(settings: Settings, listener: socket.socket) -> str:
     """Where clients on this machine reach the API that listens there."""
-    scheme = "https" if tls_files(settings) else "http"
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.api_host, settings.api_host)  # noqa: S104 - compared
+    return _url(settings, listener, host)
+
+
+def _url(settings: Settings, listener: socket.socket, host: str) -> str:
+    scheme = "https" if tls_files(settings) else "http"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
 
@@ -137,7 +142,7 @@ def _serve(services: Services) -> None:
         server = ApiServer(services, listener)
         _collect_seldom()
         with (
-            _registered(services, server, url),
+            _registered(services, server, _url(settings, listener, name_for_others(settings.api_host))),
             _noted(settings.resolved_data_dir() / "api.url", url),
             measuring(services),
             _signals_spent(server),

@@ -62,6 +62,7 @@ class Machine:
             "PENSTOCK_BROKER_URL": broker_url,
             "PENSTOCK_SANDBOX_URL": f"file://{folder / 'sandboxes'}",
             "PENSTOCK_API_HOST": "127.0.0.1",
+            "PENSTOCK_HEALTH_HOST": "127.0.0.1",
             "PENSTOCK_API_PORT": "0",
         }
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}

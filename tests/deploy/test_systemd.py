@@ -105,6 +105,11 @@ def test_the_release_before_finds_the_same_database_by_the_way_back_that_is_told
     assert done.stdout.strip() == settings["PENSTOCK_DATABASE_URL"]
 
 
+def test_processes_of_all_machines_can_be_monitored() -> None:
+    settings = settings_of(env_file(SYSTEMD / "penstock.env.example"))
+    assert (settings.api_host, settings.health_host) == ("0.0.0.0", "0.0.0.0")  # noqa: S104 - it is compared
+
+
 def test_what_processes_write_is_writable() -> None:
     folder = settings_of(env_file(SYSTEMD / "penstock.env.example")).sandbox_url.removeprefix("file://")
     said = {key: value for _, key, value in unit_sections("penstock-api.service")}
