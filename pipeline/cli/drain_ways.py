@@ -76,7 +76,7 @@ class Direct:
         return drain_reports.judge(self.database, drain_id)
 
     def lift(self, chosen: Chosen) -> DrainView | None:
-        """Take it back; upkeep looks at held jobs again within seconds."""
+        """Take it back; upkeep looks at held jobs again in a moment."""
         lifted = self.database.transact(lambda tx: drains.lift(tx, chosen.aim(), who()))
         return None if lifted is None else lifted.view()
 

@@ -27,8 +27,6 @@ SETTLE = 5.0
 UNHEARD = 30.0
 """Seconds for which somebody looks at processes that are silent until they count as gone: after an outage of the
 database all are silent, and beat again within that time."""
-LATELY = 30.0
-"""Seconds after its lifting for which jobs that a drain held are looked at again: one may have been held meanwhile."""
 _LOCK = "drains"
 _PROCESSES = frozenset({DrainKind.INSTANCE, DrainKind.QUEUE})
 BY_BANS = frozenset(DrainKind) - _PROCESSES
@@ -83,6 +81,11 @@ class Drain:
     def is_overdue(self) -> bool:
         """Whether its deadline has passed before nothing was left."""
         return self.drained_at is None and self.deadline_at is not None and self.deadline_at <= self.now
+
+    @property
+    def is_just_lifted(self) -> bool:
+        """Whether jobs may be held for it that are still being written."""
+        return self.lifted_at is not None and (self.now - self.lifted_at).total_seconds() < SETTLE
 
     @property
     def state(self) -> DrainState:
@@ -236,10 +239,17 @@ def some(
     return [_drain(tx, row) for row in tx.rows(query)]
 
 
-def lifted_lately(tx: Transaction) -> bool:
-    """Whether jobs may be held for a drain that is over since a moment ago."""
-    lately = (drains.c.kind.in_(BY_BANS), drains.c.lifted_at > tx.after(-LATELY))
-    return tx.first(select(drains.c.id).where(*lately)) is not None
+def news(tx: Transaction) -> list[Drain]:
+    """Those that are in another state than when this was last asked, by whomever. One that was lifted a moment ago is
+    none yet: what was decided while it was in force may not have been written."""
+    untold = or_(drains.c.told.is_(None), drains.c.told != DrainState.LIFTED)
+    ended = (drains.c.kind == DrainKind.INSTANCE) & (drains.c.told == DrainState.DRAINED)
+    query = _query().where(untold, or_(drains.c.told.is_(None), ~ended)).order_by(drains.c.id)
+    known = [(_drain(tx, row), row.told) for row in tx.rows(query)]
+    found = [drain for drain, told in known if drain.state != told and not drain.is_just_lifted]
+    for drain in found:
+        tx.run(update(drains).where(drains.c.id == drain.id).values(told=drain.state))
+    return found
 
 
 _OPEN = drains.c.lifted_at.is_(None) & ~((drains.c.kind == DrainKind.INSTANCE) & drains.c.drained_at.is_not(None))
@@ -255,7 +265,8 @@ def _query() -> Select[Any]:
 
 
 def _drain(tx: Transaction, row: Row[Any]) -> Drain:
-    return Drain(**{**row._asdict(), "kind": DrainKind(row.kind), "now": tx.now})
+    columns = {name: value for name, value in row._asdict().items() if name != "told"}
+    return Drain(**{**columns, "kind": DrainKind(row.kind), "now": tx.now})
 
 
 def _one_at_a_time(tx: Transaction) -> None:

@@ -739,10 +739,11 @@ drains = Table(
     _at("drained_at", nullable=True),
     _at("lifted_at", nullable=True),
     Column("lifted_by", String(200)),
+    Column("told", Word),
 )
 """What operators drain: `instance`, `queue`, `site`, `vo` or `all`. `drained_at` is set once, when nothing was left.
 `silent_since` is when all of the processes that were left were first seen to be silent. `vo_id` is the VO that it is
-for, null for everybody."""
+for, null for everybody. `told` is the state that upkeep has last minded and logged."""
 
 worker_wishes = Table(
     "worker_wishes",

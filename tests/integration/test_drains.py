@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import structlog
 from sqlalchemy import func, select, update
 
 from consumers.optimisation import SPEC
@@ -306,12 +307,46 @@ def test_jobs_that_can_run_nowhere_are_held_and_woken_when_the_drain_is_lifted(d
     assert {row.state for row in database.read(lambda tx: tx.rows(query))} == {"held"}
     assert upkeep(database) == []
     lift(database, ALL)
+    assert upkeep(database) == [], "one may still be held by what was decided before"
+    age(database, drain, lifted_at=drains.SETTLE + 1)
     woken = upkeep(database)
     assert sorted(i for message in woken for i in message.body.ids()) == ids
     SPEC.execute(context, about_ids(JobsReceived, ids, now=now))
     assert {row.state for row in database.read(lambda tx: tx.rows(query))} == {"waiting"}
-    age(database, drain, lifted_at=drains.LATELY + 1)
-    assert upkeep(database) == []
+    move(database, ids, JobState.RECEIVED, JobState.HELD)
+    assert upkeep(database) == [], "once is enough: all held jobs are many"
+
+
+def test_a_vos_drain_that_is_lifted_wakes_its_own_jobs_alone(database: Database) -> None:
+    ids = {name: received(database, person(database, name), 2) for name in ("a", "b")}
+    for some in ids.values():
+        move(database, some, JobState.HELD)
+    aim = Aim(DrainKind.VO, "a", database.transact(partial(ensure_vo, name="a")))
+    drain = begin(database, aim)
+    lift(database, aim)
+    age(database, drain, lifted_at=drains.SETTLE + 1)
+    assert sorted(i for message in upkeep(database) for i in message.body.ids()) == ids["a"]
+
+
+def test_each_state_of_a_drain_is_said_once_whoever_saw_it(database: Database) -> None:
+    at = building.site(database)
+    pilot_id = building.pilot(database, at)
+    drain = begin(database, site_aim(at.name), seconds=60.0)
+    with structlog.testing.capture_logs() as said:
+        upkeep(database)
+        upkeep(database)
+        age(database, drain, deadline_at=1.0, started_at=drains.SETTLE + 1)
+        upkeep(database)
+        upkeep(database)
+        database.transact(lambda tx: tx.run(update(pilots).where(pilots.c.id == pilot_id).values(state="done")))
+        assert drain_reports.judge(database, drain.id).state is DrainState.DRAINED, "by `--wait`, or over the API"
+        upkeep(database)
+        lift(database, site_aim(at.name))
+        age(database, drain, lifted_at=drains.SETTLE + 1)
+        upkeep(database)
+        upkeep(database)
+    assert [line["event"] for line in said] == ["drain_begun", "drain_overdue", "drain_done", "drain_lifted"]
+    assert said[1]["left"] == 1
 
 
 def test_two_that_drain_the_same_at_once_make_one_drain_of_it(database: Database) -> None:

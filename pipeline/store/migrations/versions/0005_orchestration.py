@@ -48,6 +48,7 @@ def upgrade() -> None:
         sa.Column("drained_at", _AT, nullable=True),
         sa.Column("lifted_at", _AT, nullable=True),
         sa.Column("lifted_by", sa.String(length=200), nullable=True),
+        sa.Column("told", _WORD, nullable=True),
     )
     _create(
         "worker_wishes",
