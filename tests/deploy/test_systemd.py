@@ -51,7 +51,7 @@ def test_a_line_that_systemd_does_not_understand_is_found(installed: Path) -> No
     assert "KillMood" in analyze(installed, "verify", "--man=no", "./penstock-api.service").stderr
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", [*UNITS, "penstock-consumer@pilots.service"])
 def test_a_unit_is_locked_up(installed: Path, unit: str) -> None:
     done = analyze(installed, "security", "--offline=true", f"--threshold={EXPOSURE}", "--no-pager", f"./{unit}")
     assert done.returncode == 0, done.stdout
@@ -75,6 +75,9 @@ def test_a_unit_has_the_time_to_drain_and_comes_back(unit: str) -> None:
 def test_pilots_of_this_machine_outlive_their_consumer() -> None:
     said = {key: value for _, key, value in unit_sections("penstock-consumer@.service", "pilots")}
     assert said["KillMode"] == "process"
+    # else their /tmp is removed with the service, under payloads that go on
+    assert (said["PrivateTmp"], said["RemoveIPC"]) == ("no", "no")
+    assert {"/tmp", "/var/tmp"} <= set(said["ReadWritePaths"].split())  # noqa: S108 - nothing is put there
 
 
 def test_settings_are_read_by_the_process_so_that_it_can_be_given_new_ones() -> None:
