@@ -19,7 +19,7 @@
 | penstock_triggers_skipped_total | trigger | ticks skipped, since they were past their grace |
 | penstock_http_requests_total | method, route, status | requests answered |
 | penstock_http_request_seconds | method, route | how long answering took |
-| penstock_match_latency_seconds | message | from an offer until it was decided about, from news of jobs until they were seen |
+| penstock_match_latency_seconds | message | from an offer to the decision about it, from news of jobs to a look there |
 | penstock_reconcile_finds_total | message | ids that reconcile found overdue and published again |
 | penstock_instance_info | instance, kind, version | 1 |
 | penstock_live | | 1 while the process makes progress, 0 where `/livez` says that it is stuck |

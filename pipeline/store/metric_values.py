@@ -34,14 +34,17 @@ class Names:
 
 
 def add(tx: Transaction, deltas: Mapping[Key, float]) -> None:
-    """Add to totals. Whoever does so holds the lock of a mark (`pipeline.store.marks`), so that nothing is lost."""
+    """Add to totals; adding 0 makes one known, so that its first rise is seen.
+
+    Whoever does so holds the lock of a mark (`pipeline.store.marks`), so that nothing is lost.
+    """
     wanted = sorted({name for name, _ in deltas})
     query = select(metric_values).where(metric_values.c.name.in_(wanted))
     known = {(row.name, row.labels): row.value for row in tx.rows(query)}
     rows = [
         {"name": name, "labels": _text(labels), "value": known.get((name, _text(labels)), 0.0) + delta}
         for (name, labels), delta in deltas.items()
-        if delta
+        if delta or (name, _text(labels)) not in known
     ]
     tx.put(metric_values, rows, ("value",))
 

@@ -24,7 +24,7 @@ from pipeline.store.tables import metric_values as values_table
 from pipeline.store.tables import pilots as pilots_table
 from schemas.pilots import Report
 from schemas.sites import MetaSiteEntry
-from schemas.states import JobState, PilotState
+from schemas.states import PILOT_FINAL, JobState, PilotState
 from tests import building
 from tests.counting import come_and_go, count
 from tests.pilot_rows import RULES, scene
@@ -191,20 +191,14 @@ def test_jobs_that_retention_deletes_are_counted_out(database: Database, is_coun
     assert values(database, "penstock_job_transitions_total") == {(None, "received"): 5}
 
 
-def test_retention_does_not_wait_for_who_writes_of_other_jobs(mariadb: Database) -> None:
-    old = [submit(mariadb, {"name": "s", **array(300)}) for _ in range(2)]
-    other = submit(mariadb, {"name": "s", **array(2)})
-    of_old = campaigns.c.id.in_([submitted.campaign_id for submitted in old])
+def test_jobs_are_counted_out_beside_who_writes_of_other_jobs(mariadb: Database) -> None:
+    submit(mariadb, {"name": "s", **array(600)})
     count(mariadb)
-    ended = {"state": "done", "ended_at": mariadb.now() - VERY_OLD}
-    mariadb.transact(lambda tx: tx.run(update(campaigns).where(of_old).values(**ended)))
-    running = mariadb.read(
-        lambda tx: tx.scalar(select(func.max(jobs_table.c.id)).where(jobs_table.c.campaign_id == other.campaign_id))
-    )
+    *old, other = [row.id for row in mariadb.read(lambda tx: tx.rows(select(jobs_table.c.id)))]
     written, may_end = threading.Event(), threading.Event()
 
     def slowly(tx: Transaction) -> None:
-        _event(tx, running)
+        _event(tx, other)
         written.set()
         assert may_end.wait(30)
 
@@ -212,12 +206,12 @@ def test_retention_does_not_wait_for_who_writes_of_other_jobs(mariadb: Database)
         slow = pool.submit(mariadb.transact, slowly)
         assert written.wait(30)
         try:
-            retention.purge(mariadb, 86_400.0, lambda _doomed: None)
+            mariadb.transact(partial(event_counts.forget, job_ids=old))
         finally:
             may_end.set()
         slow.result()
     count(mariadb)
-    assert values(mariadb, "penstock_jobs") == {("received", None): 3}
+    assert values(mariadb, "penstock_jobs") == {("received", None): 2}
 
 
 def test_a_long_history_that_retention_has_deleted_takes_one_transaction(database: Database) -> None:
@@ -265,6 +259,15 @@ def test_pilots_that_end_are_counted_once_and_those_that_live_by_state_queue_and
     database.transact(measured)
     assert values(database, "penstock_silent_pilots") == {}
     assert values(database, "penstock_pilots")["lost", site.id, site.queue_id] == 1
+
+
+def test_pilots_of_a_new_queue_are_told_before_the_first_of_them_has_ended(database: Database) -> None:
+    database.transact(partial(pilot_counts.count_ended, settled=0.0))
+    site = building.site(database)
+    database.transact(partial(pilot_counts.count_ended, settled=0.0))
+    told = database.read(metric_values.everything)
+    kept = {labels: value for (name, labels), value in told.items() if name == "penstock_pilots_ended_total"}
+    assert kept == {(state, site.id, site.queue_id): 0 for state in PILOT_FINAL}
 
 
 def test_a_pilot_whose_end_is_not_committed_yet_is_waited_for(mariadb: Database) -> None:
