@@ -118,7 +118,8 @@ class DrainScope(Model):
 
 
 class DrainRequest(DrainScope):
-    """POST /v1/drains. Where it is drained already, that drain goes on, with the deadline that is given now."""
+    """POST /v1/drains. Where it is drained already, that drain goes on, with the deadline and the reason that are given
+    now; one that kills at its deadline still does."""
 
     why: Annotated[str, Field(max_length=300)] = ""
     deadline: Seconds | None = Field(default=None, description="seconds from now; null: none")

@@ -121,7 +121,8 @@ class Drain:
 
 
 def start(tx: Transaction, aim: Aim, order: Order) -> Drain:
-    """Begin to drain. Where the same is drained already, that drain goes on, with the deadline that is given now.
+    """Begin to drain. Where the same is drained already, that drain goes on, with the deadline and the reason that are
+    given now; one that kills at its deadline still does.
 
     A queue that was drained is drained anew: that concerns those who serve it now. Raises NotFound for a process or a
     site that is not there, BadInput for killing without a deadline, or processes, Conflict for a queue that is paused.
@@ -284,8 +285,14 @@ def _in_force(tx: Transaction, aim: Aim) -> Drain | None:
 
 
 def _hasten(tx: Transaction, known: Drain, order: Order) -> Drain:
+    """What is given is taken on; what was given before and is not now stays."""
+    changed: dict[str, object] = {}
     if order.seconds is not None:
-        changed = {"deadline_at": tx.after(order.seconds), "kills": order.kills}
+        changed |= {"deadline_at": tx.after(order.seconds), "kills": order.kills or known.kills}
+    if order.why:
+        changed["why"] = order.why
+        tx.run(update(bans).where(bans.c.drain_id == known.id, bans.c.lifted_at.is_(None)).values(why=order.why))
+    if changed:
         tx.run(update(drains).where(drains.c.id == known.id).values(changed))
     return find(tx, known.id)
 
@@ -293,6 +300,8 @@ def _hasten(tx: Transaction, known: Drain, order: Order) -> Drain:
 def _check(tx: Transaction, aim: Aim) -> None:
     if aim.kind is DrainKind.SITE and tx.first(select(sites.c.id).where(sites.c.name == aim.target)) is None:
         raise NotFound(f"there is no site {aim.target!r}; `penstock sites list` shows what there is", field="site")
+    if aim.kind is DrainKind.INSTANCE:
+        instances.find(tx, aim.target)
     if aim.kind is DrainKind.QUEUE and _wish_of(tx, aim.target) is Wish.PAUSE:
         raise Conflict(
             f"{aim.target} is paused, and a drain would take the pause back; `penstock resume {aim.target}` first, or "

@@ -147,8 +147,14 @@ def drain_queue(tx: Transaction, queue: str, by: str) -> None:
 
 def drain_instance(tx: Transaction, instance_id: str) -> None:
     """The instance ends after finishing what is in flight. Raises NotFound."""
-    if not tx.run(update(instances).where(instances.c.id == instance_id).values(wish=Wish.DRAIN)):
-        raise NotFound(f"there is no instance {instance_id!r}; `penstock instances` lists them")
+    find(tx, instance_id)
+    tx.run(update(instances).where(instances.c.id == instance_id).values(wish=Wish.DRAIN))
+
+
+def find(tx: Transaction, instance_id: str) -> None:
+    """See that there is such an instance. Raises NotFound."""
+    if tx.first(select(instances.c.id).where(instances.c.id == instance_id)) is None:
+        raise NotFound(f"there is no instance {instance_id[:200]!r}; `penstock instances` lists them")
 
 
 def list_instances(tx: Transaction) -> list[InstanceRow]:

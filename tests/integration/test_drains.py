@@ -367,11 +367,26 @@ def test_two_that_drain_the_same_at_once_make_one_drain_of_it(database: Database
     assert database.read(lambda tx: tx.scalar(select(func.count()).select_from(bans_table))) == 1
 
 
+def test_a_drain_that_is_given_again_keeps_what_is_not(database: Database) -> None:
+    at = building.site(database)
+    drain = begin(database, site_aim(at.name), seconds=60.0, kills=True, why="switches")
+    longer = begin(database, site_aim(at.name), seconds=600.0)
+    assert (longer.id, longer.kills, longer.why) == (drain.id, True, "switches")
+    assert longer.deadline_at is not None
+    assert drain.deadline_at is not None
+    assert longer.deadline_at > drain.deadline_at
+    told = begin(database, site_aim(at.name), why="and routers")
+    assert (told.deadline_at, told.kills, told.why) == (longer.deadline_at, True, "and routers")
+    assert database.read(lambda tx: tx.scalar(select(bans_table.c.why))) == "and routers"
+
+
 def test_what_is_not_there_is_not_drained(database: Database) -> None:
     with pytest.raises(NotFound, match="there is no site 'NOWHERE'"):
         begin(database, site_aim("NOWHERE"))
     with pytest.raises(NotFound, match="there is no instance 'nobody'"):
         begin(database, Aim(DrainKind.INSTANCE, "nobody"))
+    with pytest.raises(NotFound, match=r"there is no instance 'n+'"):
+        begin(database, Aim(DrainKind.INSTANCE, "n" * 1000))
     assert database.read(lambda tx: tx.first(select(drains_table))) is None
     assert database.read(lambda tx: tx.first(select(sites))) is None
 
