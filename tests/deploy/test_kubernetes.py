@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +27,7 @@ from tests.deploy.manifests import (
     settings_of,
 )
 from tests.documentation import ROOT, blocks
+from tests.waiting import eventually
 
 OLDEST, NEWEST = "1.27", "1.37"
 """Releases of Kubernetes whose API the manifests are checked against."""
@@ -130,6 +134,30 @@ def test_a_selector_takes_the_pods_of_its_own_workload() -> None:
         assert [pod.name for pod in all_pods if selects(selector, pod.labels)] == [manifest["metadata"]["name"]]
 
 
+@processes
+def test_the_pods_of_a_process_are_spread_over_nodes(pod: Pod) -> None:
+    [spread] = pod.spec["topologySpreadConstraints"]
+    own = {key: pod.labels[key] for key in spread["matchLabelKeys"]}  # as the scheduler fills them in
+    selected = {**spread["labelSelector"]["matchLabels"], **own}
+    assert spread["topologyKey"] == "kubernetes.io/hostname"
+    taken = {other.name for other in pods("overlays/keda") if selected.items() <= other.labels.items()}
+    assert taken == {pod.name}
+
+
+@processes
+def test_a_pod_that_waits_for_the_schema_ends_at_once(pod: Pod, tmp_path: Path) -> None:
+    [schema] = [container for container in pod.spec["initContainers"] if container["name"] == "schema"]
+    (tmp_path / "penstock").write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\nexit 1\n")
+    (tmp_path / "penstock").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with subprocess.Popen(schema["command"], env=environment, start_new_session=True) as waiting:
+        eventually((tmp_path / "asked").exists)
+        begun = time.monotonic()
+        waiting.terminate()
+        assert waiting.wait(30) == 1, "by its own word: as pid 1 it would not have minded the signal otherwise"
+        assert time.monotonic() - begun < END
+
+
 def test_each_process_may_lose_one_pod_to_a_node_that_is_emptied() -> None:
     budgets = {budget["metadata"]["name"]: budget["spec"] for budget in of_kind("base", "PodDisruptionBudget")}
     assert budgets.keys() == {deployment["metadata"]["name"] for deployment in of_kind("base", "Deployment")}
@@ -178,7 +206,7 @@ def test_the_secret_is_named_as_the_example_says() -> None:
     assert "generic penstock-secrets --from-env-file" in SECRETS_EXAMPLE.read_text()
 
 
-def test_the_overlay_of_the_documentation_changes_image_and_settings(tmp_path: Path) -> None:
+def test_the_overlay_of_the_documentation_changes_image_settings_and_how_many_there_are(tmp_path: Path) -> None:
     shown = next(block.body for block in blocks(ROOT / "docs/how-to/deploy.md") if block.language == "yaml")
     (tmp_path / "own").mkdir()
     (tmp_path / "penstock").symlink_to(ROOT)
@@ -186,5 +214,7 @@ def test_the_overlay_of_the_documentation_changes_image_and_settings(tmp_path: P
     objects = rendered(str(tmp_path / "own"))
     [settings] = [manifest for manifest in objects if manifest["kind"] == "ConfigMap"]
     assert settings["data"] == {**settings_map(), "PENSTOCK_API_URL": "https://penstock.muons.example.org"}
+    many = {made["metadata"]["name"]: made["spec"]["replicas"] for made in objects if made["kind"] == "Deployment"}
+    assert many["penstock-consumer-matching"] == 4
     assert f"registry.example.org/penstock:{project_version()}" in json.dumps(objects)
     assert f'"penstock:{project_version()}"' not in json.dumps(objects)
