@@ -8,13 +8,17 @@ import subprocess
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
 from pipeline import metrics
+from schemas.lifecycle import cause_of_end
+from schemas.messages import CORE_BODIES
+from schemas.pilots import Report
+from schemas.states import JOB_ON_PILOT, PILOT_FINAL, CampaignState, JobState, PilotState
 from tests.documentation import ROOT
 
 RULES = ROOT / "deploy" / "prometheus" / "rules" / "penstock.yml"
@@ -86,6 +90,55 @@ def test_every_metric_that_is_named_is_one_that_somebody_tells(file: Path) -> No
     named = {re.sub(r"_(bucket|sum|count)$", "", name) for name in NAME.findall(file.read_text())}
     assert named, "nothing is named: the test looks at nothing"
     assert {name for name in named if name not in told()} == set()
+
+
+def labels_told() -> dict[str, set[str]]:
+    """The labels of each metric, by the tables in `pipeline.metrics` and what the database keeps."""
+    rows = re.findall(r"^\| (penstock_\w+) \| ([\w, ]*)\|", metrics.__doc__ or "", re.MULTILINE)
+    told = {name: {label for label in re.split(r"[, ]+", labels) if label} for name, labels in rows}
+    return told | {stored.name: set(stored.labels) for stored in metrics.STORED}
+
+
+VALUES: dict[tuple[str, str], set[str]] = {
+    ("penstock_reconcile_finds_total", "message"): {body.type_name() for body in CORE_BODIES},
+    ("penstock_wasted_core_seconds_total", "outcome"): {
+        cause_of_end(before, after, outcome)
+        for before in JOB_ON_PILOT
+        for after in JobState
+        for outcome in (None, *get_args(Report.model_fields["outcome"].annotation))
+    },
+    ("penstock_instances", "kind"): {"api", "consumer", "triggers"},
+    ("penstock_campaigns", "state"): set(CampaignState),
+    ("penstock_jobs", "state"): set(JobState),
+    ("penstock_job_transitions_total", "from_state"): {"", *JobState},
+    ("penstock_pilots", "state"): set(PilotState),
+    ("penstock_pilots_ended_total", "state"): set(PILOT_FINAL),
+}
+"""What a label can say, where a rule or a panel selects by it."""
+ANY = {"site", "site_queue", "vo", "queue", "status", "le"}
+"""Labels whose values are the installation's own, or HTTP's."""
+
+
+@pytest.mark.parametrize("file", [RULES, *DASHBOARDS], ids=lambda path: path.stem)
+def test_every_label_that_is_selected_by_is_told_and_can_say_that(file: Path) -> None:
+    told = labels_told()
+    text = file.read_text().replace('\\"', '"')
+    for name, matchers in re.findall(r"\b(penstock_\w+)\{([^}]*)\}", text):
+        metric = re.sub(r"_(bucket|sum|count)$", "", name)
+        for label, words in re.findall(r'(\w+)\s*(?:=~|!~|!=|=)\s*"([^"]*)"', matchers):
+            assert label in told[metric] | {"le"}, (metric, label)
+            known = VALUES.get((metric, label))
+            assert label in ANY or known is not None, f"say in VALUES what {label} of {metric} can be"
+            assert known is None or set(words.split("|")) <= known, (metric, label, words)
+
+
+def test_the_table_of_metrics_has_the_labels_of_each() -> None:
+    told = labels_told()
+    for metric in vars(metrics).values():
+        if isinstance(metric, Counter | Gauge | Histogram):
+            (family,) = metric.describe()
+            name = family.name + ("_total" if family.type == "counter" else "")
+            assert told[name] == set(metric._labelnames)
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
