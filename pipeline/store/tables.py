@@ -686,6 +686,7 @@ deferred_messages = Table(
     Column("reason", String(1000), nullable=False),
     _at("due_at"),
     Index("ix_deferred_messages_due_at", "due_at"),
+    Index("ix_deferred_messages_queue_due_at", "queue", "due_at"),
 )
 
 dead_letters = Table(

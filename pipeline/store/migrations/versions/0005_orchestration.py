@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
@@ -21,7 +23,7 @@ _COLUMNS = (
     ("job_events", sa.Column("core_seconds", sa.BigInteger())),
     ("campaigns", sa.Column("trace", sa.String(length=55))),
 )
-_INDEXES = (("bans", "lifted_at"), ("pilots", "ended_at"))
+_INDEXES = (("bans", ("lifted_at",)), ("pilots", ("ended_at",)), ("deferred_messages", ("queue", "due_at")))
 
 
 def upgrade() -> None:
@@ -30,9 +32,10 @@ def upgrade() -> None:
         there = {known["name"] for known in sa.inspect(op.get_bind()).get_columns(table)}
         if column.name not in there:  # MySQL commits each step: an upgrade that broke off goes on here
             op.add_column(table, column)
-    for table, name in _INDEXES:
-        if f"ix_{table}_{name}" not in {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}:
-            op.create_index(f"ix_{table}_{name}", table, [name])
+    for table, names in _INDEXES:
+        index = _index(table, names)
+        if index not in {known["name"] for known in sa.inspect(op.get_bind()).get_indexes(table)}:
+            op.create_index(index, table, names)
     _create(
         "drains",
         sa.Column("id", _ID, autoincrement=True, nullable=False, primary_key=True),
@@ -93,11 +96,15 @@ def downgrade() -> None:
     """Back to 0004."""
     for table in ("metric_values", "queue_sizes", "queue_work", "worker_wishes", "drains"):
         op.drop_table(table)
-    for table, name in _INDEXES:
-        op.drop_index(f"ix_{table}_{name}", table)
+    for table, names in _INDEXES:
+        op.drop_index(_index(table, names), table)
     for table, column in _COLUMNS:
         with op.batch_alter_table(table) as altered:
             altered.drop_column(column.name)
+
+
+def _index(table: str, names: Sequence[str]) -> str:
+    return "_".join(("ix", table, *names))
 
 
 def _create(table: str, *parts: SchemaItem) -> None:
