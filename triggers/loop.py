@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
 from threading import Event, Thread
 from types import FrameType
 
@@ -19,7 +18,7 @@ from pipeline.settings import Settings
 from pipeline.store.database import Database
 from pipeline.store.instances import Pulse, Wish, Wishes
 from pipeline.transport.port import open_transport
-from pipeline.trigger import Trigger, find_triggers
+from pipeline.trigger import find_triggers
 from pipeline.turns import BROKER, DATABASE
 from triggers.clock import Clock
 
@@ -46,11 +45,12 @@ class TriggerProcess:
         self._name = name_instance("triggers")
         self._database = Database(settings.resolved_database_url())
         self._transport = open_transport(settings.resolved_broker_url(), self._name)
-        self._clock = Clock(self._database, self._transport, find_triggers(settings), self._name)
+        self._triggers = find_triggers(settings)
+        """Exchanged as a whole by the thread that reloads; the clock's takes what is there at the start of each turn."""
+        self._clock = Clock(self._database, self._transport, self._triggers, self._name)
         self._broker = Outage("broker", "triggers")
         self._store = Outage("database", "triggers")
         self._reloader = Reloader(settings, "triggers", self._renew)
-        self._renewed: Mapping[str, Trigger] | None = None
         self._stopping = Event()
         self._signalled = False
         self._failed = False
@@ -97,8 +97,7 @@ class TriggerProcess:
         self._clock.turns.turned()
         if not (self._broker.may_try and self._store.may_try):
             return
-        if (renewed := self._renewed) is not None:
-            self._clock.triggers, self._renewed = renewed, None
+        self._clock.triggers = self._triggers
         try:
             self._clock.turn()
         except BrokerUnavailable as error:
@@ -129,7 +128,7 @@ class TriggerProcess:
 
     def _renew(self, settings: Settings) -> None:
         """From the next turn on; what a schedule says is due then counts as it does after a start."""
-        self._renewed = find_triggers(settings)
+        self._triggers = find_triggers(settings)
 
     def _obey(self, wishes: Wishes) -> None:
         if wishes.own is Wish.DRAIN:
