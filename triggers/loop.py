@@ -46,7 +46,7 @@ class TriggerProcess:
         self._database = Database(settings.resolved_database_url())
         self._transport = open_transport(settings.resolved_broker_url(), self._name)
         self._triggers = find_triggers(settings)
-        """Exchanged as a whole by the thread that reloads; the clock's takes what is there at the start of each turn."""
+        """Exchanged as a whole by the thread that reloads; the clock's takes what is there at each turn."""
         self._clock = Clock(self._database, self._transport, self._triggers, self._name)
         self._broker = Outage("broker", "triggers")
         self._store = Outage("database", "triggers")
