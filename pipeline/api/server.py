@@ -104,14 +104,16 @@ class ApiServer(uvicorn.Server):
 
     def stop(self) -> None:
         """Finish what is being answered, then end. May be called twice, from any thread."""
-        self._services.stopping.set()
         self.should_exit = True
+        self._services.stopping.set()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal came."""
+        """A signal came. The second may have interrupted the first in `stop`, which can't be called within itself."""
         del sig, frame
-        self.force_exit = self.should_exit
-        self.stop()
+        if self.should_exit:
+            self.force_exit = True
+        else:
+            self.stop()
 
 
 def listen(settings: Settings) -> socket.socket:
