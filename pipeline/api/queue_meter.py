@@ -93,6 +93,8 @@ class QueueMeter:
         reading = _reading(queue, told, known, before)
         slots = [load.slots for row in serving(queue, known.rows) if (load := load_of(row, queue)) and load.slots]
         capacity = Capacity(fmean(slots) if slots else settings.consumer_slots, settings.queue_wait)
+        if told.ready is None:  # with nobody who serves it, nobody would know that somebody is needed
+            bounds = replace(bounds, least=max(1, bounds.least))
         return measure(before, reading, capacity, bounds)
 
 

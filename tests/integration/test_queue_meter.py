@@ -149,6 +149,21 @@ def test_a_measurement_that_was_under_way_does_not_follow_at_once(
     assert gauge("penstock_queue_workers_wanted") == others[1].wanted
 
 
+def test_none_are_wanted_only_where_the_broker_tells_what_waits(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asleep = services.settings.model_copy(update={"least_workers": {"data": 0}})
+    meter = QueueMeter(Services(asleep, services.database, services.publisher, services.sandboxes, "meter"))
+    for _ in range(60):
+        meter.turn()
+        let_pass(services.database, INTERVAL)
+    assert data(services.database).wanted == 0
+    unknown = Depth(ready=None, in_flight=None, oldest_age=None)
+    monkeypatch.setattr(services.publisher, "depth", lambda queues: dict.fromkeys(queues, unknown))
+    meter.turn()
+    assert data(services.database).wanted == 1, "else nobody would see that it is not empty"
+
+
 def test_without_the_broker_what_was_wanted_stays_wanted(services: Services) -> None:
     meter = QueueMeter(services)
     meter.turn()
