@@ -69,4 +69,5 @@ def _send(database: Database, exporter: Exporter, part: Sequence[tuple[int, int]
     spans = [span for story in database.read(partial(traces.stories, ends=part)) for span in spans_of(story)]
     if spans:
         exporter.send(spans)
-        database.transact(traces.note_success)
+        if database.read(traces.has_failed):
+            database.transact(traces.note_success)

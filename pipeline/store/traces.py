@@ -89,6 +89,12 @@ def may_try(tx: Transaction) -> bool:
     return failed is None or not failed.value or tx.now >= failed.at + _wait(failed.value)
 
 
+def has_failed(tx: Transaction) -> bool:
+    """Whether it did not take them the last time."""
+    failed = marks.read(tx, FAILED)
+    return failed is not None and failed.value > 0
+
+
 def note_failure(tx: Transaction) -> float:
     """It did not take them; how many seconds to wait."""
     failures = marks.lock(tx, FAILED).value + 1

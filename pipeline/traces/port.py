@@ -15,7 +15,10 @@ class Exporter(Protocol):
     """A place that spans are sent to."""
 
     def send(self, spans: Sequence[Span]) -> None:
-        """Return only when they were taken. Raises TracesUnavailable within a few seconds."""
+        """Return only when the place took the request; of what it left out of it, its own log tells.
+
+        Raises TracesUnavailable within a few seconds.
+        """
 
     def close(self) -> None:
         """Give the connection up."""
