@@ -27,7 +27,10 @@ HAVE_SAMPLES = (
     "penstock_batch_messages_count", "penstock_batch_seconds_count", "penstock_messages_total",
     "penstock_job_transitions_total", "penstock_jobs", "penstock_used_core_seconds_total", "penstock_pilots",
     "penstock_match_latency_seconds_count", "penstock_trigger_lag_seconds", "penstock_database_retries_total",
-    "penstock_instances", "penstock_queue_workers_wanted",
+    "penstock_instances", "penstock_queue_workers_wanted", "penstock_queue_consumers", "penstock_database_up",
+    "penstock_broker_up", "penstock_live", "penstock_count_age_seconds", "penstock_silent_pilots",
+    "penstock_rescheduling_paused", "penstock_site_queue_failures", "penstock_http_requests_total",
+    "penstock_campaigns", "penstock_job_ends_total",
 )  # fmt: skip
 """Told by a system in which nothing went wrong, at least for a while; others have names until something does."""
 
