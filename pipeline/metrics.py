@@ -98,11 +98,13 @@ class Stored:
     kind: Literal["counter", "gauge"]
     labels: tuple[str, ...]
     help: str
+    is_sum: bool = False
+    """A gauge that is the sum of what was counted, instead of measured anew at each tick."""
 
 
 STORED = (
     Stored("penstock_job_transitions_total", "counter", ("from_state", "to_state"), "Transitions of jobs"),
-    Stored("penstock_jobs", "gauge", ("state", "site"), "Jobs that have not ended; the site of those on a pilot"),
+    Stored("penstock_jobs", "gauge", ("state", "site"), "Jobs that have not ended; the site of those on a pilot", True),
     Stored("penstock_job_ends_total", "counter", ("state", "site"), "Jobs that were done, failed or killed"),
     Stored("penstock_job_restarts_total", "counter", ("cause", "site"), "Attempts after which a job began anew"),
     Stored("penstock_used_core_seconds_total", "counter", ("site",), "Core-seconds that attempts took"),

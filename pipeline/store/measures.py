@@ -14,7 +14,7 @@ from pipeline.store.tables import campaigns, dead_letters, deferred_messages, si
 from schemas.states import StepState
 
 MEASURED = "system_measured"
-_GAUGES = tuple(metric.name for metric in STORED if metric.kind == "gauge" and metric.name != "penstock_jobs")
+_GAUGES = tuple(metric.name for metric in STORED if metric.kind == "gauge" and not metric.is_sum)
 _OPEN_STEPS = (StepState.OPEN, StepState.RUNNING, StepState.BLOCKED)
 
 
