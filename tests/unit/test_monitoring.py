@@ -175,3 +175,12 @@ def test_grafana_is_told_where_its_dashboards_and_prometheus_are() -> None:
     assert {json.loads(dashboard.read_text())["uid"] for dashboard in DASHBOARDS} == {
         f"penstock-{dashboard.stem}" for dashboard in DASHBOARDS
     }
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
+def test_a_panel_that_the_chosen_vo_does_not_narrow_says_so(dashboard: Path) -> None:
+    drawn = json.loads(dashboard.read_text())
+    if "vo" in {variable["name"] for variable in drawn["templating"]["list"]}:
+        for panel in drawn["panels"]:
+            asked = [target["expr"] for target in panel.get("targets", ())]
+            assert not asked or "$vo" in "".join(asked) or "of all VOs" in panel["description"], panel["title"]
