@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,3 +91,14 @@ def test_an_outage_does_not_end_the_waiting(error: PenstockError, capsys: pytest
 
     assert wait_for_drain(look, report()).state is DrainState.DRAINED
     assert f"{error}; the drain goes on, waiting for the" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "seconds"), [(DrainKind.QUEUE, 1.0), (DrainKind.ALL, 5.0)])
+def test_jobs_are_counted_less_often_than_processes(
+    kind: DrainKind, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(drain_progress, "LOOK", 1.0)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    wait_for_drain(lambda _id: report(DrainState.DRAINED, kind=kind), report(kind=kind))
+    assert slept == [seconds]
