@@ -1,13 +1,15 @@
 """Where settings come from: the environment, and the file that PENSTOCK_SETTINGS_FILE names, over which it wins.
 
-The file has lines NAME=VALUE, as systemd's EnvironmentFile and pydantic-settings' env files have them: comments on
-lines of their own, quotes around a value that needs them, JSON as it is. Nothing in a value is replaced by anything.
+The file has lines NAME=VALUE, much as systemd's EnvironmentFile has them: comments on lines of their own that begin
+with #, quotes around a value that needs them, JSON as it is. Nothing in a value is replaced by anything, and nothing of
+a line is passed over: what it can't mean is refused.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -77,16 +79,27 @@ def _read(binding: Binding, file: Path) -> tuple[str, Line]:
     text = binding.original.string
     number = binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")
     place = f"{file}, line {number}"
-    if binding.error or binding.key is None or binding.value is None:
+    name, _equals, word = text.strip().partition("=")
+    if binding.error or binding.key is None or binding.value is None or name.startswith("export "):
         # the line itself may hold a password, and what is said goes to logs
         raise BadSettings(f"{place}: no NAME=VALUE; write a value with spaces at its ends or quotes in it in quotes")
     if binding.key == _OWN:
         raise BadSettings(f"{place}: {_OWN} can't name another file; remove the line")
     if binding.key not in KNOWN:
-        near = get_close_matches(binding.key, KNOWN - {_OWN}, n=1)
+        near = get_close_matches(binding.key.upper(), KNOWN - {_OWN}, n=1)
         hint = f"did you mean {near[0]}?" if near else "remove the line; docs/reference/settings.md has all settings"
         raise BadSettings(f"{place}: there is no setting {binding.key}; {hint}")
+    if _has_comment(word.strip()):
+        raise BadSettings(
+            f"{place}: {binding.key}: comments stand on lines of their own; write a value with ' #' in it in quotes"
+        )
     return binding.key, Line(binding.value, place)
+
+
+def _has_comment(word: str) -> bool:
+    """Whether a comment follows the value, as dotenv would have it: systemd takes it for a part of the value."""
+    quote = word[:1]
+    return not word.endswith(quote) if quote in {"'", '"'} else re.search(r"\s#", word) is not None
 
 
 def _values(words: Mapping[str, str], places: Mapping[str, str]) -> dict[str, Any]:

@@ -56,6 +56,11 @@ def test_without_a_file_all_is_as_the_environment_has_it(monkeypatch: pytest.Mon
     [
         ("PENSTOCK_API_PRT=1", "there is no setting PENSTOCK_API_PRT; did you mean PENSTOCK_API_PORT?"),
         ("HOME=/", "there is no setting HOME; remove the line"),
+        ("penstock_api_port=1", "there is no setting penstock_api_port; did you mean PENSTOCK_API_PORT?"),
+        ("PENSTOCK_TOKEN=secret # why", "PENSTOCK_TOKEN: comments stand on lines of their own"),
+        ("PENSTOCK_TOKEN='secret' # why", "PENSTOCK_TOKEN: comments stand on lines of their own"),
+        ('PENSTOCK_DATABASE_URL=mysql://u:secret #"b@h/n', "PENSTOCK_DATABASE_URL: comments stand on lines"),
+        ("export PENSTOCK_TOKEN=secret", "no NAME=VALUE"),
         ("PENSTOCK_SETTINGS_FILE=/other", "PENSTOCK_SETTINGS_FILE can't name another file"),
         ("PENSTOCK_TOKEN secret", "no NAME=VALUE"),
         ("PENSTOCK_TOKEN", "no NAME=VALUE"),
