@@ -80,18 +80,24 @@ def _of_sites(tx: Transaction, drain: Drain, seen_by: int | None) -> Iterator[Dr
 
 
 class _Names:
-    """Of sites and VOs, by id."""
+    """Of sites and VOs, by id; empty for one that was made after they were read, or for none."""
 
     def __init__(self, tx: Transaction) -> None:
-        self.sites = {row.id: row.name for row in tx.rows(select(sites.c.id, sites.c.name))}
-        self.vos = {row.id: row.name for row in tx.rows(select(vos.c.id, vos.c.name))}
+        self._sites: dict[int | None, str] = {row.id: row.name for row in tx.rows(select(sites.c.id, sites.c.name))}
+        self._vos: dict[int, str] = {row.id: row.name for row in tx.rows(select(vos.c.id, vos.c.name))}
+
+    def site(self, site_id: int | None) -> str:
+        return self._sites.get(site_id, "")
+
+    def vo(self, vo_id: int) -> str:
+        return self._vos.get(vo_id, "")
 
 
 def _jobs(tx: Transaction, names: _Names, site_id: int | None, vo_id: int | None) -> Iterator[DrainLine]:
     """Those on pilots, by state, site and VO."""
     groups: defaultdict[tuple[str, str, JobState], list[Row[Any]]] = defaultdict(list)
     for row in _jobs_on_pilots(tx, site_id, vo_id):
-        groups[names.sites.get(row.site_id, ""), names.vos[row.vo_id], JobState(row.state)].append(row)
+        groups[names.site(row.site_id), names.vo(row.vo_id), JobState(row.state)].append(row)
     walls = _wall_times(tx, {row.autocluster_id for rows in groups.values() for row in rows})
     for (site, vo, state), rows in sorted(groups.items()):
         yield DrainLine(
@@ -164,7 +170,7 @@ def _pilots(tx: Transaction, names: _Names, site_id: int | None, vo_id: int | No
     lines: defaultdict[tuple[str, str, PilotState, str], list[Row[Any]]] = defaultdict(list)
     for row in tx.rows(hinted):
         state = PilotState(row.state)
-        lines[names.sites[row.site_id], names.vos[row.vo_id], state, _pilot_why(state, row)].append(row)
+        lines[names.site(row.site_id), names.vo(row.vo_id), state, _pilot_why(state, row)].append(row)
     for (site, vo, state, why), rows in sorted(lines.items()):
         ends = max((row.ends_at for row in rows if row.ends_at is not None), default=None)
         yield DrainLine(

@@ -23,7 +23,8 @@ from schemas.drain_views import DrainKind, DrainState, DrainView
 
 EVERYTHING = "everything"
 SETTLE = 5.0
-"""Seconds: no transaction lives longer, so what was decided before the bans has been written then."""
+"""Seconds: transactions seldom live longer, so what was decided before the bans has been written then. What is written
+later by one that does is told to end like all else; the latch stays."""
 UNHEARD = 30.0
 """Seconds for which somebody looks at processes that are silent until they count as gone: after an outage of the
 database all are silent, and beat again within that time."""
