@@ -192,11 +192,13 @@ def test_an_upgrade_and_a_restart_lose_and_double_nothing(
                 for process in order:
                     plant.replace(process, now)
             print(f"{len(load.submitted) * JOBS_PER_SECOND} jobs, {load.requests} requests")
+            assert len(load.submitted) >= 0.9 * load.due, "it was to be under load"
             assert real_pilots(database) == [pilot]
             (tmp_path / "go").touch()
             wait_for_end(database)
             assert simulator.process.poll() is None
         assert load.given_up == []
+        assert plant.said("error") == []
         assert {row["version"] for row in plant.rows(now)} == {now.version}
         assert json.loads(plant.run(now, "dead", "list", "--json").stdout) == []
     check_jobs(database, load, tmp_path)

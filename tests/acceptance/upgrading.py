@@ -121,11 +121,17 @@ class Plant:
 
 
 class Load:
-    """What people do: so many jobs each second, and questions and commands in between."""
+    """What people do: so many jobs each second, and questions and retries in between: what the client repeats.
+
+    Who waits for an answer catches up afterwards. Commands that are not repeated (pause, cancel, bans, tokens) are none
+    of it: they say themselves that nobody knows whether they arrived.
+    """
 
     def __init__(self, url: str, token: str, step: Mapping[str, Any], *, each: float = 1.0) -> None:
         self.submitted: list[int] = []
         """The campaigns that were submitted."""
+        self.due = 0
+        """How many were to be submitted since it began."""
         self.requests = 0
         self.given_up: list[str] = []
         """The requests that the client gave up."""
@@ -146,10 +152,11 @@ class Load:
         self._client.close()
 
     def _run(self) -> None:
-        due = time.monotonic()
+        begun = due = time.monotonic()
         while not self._ended.wait(max(0.0, due - time.monotonic())):
             due += self._each
             self._act()
+        self.due = int((time.monotonic() - begun) / self._each)
 
     def _act(self) -> None:
         campaign = Campaign.model_validate({"campaign": "load", "steps": [self._step]})
