@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from pipeline.logs import configure_logging
 from pipeline.settings import Settings
@@ -93,6 +93,7 @@ def _worked_off(
     transport.publish([message for submitted in backlog for message in submitted.messages])
     eventually(lambda: not _any_left(database, backlog), within=_LONGEST, every=0.1)
     seconds = time.perf_counter() - begun
+    assert _states(database, backlog) == {JobState.WAITING: JOBS}, "jobs that are held or failed are no rate"
     after = _cpu(mariadb, redis, consumers)
     more = _told(database, WARM + JOBS).since(work)
     transport.close()
@@ -119,6 +120,13 @@ def _any_left(database: Database, campaigns: Sequence[Submitted]) -> bool:
     mine = steps.c.campaign_id.in_([submitted.campaign_id for submitted in campaigns])
     received = select(jobs.c.id).join(steps, steps.c.id == jobs.c.step_id).where(mine, jobs.c.state == RECEIVED)
     return database.read(lambda tx: tx.first(received)) is not None
+
+
+def _states(database: Database, campaigns: Sequence[Submitted]) -> dict[JobState, int]:
+    mine = steps.c.campaign_id.in_([submitted.campaign_id for submitted in campaigns])
+    counted = select(jobs.c.state, func.count().label("many")).join(steps, steps.c.id == jobs.c.step_id).where(mine)
+    found = database.read(lambda tx: tx.rows(counted.group_by(jobs.c.state)))
+    return {JobState(row.state): row.many for row in found}
 
 
 def _cpu(mariadb: MariaDbServer, redis: RedisServer, consumers: Sequence[Program]) -> dict[str, float]:
