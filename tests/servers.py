@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from typing import Self
 
 from tests.waiting import eventually
 
-STARTUP = 60.0
+STARTUP = 120.0
 """Seconds that a server may take until it answers."""
 SHUTDOWN = 30.0
 MEMORY_ROOM = 4 << 30
@@ -127,7 +127,10 @@ class Server(ABC):
         self._process = None
 
     def __enter__(self) -> Self:
-        self.start()
+        with ExitStack() as stack:
+            stack.callback(self.stop)
+            self.start()
+            stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

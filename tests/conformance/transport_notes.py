@@ -89,6 +89,7 @@ def drain(transport: Transport, queue: str, expected: set[int], *, soon: float) 
     """Receives and acknowledges until everything expected has come, and then until nothing comes any more."""
     found: list[Delivery] = []
     missing = set(expected)
+    trouble: list[str] = []
 
     def complete() -> bool:
         try:
@@ -96,11 +97,18 @@ def drain(transport: Transport, queue: str, expected: set[int], *, soon: float) 
             found.extend(received)
             missing.difference_update(numbers_of(received))
             transport.acknowledge(received)
-        except BrokerUnavailable:
+        except BrokerUnavailable as error:
+            trouble.append(str(error))
             return False
         return not missing and not received
 
-    eventually(complete, within=30.0)
+    try:
+        eventually(complete, within=90.0)
+    except AssertionError as late:
+        late.add_note(
+            f"{len(found)} came, {len(missing)} of {len(expected)} did not; {len(trouble)} calls failed: {trouble[-3:]}"
+        )
+        raise
     return found
 
 

@@ -96,7 +96,8 @@ def test_a_pilot_without_any_route_runs_jobs_through_the_relay(
     assert [line.split(":")[0].strip() for line in lines if ":" in line] == ["lo"]
     assert set(api.archives) == {routes, *others}
     assert api.ends == ["idle for 2 s"]
-    assert not list((folder / "requests").iterdir())
+    # what a thread of the pilot was just asking is still carried, what it was just writing stays half until it is swept
+    eventually(lambda: all(left.suffix == ".part" for left in (folder / "requests").iterdir()))
 
 
 def test_a_relay_that_is_killed_costs_no_attempt(
