@@ -141,7 +141,7 @@ def follow(system: System, database: Database, *words: str, expect: int = 0, **s
         eventually(is_over, within=60.0, every=0.2)
     finally:
         process.kill()
-    out, err = process.communicate()
+        out, err = process.communicate()
     assert process.returncode == expect, f"{out}\n{err}\n{system.logs()}"
     last: dict[str, Any] = json.loads(out)
     return last
