@@ -91,6 +91,7 @@ def test_the_queue_of_a_stopped_consumer_does_not_grow(context: Context) -> None
 
 
 def test_what_a_broker_lost_is_published_again(context: Context, redis_server: RedisServer) -> None:
+    context = replace(context, settings=context.settings.model_copy(update={"wake_after": 60.0}))
     submitted = submit(context.database, {"name": "a", **array(90)})
     _publish(context, submitted.messages)
     redis_server.flush()
