@@ -138,7 +138,7 @@ def follow(system: System, database: Database, *words: str, expect: int = 0, **s
         return process.poll() is not None
 
     try:
-        eventually(is_over, within=60.0, every=0.2)
+        eventually(is_over, within=150.0, every=0.2)
     finally:
         process.kill()
         out, err = process.communicate()

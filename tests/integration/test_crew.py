@@ -92,6 +92,7 @@ def test_where_there_is_no_room_for_one_more_it_is_due_again_later(
     def refuse(*_args: object, **_more: object) -> None:
         raise BlockingIOError(EAGAIN, "Resource temporarily unavailable") if what == "process" else RuntimeError("full")
 
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     crew.follow({"data": 2})
     (child,) = crew.serving
     with monkeypatch.context() as patched:
@@ -99,7 +100,7 @@ def test_where_there_is_no_room_for_one_more_it_is_due_again_later(
         child.start(os.environ)
     assert (child.process, child.failures) == (None, 1)
     assert child.due_at > child.started_at
-    assert signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
     assert "data-2 can't be started: " in "".join(capsys.readouterr())
     start(crew, tmp_path)
     assert child.runs()

@@ -110,18 +110,26 @@ def test_a_site_is_drained_for_everybody_past_the_api(api: RunningApi, say: Say)
     assert (at.queue_id, None) not in api.database.read(bans.banned_queues)
 
 
-def test_waiting_says_each_change_and_ends_when_nothing_is_left(api: RunningApi, say: Say) -> None:
+def test_waiting_says_each_change_and_ends_when_nothing_is_left(
+    api: RunningApi, say: Say, capsys: pytest.CaptureFixture[str]
+) -> None:
     at = site(api)
     said: list[tuple[str, str]] = []
+    begun: list[str] = []
+
+    def has_begun() -> bool:
+        begun.append(capsys.readouterr().err)
+        return "\n" in "".join(begun)
+
     follower = Thread(target=lambda: said.append(say("drain", "--site", at.name, "--wait")))
     follower.start()
-    eventually(lambda: any(one.target == at.name for one in api.database.read(drains.all_in_force)))
+    eventually(has_begun)
     end_pilots(api, at)
     settle(api)
     follower.join()
     out, err = said[0]
     assert out.startswith(f"site {at.name}: drained (drain ")
-    lines = err.splitlines()
+    lines = "".join([*begun, err]).splitlines()
     assert lines[0] == f"site {at.name}: draining, 1 queued pilot, 1 running pilot left"
     assert lines[-1] == f"site {at.name}: drained, nothing left"
     assert len(lines) <= 3
