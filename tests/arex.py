@@ -209,8 +209,17 @@ class ArexServer:
 
     def suspend(self, job_id: str) -> None:
         """Stop the processes of a job in the fork backend, as a batch system's administrator would suspend it."""
-        for process in eventually(lambda: self._processes_of(job_id), within=STARTUP):
-            process.suspend()
+
+        def stopped() -> bool:
+            try:
+                processes = self._processes_of(job_id)
+                for process in processes:
+                    process.suspend()
+            except psutil.NoSuchProcess:  # one that only started the others
+                return False
+            return bool(processes)
+
+        eventually(stopped, within=STARTUP)
 
     def resume(self, job_id: str) -> None:
         """Let a suspended job go on."""

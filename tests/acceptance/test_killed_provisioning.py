@@ -174,7 +174,7 @@ def finish(stage: Stage, queue_id: int, ground: Ground) -> None:
     rows = living_rows(stage)
     assert 0 < len(rows) <= CAP
     assert ground.living() == len(rows)
-    assert {row.tag for row in rows} <= set(started(ground))
+    eventually(lambda: {row.tag for row in rows} <= set(started(ground)))
     stage.database.transact(lambda tx: tx.run(update(pilots).values(remove_requested=True)))
 
     def over() -> bool:

@@ -96,7 +96,7 @@ def test_draining_its_instance_ends_it(tmp_path: Path, database: Database) -> No
 
 def test_it_ends_while_the_database_takes_no_writes(tmp_path: Path, database: Database) -> None:
     with serving(tmp_path) as process:
-        url_in(tmp_path)
+        assert httpx.get(f"{url_in(tmp_path)}/readyz").status_code == 200
         eventually(lambda: registered(database))
         with database.engine.begin() as writing:  # which nobody else can do until it is over
             writing.exec_driver_sql("DELETE FROM vos WHERE id = 0")

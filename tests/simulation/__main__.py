@@ -28,6 +28,7 @@ SEED = 20_260_105
 @click.option("--days", type=click.FloatRange(min=0.1, max=60), default=7.0, show_default=True, help="of arrivals")
 @click.option("--queues", type=click.IntRange(1, 1_000), default=100, show_default=True, help="50 cores each")
 @click.option("--seed", type=int, default=SEED, show_default=True, help="of the sites, the jobs and all chance")
+@click.option("--capped", is_flag=True, help="hold the peers to the limit over all queues, too; they have none")
 @click.option("--processes", type=click.IntRange(1, 64), default=2, show_default=True)
 @click.option("--figures", type=click.Path(path_type=Path, dir_okay=False), help="JSON file for the figures")
 @click.option("--plots", type=click.Path(path_type=Path, file_okay=False), help="folder for a picture of each case")
@@ -36,6 +37,7 @@ def main(  # noqa: PLR0917 -- one for each option
     days: float,
     queues: int,
     seed: int,
+    capped: bool,
     processes: int,
     figures: Path | None,
     plots: Path | None,
@@ -44,8 +46,9 @@ def main(  # noqa: PLR0917 -- one for each option
 
     Exits with 1 when a case is not as expected: more waste or longer waits than allowed, or a cap exceeded.
     """
-    scale = Scale(days, queues)
-    click.echo(f"seed {seed}, {days:g} days, {queues} queues, {scale.pilots * cases.CORES:,} cores")
+    scale = Scale(days, queues, capped)
+    held = ", all held to the cap" if capped else ""
+    click.echo(f"seed {seed}, {days:g} days, {queues} queues, {scale.pilots * cases.CORES:,} cores{held}")
     began = time.monotonic()
     chosen = [recipe for recipe in cases.RECIPES if recipe.name in (names or cases.NAMES)]
     verdicts = []

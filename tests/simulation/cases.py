@@ -23,6 +23,8 @@ class Scale:
 
     days: float = 7.0
     queues: int = 100
+    capped: bool = False
+    """Whether the limit over all queues binds the peers, too, though they have no such setting."""
 
     @property
     def pilots(self) -> int:
@@ -197,6 +199,7 @@ def make(name: str, seed: int, scale: Scale) -> Case:
         groups=recipe.groups,
         jobs=tuple(Job(id_, at, group, length) for id_, (at, group, length) in enumerate(drawn)),
         max_pilots=round(recipe.cap * scale.pilots),
+        is_capped=scale.capped,
         blind=tuple(_blindness(random, scale)) if recipe.is_blind else (),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 
@@ -281,10 +281,20 @@ class Simulation:
             self._drain(pilot)
         waiting = [pilot for pilot in decision.retry if pilot.stage is Stage.REQUESTED]
         self._retry(sorted(waiting, key=lambda pilot: (pilot.queue.index, pilot.id)))
-        for index, count in sorted(decision.submit.items()):
+        submit = self._within_cap(decision.submit) if self.case.is_capped else decision.submit
+        for index, count in sorted(submit.items()):
             self._request(index, count)
         if decision.submit:
             self.record.check_caps(self._pending, self._running)
+
+    def _within_cap(self, submit: Mapping[int, int]) -> dict[int, int]:
+        """What comes first in the decision goes first."""
+        left = self.case.max_pilots - len(self._live)
+        kept = {}
+        for index, count in submit.items():
+            kept[index] = min(count, max(left, 0))
+            left -= kept[index]
+        return {index: count for index, count in kept.items() if count}
 
     def _sample(self) -> None:
         if self._is_over():

@@ -61,6 +61,16 @@ def test_a_seed_makes_the_same_simulation_again() -> None:
     assert first != other
 
 
+def test_a_peer_may_be_held_to_the_limit_over_all_queues_that_it_does_not_know() -> None:
+    free, held = (
+        Simulation(cases.make("mix", SEED, replace(SMALL, capped=capped)), CONTESTANTS["SiteDirector"]).run().result()
+        for capped in (False, True)
+    )
+    assert free.over_cap > 0
+    assert held.over_cap == 0
+    assert held.unfinished == 0
+
+
 @pytest.mark.parametrize("case", SMALL_CASES)
 def test_we_waste_half_as_much_as_the_better_peer_with_waits_no_longer_and_within_all_caps(case: str) -> None:
     verdict = judge([record.result() for record in records(case).values()], half_waste=True)

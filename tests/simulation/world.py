@@ -87,6 +87,8 @@ class Case:
     jobs: tuple[Job, ...]
     max_pilots: int
     """Over all queues, in any live state."""
+    is_capped: bool = False
+    """Whether what is beyond that is not submitted at all, whoever asks for it."""
     blind: tuple[Span, ...] = ()
     """When the query of the waiting jobs fails, or comes back empty."""
 

@@ -18,6 +18,8 @@ from schemas.states import PilotState
 class Prospect:
     """Of one site queue. `pending`: pilots that may be pending there in all, by the queue's record alone."""
 
+    near: float
+    """As in the rules: the wait that halves a queue's weight."""
     wait: float
     """Seconds until a pilot that is requested now can be expected."""
     usual: float
@@ -35,8 +37,10 @@ class Prospect:
 
     @property
     def speed(self) -> float:
-        """By which queues are weighted."""
-        return self.success / self.wait
+        """By which queues are weighted. By 1 / wait the fastest would always be full before the others, as of what is
+        hedged theirs start first, and the next burst would find room in slow queues alone.
+        """
+        return self.success / (self.near + self.wait)
 
 
 def prospect(history: History, rolls: Sequence[Roll], nodes: int, rules: PlanRules) -> Prospect:
@@ -53,14 +57,14 @@ def prospect(history: History, rolls: Sequence[Roll], nodes: int, rules: PlanRul
         success = started / (started + history.stillborn)
         if blocked > rules.full_after * usual:
             words = f"nothing has moved there for {blocked / 60:.0f} minutes: it seems to be full"
-            return Prospect(wait, usual, success, nodes, words, has_started=True, is_full=True)
+            return Prospect(rules.near, wait, usual, success, nodes, words, has_started=True, is_full=True)
         most = max(rules.probes * nodes, rules.growth * started)
-        return Prospect(wait, usual, success, most, words, has_started=True)
+        return Prospect(rules.near, wait, usual, success, most, words, has_started=True)
     if history.stillborn:
         words = f"none started of {history.submitted} of late, {history.stillborn} failed to start"
-        return Prospect(wait, usual, 1 / (1 + history.stillborn), nodes, words, is_dead=True)
+        return Prospect(rules.near, wait, usual, 1 / (1 + history.stillborn), nodes, words, is_dead=True)
     words = "none started yet" if history.submitted or pending else "not tried of late"
-    return Prospect(wait, usual, 1.0, rules.probes * nodes, words)
+    return Prospect(rules.near, wait, usual, 1.0, rules.probes * nodes, words)
 
 
 def held_off(prospect_: Prospect, past: Past | None, now: datetime) -> datetime | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from executors.pilots.planning.decide import PlanRules, plan
-from pipeline.store.provisioning_rows import History, Past
+from pipeline.store.provisioning_rows import History, LivePilot, Past
 from schemas.states import PilotState
 from tests.unit.executors.plan_ground import (
     NOW,
@@ -42,10 +42,31 @@ def test_a_queue_that_starts_pilots_gets_all_that_it_may_within_a_few_cycles() -
     assert rounds <= 5
 
 
-def test_the_demand_goes_where_pilots_start_soonest() -> None:
-    history = {1: History(50, 50, 0, 60.0), 2: History(50, 50, 0, 600.0)}
+def test_of_queues_with_the_same_room_the_one_that_starts_pilots_soonest_comes_first() -> None:
+    rooms, history = [room(1, **WIDE), room(2, **WIDE)], {1: History(50, 50, 0, 60.0), 2: History(50, 50, 0, 600.0)}
+    assert requested(rooms, [demand(1)], history=history) == {(1, 1): 1}
+    made = requested(rooms, [demand(110)], history=history)
+    assert 50 < made[1, 1] < 65
+    assert sum(made.values()) == 110
+
+
+def test_a_queue_whose_pilots_wait_for_hours_gets_little() -> None:
+    history = {1: History(50, 50, 0, 60.0), 2: History(50, 50, 0, 9 * RULES.near)}
     assert requested([room(1, **WIDE), room(2, **WIDE)], [demand(110)], history=history) == {(1, 1): 100, (2, 1): 10}
-    assert requested([room(1, **WIDE), room(2, **WIDE)], [demand(1)], history=history) == {(1, 1): 1}
+
+
+def test_fast_queues_keep_some_room_for_a_burst_while_slower_ones_have_more() -> None:
+    rooms = [room(1, **{**WIDE, "max_pilots": 50}), room(2, **{**WIDE, "max_pilots": 100})]
+    history = {1: History(50, 50, 0, 60.0), 2: History(50, 50, 0, 600.0)}
+    live: list[LivePilot] = []
+    number = 0
+    for _ in range(60):  # jobs that come one by one
+        for (queue, _), count in requested(rooms, [demand(1)], live, history=history).items():
+            live += [busy(number + nth, queue) for nth in range(count)]
+            number += count
+    on_fast = sum(one.site_queue_id == 1 for one in live)
+    assert number == 60
+    assert 5 <= on_fast <= 25
 
 
 def test_where_pilots_wait_in_queues_more_are_requested_than_jobs_wait_and_taken_back_when_these_have_begun() -> None:
@@ -110,6 +131,8 @@ def test_a_queue_in_which_nothing_moves_is_full_and_gets_no_more_than_a_probe() 
     assert order.request == 1
     assert "seems to be full" in order.why
     assert only([room(1, **WIDE)], MANY, [*live, pilot(9, 1)], history=full).request == 0
+    slow = {1: History(50, 50, 0, 60.0, moved=900.0, vain=240.0)}  # nothing rare for one pilot
+    assert only([room(1, **WIDE)], MANY, live, history=slow).request == 200
     moves = {1: History(50, 50, 0, 60.0, moved=5.0)}
     assert only([room(1, **WIDE)], MANY, live, history=moves).request == 200
 
