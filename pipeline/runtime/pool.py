@@ -29,7 +29,7 @@ from pipeline.runtime.spec import ConsumerSpec
 from pipeline.runtime.worker import Recipe, open_worker, run_group
 from pipeline.turns import STILL_LIMIT
 
-_PRELOAD = ("__main__", "pipeline.runtime.worker", "MySQLdb")
+_PRELOAD = ("pipeline.runtime.preloading", "__main__", "pipeline.runtime.worker", "MySQLdb")
 _KILL_AFTER = 0.1
 """Seconds between SIGTERM, which workers mind not, and SIGKILL."""
 _MEMORY_SHARE = 0.8
