@@ -25,7 +25,7 @@ from pipeline.runtime.rounds import Failure, Group
 from pipeline.runtime.spec import ConsumerSpec
 from pipeline.runtime.worker import Recipe, open_worker, run_group
 
-_PRELOAD = ("__main__", "pipeline.runtime.worker", "MySQLdb")
+_PRELOAD = ("pipeline.runtime.preloading", "__main__", "pipeline.runtime.worker", "MySQLdb")
 _KILL_AFTER = 0.1
 """Seconds between SIGTERM, which workers mind not, and SIGKILL."""
 _MEMORY_SHARE = 0.8

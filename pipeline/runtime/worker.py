@@ -68,6 +68,7 @@ def open_worker(recipe: Recipe) -> None:
     # The modules stay: a collection that need not look through them halves the time that a batch takes to decode. What
     # a batch makes is mostly gone with it by itself: looking for cycles every 700 objects would find none.
     gc.freeze()
+    gc.enable()
     gc.set_threshold(_GARBAGE, 20, 50)
 
 
