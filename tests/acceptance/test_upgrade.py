@@ -157,6 +157,7 @@ def check_jobs(database: Database, load: Load, folder: Path) -> None:
     assert started_twice(folder) == []
 
 
+@pytest.mark.alone  # 50 jobs a second are about what this machine does
 @pytest.mark.timeout(600)
 def test_an_upgrade_and_a_restart_lose_and_double_nothing(
     plant: Plant, database: Database, seed: int, tmp_path: Path
