@@ -40,7 +40,7 @@ demo: .venv/.demo
 # Three at a time, since they wait more than they work, the longest first; but for the tests that compare times or bring
 # the machine to its limits.
 test: lint
-	$(RUN) pytest -n 3 --dist loadgroup -m "not alone" tests/acceptance tests/deploy tests/conformance tests/chaos tests/integration tests/simulation tests/unit
+	$(RUN) pytest -n 3 --dist loadscope --no-loadscope-reorder -m "not alone" tests/acceptance tests/deploy tests/conformance tests/chaos tests/integration tests/simulation tests/unit
 	$(RUN) pytest -m alone tests/integration/pilot tests/acceptance
 
 lint: .venv/.test

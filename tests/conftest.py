@@ -12,6 +12,8 @@ import pytest
 import structlog
 from hypothesis import settings
 from structlog.types import EventDict
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from pipeline.store.database import Database
 from pipeline.store.tables import metadata
@@ -48,15 +50,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, help="repeat the random faults of the run that printed this seed")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup` a file is one worker's, and so is one batch system's part of tests that take them all.
-    All that needs HTCondor is one worker's, since a pool takes longest to start."""
-    for item in items:
-        file, _, rest = item.nodeid.partition("::")
+class Groups(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
+    """What of the tests goes to one worker as a whole: a file, or one batch system's part of tests that take them all.
+
+    All that needs HTCondor is one group, since a pool takes longest to start.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, rest = nodeid.partition("::")
         name = Path(file).name
         system = rest.partition("[")[2].rstrip("]") if name in OVER_BATCH_SYSTEMS else ""
-        group = "htcondor" if system == "htcondor" or name in ON_HTCONDOR else file + system
-        item.add_marker(pytest.mark.xdist_group(group))
+        return "htcondor" if system == "htcondor" or name in ON_HTCONDOR else file + system
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Groups:
+    """pytest-xdist 3.8's own `loadgroup` knows no groups with pytest 9.2, and says nothing of it."""
+    return Groups(config, log)
 
 
 @pytest.fixture
