@@ -42,7 +42,7 @@ SITES = {
     "sites": [
         {"name": "SIMULATED", "storages": ["disk"], "queues": [
             {"name": "grid", "cores": CORES, "memory": CORES * 2048, "disk": CORES * 10_240,
-             "max_pilots": PILOTS, "max_pending_pilots": PILOTS}]},
+             "max_pilots": PILOTS, "max_pending_pilots": PILOTS, "removal": "none"}]},
         {"name": "REAL", "storages": ["disk"], "queues": [
             {"name": "node", "cores": 2, "memory": 2048, "max_pilots": 1, "max_pending_pilots": 1}]},
     ],
@@ -74,7 +74,6 @@ def plant(database: Database, rabbitmq_server: RabbitMqServer, tmp_path: Path) -
             "PENSTOCK_DATABASE_URL": database.url,
             "PENSTOCK_BROKER_URL": rabbitmq_server.amqp_url_of(vhost),
             "PENSTOCK_DATA_DIR": str(tmp_path / "data"),
-            # seldom: pilots that idle for some cycles before the load begins are drained as surplus
             "PENSTOCK_SCHEDULES": json.dumps(
                 {**json.loads(FAST["PENSTOCK_SCHEDULES"]), "provisioning": "* * * * * */15"}
             ),
