@@ -29,8 +29,8 @@ class PlanRules:
     full_after: float = 5.0
     """Times the usual queue time that pilots have waited in vain in a queue that is full."""
     near: float = 3_600.0
-    """A queue in which pilots wait for so long counts half as much as one with the same room where they start at once:
-    the wait decides between minutes and hours, the room between minutes and minutes."""
+    """Seconds. A queue in which pilots wait for so long counts half as much as one with the same room where they start
+    at once: between minutes and hours the wait decides, between minutes and minutes the room."""
     least_wait: float = 60.0
     """Even the fastest queue takes so long from the request until its pilot asks for jobs."""
     longest_hold: float = 3_600.0

@@ -18,14 +18,14 @@ from schemas.states import PilotState
 class Prospect:
     """Of one site queue. `pending`: pilots that may be pending there in all, by the queue's record alone."""
 
-    near: float
-    """As in the rules: the wait that halves a queue's weight."""
     wait: float
     """Seconds until a pilot that is requested now can be expected."""
     usual: float
     """Seconds that pilots have waited of late; where none has started, our patience."""
-    success: float
-    """Part of the pilots that begin to run at all."""
+    speed: float
+    """By which queues are weighted: how surely pilots begin to run there, and how soon. By 1 / wait the fastest would
+    always be full before the others, as of what is hedged theirs start first, and a burst would find room in slow
+    queues alone."""
     pending: int
     stage: str
     """In words."""
@@ -34,13 +34,6 @@ class Prospect:
     is_dead: bool = False
     is_full: bool = False
     """Its pilots have waited for much longer than is usual, and nothing has begun or ended there meanwhile."""
-
-    @property
-    def speed(self) -> float:
-        """By which queues are weighted. By 1 / wait the fastest would always be full before the others, as of what is
-        hedged theirs start first, and the next burst would find room in slow queues alone.
-        """
-        return self.success / (self.near + self.wait)
 
 
 def prospect(history: History, rolls: Sequence[Roll], nodes: int, rules: PlanRules) -> Prospect:
@@ -51,20 +44,21 @@ def prospect(history: History, rolls: Sequence[Roll], nodes: int, rules: PlanRul
     usual = max(rules.patience if history.queue_time is None else history.queue_time, rules.least_wait)
     blocked = max(history.vain, min(max(pending, default=0.0), inf if history.moved is None else history.moved))
     wait = max(usual, blocked)
+    success = max(started, 1) / (max(started, 1) + history.stillborn)
+    speed = success / (rules.near + wait)
     if started:
         words = f"{started} started of {history.submitted} of late"
         words += f", {history.stillborn} failed to start" if history.stillborn else ""
-        success = started / (started + history.stillborn)
         if blocked > rules.full_after * usual:
             words = f"nothing has moved there for {blocked / 60:.0f} minutes: it seems to be full"
-            return Prospect(rules.near, wait, usual, success, nodes, words, has_started=True, is_full=True)
+            return Prospect(wait, usual, speed, nodes, words, has_started=True, is_full=True)
         most = max(rules.probes * nodes, rules.growth * started)
-        return Prospect(rules.near, wait, usual, success, most, words, has_started=True)
+        return Prospect(wait, usual, speed, most, words, has_started=True)
     if history.stillborn:
         words = f"none started of {history.submitted} of late, {history.stillborn} failed to start"
-        return Prospect(rules.near, wait, usual, 1 / (1 + history.stillborn), nodes, words, is_dead=True)
+        return Prospect(wait, usual, speed, nodes, words, is_dead=True)
     words = "none started yet" if history.submitted or pending else "not tried of late"
-    return Prospect(rules.near, wait, usual, 1.0, rules.probes * nodes, words)
+    return Prospect(wait, usual, speed, rules.probes * nodes, words)
 
 
 def held_off(prospect_: Prospect, past: Past | None, now: datetime) -> datetime | None:
