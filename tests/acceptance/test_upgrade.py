@@ -19,8 +19,11 @@ import pytest
 import yaml
 from sqlalchemy import func, select
 
+from executors.pilots.batch.local import LocalBatchSystem
+from executors.pilots.port import QueueSettings
 from pipeline.store.database import Database
 from pipeline.store.tables import campaigns, files, job_events, jobs, pilots
+from schemas.sites import SiteQueueEntry
 from schemas.states import CampaignState, JobState, PilotState
 from tests.acceptance.system import FAST, started_twice
 from tests.acceptance.upgrading import Load, Plant, Process, under
@@ -94,7 +97,14 @@ def plant(database: Database, rabbitmq_server: RabbitMqServer, tmp_path: Path) -
     ]
     yield made
     made.end()
+    end_real_pilots(tmp_path / "data")
     rabbitmq_server.drop_vhost(vhost)
+
+
+def end_real_pilots(data_dir: Path) -> None:
+    """A pilot that finds no API any more would wait for one for as long as it may."""
+    system = LocalBatchSystem(QueueSettings("REAL.node", SiteQueueEntry(name="node"), data_dir))
+    system.remove([folder.name for folder in (data_dir / "local-batch" / "REAL.node").glob("*")])
 
 
 def ledger_campaign(folder: Path) -> dict[str, object]:
