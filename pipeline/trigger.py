@@ -41,7 +41,8 @@ class Trigger:
     grace: float = 60.0
     """Seconds after which a missed tick is skipped."""
     since: str = ""
-    """The release that first had it: where an earlier one serves the queue, its consumers would bury the tick."""
+    """The release of Penstock that first had it. Where an earlier one serves the queue, which would bury the tick, it
+    waits, and where nobody does whose release is known: stock RQ workers do not tell theirs."""
     wanted: Callable[[Settings], bool] = always
     """Whether there is anything to do with these settings; else there are no ticks."""
 

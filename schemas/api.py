@@ -281,7 +281,6 @@ class JobLogs(Model):
     job_id: RowId
     attempt: int
     pilot_id: int | None = Field(default=None, description="who ran it, as far as that is known")
-    archived: tuple[int, ...] = Field(default=(), description="attempts whose output is kept")
     source: Literal["archive", "peek", "none"]
     stdout: str
     stderr: str

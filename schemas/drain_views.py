@@ -24,6 +24,10 @@ class DrainKind(StrEnum):
     ALL = "all"
 
 
+OF_PROCESSES = frozenset({DrainKind.INSTANCE, DrainKind.QUEUE})
+"""Those that wishes carry out, which processes read; the others are carried out by bans and by pilots' orders."""
+
+
 class DrainState(StrEnum):
     """How far a drain is. `drained` is latched: nothing was left at `drained_at`, whatever has come since."""
 
@@ -133,7 +137,6 @@ class DrainRequest(DrainScope):
 
 
 class DrainLifted(Model):
-    """The drain that was lifted, null where there was none, and how many jobs are looked at again."""
+    """The drain that was lifted, null where there was none."""
 
     lifted: DrainView | None
-    woken: int = 0

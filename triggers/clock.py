@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -39,6 +39,8 @@ class Clock:
     seen: dict[str, datetime] = field(default_factory=dict)
     owed: list[Run] = field(default_factory=list)
     """Claimed, but the broker did not take them: they come first in the next turn."""
+    held: frozenset[str] = frozenset()
+    """Triggers whose ticks wait for a consumer that knows them."""
     refused: bool = False
     """Whether the broker took no ticks when it was given some last; a turn without any may go well meanwhile."""
     turns: Turns = field(default_factory=Turns)
@@ -46,7 +48,6 @@ class Clock:
 
     def turn(self) -> int:
         """Publish what is due now; how many ticks. Raises BrokerUnavailable with the claims left for the next turn."""
-        self.turns.turned()
         with self.turns.outside(DATABASE):
             now = self.database.now()
         due = {name: trigger.last_due(now) for name, trigger in self.triggers.items()}
@@ -58,12 +59,15 @@ class Clock:
         with self.turns.outside(DATABASE):
             rows = self.database.read(list_instances)
         held = frozenset(name for name, trigger in self.triggers.items() if _is_held(trigger, now, rows))
+        for name in sorted(held - self.held):
+            _log.info("ticks_held", trigger=name, since=self.triggers[name].since)
+        self.held = held
         news = [run for run in news if run.name not in held]
         if not news and not left:
             return 0
         queues = self._depths(news, rows)
         with self.turns.outside(DATABASE):
-            self.owed = self.database.transact(partial(self._claim, queues=queues, held=held))
+            self.owed = self.database.transact(partial(self._claim, queues=queues))
         self.seen = {**self.seen, **{run.name: run.scheduled_for for run in news}}
         published = len(self.owed)
         self._publish(self.owed)
@@ -79,13 +83,13 @@ class Clock:
             told = self.transport.depth(sorted(set(queues.values())))
         return {run: complete(queue, told[queue], rows) for run, queue in queues.items()}
 
-    def _claim(self, tx: Transaction, queues: Mapping[Run, Depth], held: Collection[str]) -> list[Run]:
+    def _claim(self, tx: Transaction, queues: Mapping[Run, Depth]) -> list[Run]:
         claimed: list[Run] = []
         for run in dict.fromkeys([*self.owed, *trigger_runs.take_over(tx, self.instance)]):
             if run.name in self.triggers and self._is_too_late(tx, run):
                 trigger_runs.skip(tx, run)
                 self._say_skipped(tx, run, too_late=True)
-            elif run.name in self.triggers and run.name not in held:
+            elif run.name in self.triggers and run.name not in self.held:
                 claimed.append(run)  # one that is held is left to be taken over, until it goes or is too late
         for run, depth in queues.items():
             too_late = self._is_too_late(tx, run)
@@ -137,6 +141,6 @@ def _is_held(trigger: Trigger, now: datetime, rows: Sequence[InstanceRow]) -> bo
 def _is_older(version: str, since: str) -> bool:
     """Whether this is a release from before `since`; of one that is no plain version nobody can tell."""
     try:
-        return bool(since) and numbers(version) < numbers(since)
+        return numbers(version) < numbers(since)
     except ValueError:
         return False

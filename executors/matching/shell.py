@@ -107,10 +107,11 @@ def execute(context: Context, messages: Sequence[Message]) -> list[Outcome]:
         pilot_ids = pilot_ids[MOST_OFFERS:] + list(result.left_over)
         news = news[MOST_NEWS:] + result.again
     now = context.database.clock()
-    put_off, offered_at = frozenset(pilot_ids), now
+    put_off: list[Message] = []
     for message in messages:
-        if isinstance(message.body, SlotsOffered) and not put_off.isdisjoint(message.body.ids()):
-            offered_at = min(offered_at, message.created_at)
+        left = set(pilot_ids).intersection(message.body.ids()) if isinstance(message.body, SlotsOffered) else ()
+        if left:
+            put_off += about_ids(SlotsOffered, sorted(left), now=message.created_at)
         else:
             seconds = max((now - message.created_at).total_seconds(), 0.0)
             context.tally.note("match_latency", message.type, value=seconds)
@@ -119,7 +120,7 @@ def execute(context: Context, messages: Sequence[Message]) -> list[Outcome]:
     told = {i for i in _ids(messages, JobsWaiting) if i in missed}
     held = {i for i in told if (since := missed[i]) is not None and since < began}
     follow_ups = (
-        *about_ids(SlotsOffered, sorted(pilot_ids), now=offered_at),
+        *put_off,
         *about_ids(JobsWaiting, news, now=now),
         *about_ids(StepsDue, sorted({step_id for result in results for step_id in result.ended_steps}), now=now),
         *about_ids(JobsWaiting, sorted(missed.keys() - held), now=now),

@@ -11,7 +11,7 @@ from executors.upkeep import held
 from pipeline.runtime.spec import Context
 from pipeline.store import drain_pilots, drain_reports, drains
 from pipeline.store.drains import Drain
-from schemas.drain_views import DrainState
+from schemas.drain_views import OF_PROCESSES, DrainState
 from schemas.messages import Message, SiteQueuesDue, about_ids
 
 _EVENTS = {
@@ -41,16 +41,18 @@ def run(context: Context) -> list[Message]:
         if drain.drained_at is None:
             left[drain.id] = sum(line.count for line in drain_reports.judge(database, drain.id).holding)
     messages = about_ids(SiteQueuesDue, sorted(queue_ids), now=database.now(), size=1) if queue_ids else []
-    news = database.transact(drains.news)
+    news = database.read(drains.news)
+    messages += _wake(context, [drain for drain in news if drain.state is DrainState.LIFTED])
+    database.transact(partial(drains.note_told, news=news))  # last: who is killed before does it all again
     for drain in news:
         say = _log.warning if drain.state is DrainState.OVERDUE else _log.info
         say(_EVENTS[drain.state], **_about(drain), left=left.get(drain.id, 0))
-    return [*messages, *_wake(context, [drain for drain in news if drain.state is DrainState.LIFTED])]
+    return messages
 
 
 def _wake(context: Context, lifted: list[Drain]) -> list[Message]:
     """Jobs that these may have held: those of their VOs, or all."""
-    whose = {drain.vo_id for drain in lifted if drain.kind in drains.BY_BANS}
+    whose = {drain.vo_id for drain in lifted if drain.kind not in OF_PROCESSES}
     each = [None] if None in whose else sorted(vo_id for vo_id in whose if vo_id is not None)
     return [message for vo_id in each for message in held.wake(context, vo_id)]
 

@@ -64,15 +64,16 @@ def submit(
     submitted = campaigns.submit(
         services.database, submission, window=settings.campaign_window, wake_after=settings.wake_after
     )
-    _log.info(
-        "campaign_submitted",
-        campaign_id=submitted.campaign_id,
-        campaign=body.description.campaign,
-        jobs=submitted.jobs,
-        vo_id=caller.vo_id,
-        user=caller.subject,
-        trace=submission.trace,
-    )
+    if not submitted.is_repeated:
+        _log.info(
+            "campaign_submitted",
+            campaign_id=submitted.campaign_id,
+            campaign=body.description.campaign,
+            jobs=submitted.jobs,
+            vo_id=caller.vo_id,
+            user=caller.subject,
+            trace=submission.trace,
+        )
     services.publisher.publish(submitted.messages)
     return SubmitReply(
         campaign_id=submitted.campaign_id,

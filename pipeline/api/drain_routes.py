@@ -11,7 +11,6 @@ from pipeline.api.pages import cut
 from pipeline.api.pilot_command_routes import wake
 from pipeline.api.policy import Operator, Watcher
 from pipeline.api.services import ServicesOf
-from pipeline.api.sites_routes import look_again
 from pipeline.errors import Forbidden
 from pipeline.store import drain_pilots, drain_reports, drains
 from pipeline.store.access import Caller
@@ -51,12 +50,13 @@ def start(caller: Operator, services: ServicesOf, body: DrainRequest) -> DrainRe
 
 @router.post("/lift")
 def lift(caller: Operator, services: ServicesOf, body: DrainScope) -> DrainLifted:
-    """Take a drain of the operator's VO back, with its own bans and no others. Held jobs are looked at again."""
+    """Take a drain of the operator's VO back, with its own bans and no others. Its held jobs are looked at again a
+    little later, by upkeep."""
     aim = _aim(caller, body)
     lifted = services.database.transact(lambda tx: drains.lift(tx, aim, caller.subject))
     if lifted is None:
         return DrainLifted(lifted=None)
-    return DrainLifted(lifted=lifted.view(), woken=look_again(services))
+    return DrainLifted(lifted=lifted.view())
 
 
 def _aim(caller: Caller, body: DrainScope) -> Aim:

@@ -23,25 +23,15 @@ def read_logs(sandboxes: Sandboxes, job_id: int, place: JobPlace, wanted: int | 
     """
     if wanted is not None and not 1 <= wanted <= place.attempt:
         raise NotFound(f"job {job_id} has no attempt {wanted}; there were {place.attempt} so far")
-    archived = sandboxes.archived_attempts(place.vo, job_id)
-    running = place.peek.attempt if place.peek is not None else None
-    attempt = wanted or running or (archived[-1] if archived else place.attempt)
-    found = JobLogs(
-        job_id=job_id,
-        attempt=attempt,
-        pilot_id=place.pilots.get(attempt),
-        archived=tuple(archived),
-        source="none",
-        stdout="",
-        stderr="",
-    )
-    if place.peek is not None and attempt == running:
-        return found.model_copy(update={"source": "peek", "stdout": place.peek.tail})
-    if attempt not in archived:
-        return found
-    content = sandboxes.get_archive(place.vo, job_id, attempt)
+    peek = place.peek
+    if peek is not None and wanted in {None, peek.attempt}:
+        return _logs(job_id, place, peek.attempt).model_copy(update={"source": "peek", "stdout": peek.tail})
+    found = _archive(sandboxes, job_id, place, wanted)
+    if found is None:
+        return _logs(job_id, place, wanted or place.attempt)
+    attempt, content = found
     said = {"stdout": _member(content, STDOUT), "stderr": _member(content, STDERR)}
-    return found.model_copy(update={"source": "archive", **said})
+    return _logs(job_id, place, attempt).model_copy(update={"source": "archive", **said})
 
 
 def newest_archive(sandboxes: Sandboxes, job_id: int, place: JobPlace) -> tuple[int, bytes]:
@@ -50,6 +40,22 @@ def newest_archive(sandboxes: Sandboxes, job_id: int, place: JobPlace) -> tuple[
     if newest is None:
         raise NotFound(f"job {job_id} has no archive yet; it comes with the end of its first attempt")
     return newest
+
+
+def _logs(job_id: int, place: JobPlace, attempt: int) -> JobLogs:
+    """Of an attempt of which nothing is known yet."""
+    pilot_id = place.pilots.get(attempt)
+    return JobLogs(job_id=job_id, attempt=attempt, pilot_id=pilot_id, source="none", stdout="", stderr="")
+
+
+def _archive(sandboxes: Sandboxes, job_id: int, place: JobPlace, wanted: int | None) -> tuple[int, bytes] | None:
+    """An attempt and its archive; the newest that there is unless one is wanted."""
+    if wanted is None:
+        return sandboxes.newest_archive(place.vo, job_id)
+    try:
+        return wanted, sandboxes.get_archive(place.vo, job_id, wanted)
+    except NotFound:
+        return None
 
 
 def _member(content: bytes, name: str) -> str:

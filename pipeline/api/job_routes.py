@@ -67,7 +67,7 @@ def retry(caller: User, services: ServicesOf, body: JobSelection) -> Changed:
 
 @router.get("/{job_id}")
 def show(caller: Reader, services: ServicesOf, job_id: JobId) -> JobView:
-    """A job with its events, attempts, running tail and outputs."""
+    """A job with its events, its story, attempts, running tail, outputs, and where it is traced the trace's id."""
     settings = services.settings
     view = services.database.read(lambda tx: show_job(tx, caller.vo_id, job_id))
     trace = ids.shown(view.id, view.created_at, share=settings.traces_share) if settings.traces_url else None

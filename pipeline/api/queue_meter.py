@@ -45,12 +45,9 @@ class _Known:
 
 @dataclass(slots=True)
 class QueueMeter:
-    """Raises BadSettings where bounds are of queues that nobody serves, or no number is between them."""
+    """What an API process measures, one turn after another."""
 
     services: Services
-
-    def __post_init__(self) -> None:
-        queue_bounds(self.services.settings)
 
     def turn(self) -> float:
         """Measure what is due, show what was measured last; seconds until something is due again.
@@ -65,9 +62,9 @@ class QueueMeter:
         due = [queue for queue, seconds in ages.items() if seconds >= INTERVAL]
         if due:
             told = self.services.publisher.depth(due)
-            known = replace(database.read(_read), before=before)  # what another has measured meanwhile stands
+            known = database.read(lambda tx: _read(tx, before))
             measured = {queue: self._measure(queue, told[queue], known, bounds[queue]) for queue in due}
-            kept = database.transact(lambda tx: keep(tx, measured, before))
+            kept = database.transact(lambda tx: keep(tx, measured, before))  # what another measured meanwhile stands
             show(kept.values())
         return max((INTERVAL - seconds for seconds in ages.values() if seconds < INTERVAL), default=INTERVAL)
 
@@ -120,8 +117,8 @@ def show(measured: Iterable[Size]) -> None:
             SECONDS_PER_MESSAGE.labels(size.queue).set(size.seconds)
 
 
-def _read(tx: Transaction) -> _Known:
-    return _Known(tx.now, sizes(tx), list_instances(tx), all_work(tx), put_off(tx))
+def _read(tx: Transaction, before: Mapping[str, Size]) -> _Known:
+    return _Known(tx.now, before, list_instances(tx), all_work(tx), put_off(tx))
 
 
 def _reading(queue: str, told: Depth, known: _Known, before: Size | None) -> Reading:

@@ -35,7 +35,7 @@ def apply(caller: Operator, services: ServicesOf, body: SitesFile, dry_run: DryR
     data_dir = services.settings.resolved_data_dir()
     diff = services.database.transact(lambda tx: sites.apply(tx, body, data_dir=data_dir, dry_run=dry_run))
     if diff.added or diff.changed:
-        look_again(services, dry_run=dry_run)
+        _wake(services, dry_run=dry_run)
     return diff
 
 
@@ -54,7 +54,7 @@ def test(caller: Operator, services: ServicesOf, site: Site, body: OnlyRequest) 
     scope = _scope(caller, site, body)
     terms = Terms(caller.subject, body.why, body.until, body.job_type)
     made = services.database.transact(lambda tx: sites.ban(tx, scope, terms))
-    look_again(services)
+    _wake(services)
     return made
 
 
@@ -63,7 +63,7 @@ def allow(caller: Operator, services: ServicesOf, site: Site, body: AllowRequest
     """Lift the operator's VO's bans and test modes of a site or one of its queues. Held jobs are looked at again."""
     scope = _scope(caller, site, body)
     lifted = services.database.transact(lambda tx: sites.allow(tx, scope, by=caller.subject))
-    return Allowed(lifted=tuple(lifted), woken=look_again(services, dry_run=not lifted))
+    return Allowed(lifted=tuple(lifted), woken=_wake(services, dry_run=not lifted))
 
 
 def _scope(caller: Caller, site: str, body: BanRequest | AllowRequest) -> Scope:
@@ -72,7 +72,7 @@ def _scope(caller: Caller, site: str, body: BanRequest | AllowRequest) -> Scope:
     return Scope(caller.vo_id, site, body.queue)
 
 
-def look_again(services: Services, *, dry_run: bool = False) -> int:
+def _wake(services: Services, *, dry_run: bool = False) -> int:
     """Receive all held jobs again, since sites may take them now; how many."""
     if dry_run:
         return 0

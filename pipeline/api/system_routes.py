@@ -28,7 +28,7 @@ def list_instances(_caller: Watcher, services: ServicesOf) -> InstanceList:
 
 @router.get("/queues")
 def list_queues(_caller: Watcher, services: ServicesOf) -> QueueList:
-    """How full each queue is, and how many consumers serve it."""
+    """How full each queue is, how many consumers serve it and how many are wanted, what arrives and what it costs."""
     rows, controls, measured = services.database.read(
         lambda tx: (instances.list_instances(tx), instances.controls(tx), recent_sizes(tx))
     )

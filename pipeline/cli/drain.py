@@ -46,7 +46,12 @@ def _choosing(command: F) -> F:
 @click.option("--reason", "why", default="", help="Why; those who look at it see it.")
 @click.option("--deadline", type=Duration(), help="It is overdue after so long (30m, 6h); left out: never.")
 @click.option("--kill", is_flag=True, help="Kill the pilots that are left at the deadline; their jobs start again.")
-@click.option("--wait", is_flag=True, help="Show the progress; exit code 0 when nothing is left, 1 at the deadline.")
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Show the progress; exit code 0 when nothing is left, 1 at the deadline (with --kill ten minutes after it) or "
+    "when the drain is lifted.",
+)
 @json_option
 @pass_settings
 def drain(settings: Settings, /, *, wait: bool, as_json: bool, **given: Any) -> None:

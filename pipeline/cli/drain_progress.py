@@ -13,13 +13,12 @@ from rich.progress import Progress, TaskID
 
 from pipeline.cli.progress import LOOK, bars, patiently
 from pipeline.cli.words import counted
-from schemas.drain_views import DrainKind, DrainReport, DrainState, Thing
+from schemas.drain_views import OF_PROCESSES, DrainReport, DrainState, Thing
 
 KILLED_WITHIN = 600.0
 """Seconds after the deadline within which what is killed should be gone; waiting ends then, killing does not."""
 SELDOM = 5
 """Looks at processes in the time of one at jobs, of which there may be many to be counted."""
-_OF_PROCESSES = frozenset({DrainKind.INSTANCE, DrainKind.QUEUE})
 Look = Callable[[int], DrainReport]
 
 
@@ -57,7 +56,7 @@ def _follow(look: Look, report: DrainReport, show: Callable[[DrainReport], None]
                 return report
         elif report.state is not DrainState.DRAINING:
             return report
-        time.sleep(LOOK if report.kind in _OF_PROCESSES else SELDOM * LOOK)
+        time.sleep(LOOK if report.kind in OF_PROCESSES else SELDOM * LOOK)
         report = patiently(partial(look, report.id), "the drain")
 
 

@@ -62,6 +62,10 @@ SECTIONS = {
     },
 }
 
+PROCESSES = {"api": "api", "consume": "consumer", "triggers": "triggers"}
+"""Commands that are processes of an orchestrator, and what their logs call them. Such a one that does not start says so
+as a line of its log where nobody sits at a terminal."""
+
 
 @click.group(
     cls=LazyGroup,
@@ -76,7 +80,9 @@ SECTIONS = {
 @click.pass_context
 def cli(ctx: click.Context, *, debug: bool) -> None:
     """Penstock, a workload management system for computing on many sites."""
-    ctx.ensure_object(Session).debug = debug
+    session = ctx.ensure_object(Session)
+    session.debug = debug
+    session.process = PROCESSES.get(ctx.invoked_subcommand or "")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -85,12 +91,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = cli.main(list(arguments), prog_name="penstock", standalone_mode=False, obj=session)
     except PenstockError as error:
-        if session.debug:
-            traceback.print_exc()
-        _say(str(error))
+        _refuse(session, error, str(error))
         return error.exit_code
     except click.ClickException as error:
-        _complain(error)
+        _complain(session, error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
@@ -106,15 +110,23 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def _say(message: str) -> None:
-    """One line on stderr, whatever the message holds."""
+def _refuse(session: Session, error: Exception, message: str) -> None:
+    """One line on stderr, whatever the message holds; its traceback where it is wanted and tells more."""
+    wanted = session.debug and isinstance(error, PenstockError)
+    if session.process is not None and not sys.stderr.isatty():
+        from pipeline.logs import log_refusal  # noqa: PLC0415 - no other command need wait for its import
+
+        log_refusal(session.settings, session.process, error, one_line(message), traceback=wanted)
+        return
+    if wanted:
+        traceback.print_exc()
     click.echo(f"{click.style('penstock:', fg='red')} {one_line(message)}", err=True)
 
 
-def _complain(error: click.ClickException) -> None:
+def _complain(session: Session, error: click.ClickException) -> None:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)  # a group without a command: its help, as it is
     elif isinstance(error, click.UsageError) and error.ctx is not None:
-        _say(f"{error.format_message()} See `{error.ctx.command_path} --help`.")
+        _refuse(session, error, f"{error.format_message()} See `{error.ctx.command_path} --help`.")
     else:
-        _say(error.format_message())
+        _refuse(session, error, error.format_message())

@@ -24,7 +24,7 @@ _COLUMNS = ("queue", "processes", "consumers", "wanted", "wished_by", "wished_at
 
 @click.command(epilog=example("penstock scale optimisation 4", "penstock scale optimisation 1", "penstock scale"))
 @click.argument("queue", required=False)
-@click.argument("processes", metavar="N", type=click.IntRange(1, MOST), required=False)
+@click.argument("processes", metavar="[N]", type=click.IntRange(1, MOST), required=False)
 @json_option
 @pass_settings
 def scale(settings: Settings, *, queue: str | None, processes: int | None, as_json: bool) -> None:

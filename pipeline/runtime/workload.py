@@ -11,9 +11,9 @@ from queue import Empty, SimpleQueue
 from structlog import get_logger
 
 from pipeline.metrics import BATCH_FAILURES, BATCH_MESSAGES, BATCH_SECONDS, DATABASE_RETRIES, OLDEST_AGE
-from pipeline.runtime.execution import Report, reader
+from pipeline.runtime.execution import Report, ids_of, reader
 from pipeline.runtime.pool import Slot
-from pipeline.runtime.rounds import Failure, Round
+from pipeline.runtime.rounds import Failure, Group, Round
 from pipeline.runtime.settlement import Batch
 from pipeline.runtime.spec import ConsumerSpec
 from pipeline.runtime.verdicts import digest_of
@@ -21,6 +21,7 @@ from pipeline.runtime.worker import Recipe
 from pipeline.settings import Settings
 from pipeline.tally import carry
 from pipeline.transport.port import Delivery
+from schemas.messages import Message
 
 _log = get_logger("runtime")
 
@@ -160,14 +161,22 @@ class Workload:
             self._none_before = max(report.oldest, self._none_before or report.oldest)
         if isinstance(report.results, Failure):
             BATCH_FAILURES.labels(self.queue, report.results.kind).inc()
-            failure, messages = report.results, len(batch.deliveries)
-            _log.warning("batch_failed", queue=self.queue, kind=failure.kind, reason=failure.reason, messages=messages)
+            self._tell(report.results, batch.round.running or ())
             batch.round.failed(report.results)
         else:
             batch.round.succeeded(report.results)
 
-    def _id_of(self, delivery: Delivery) -> str:
+    def _tell(self, failure: Failure, group: Group) -> None:
+        about = ids_of(message for payload in group if (message := self._message(payload)) is not None)
+        said = {"kind": failure.kind, "reason": failure.reason, "messages": len(group)}
+        _log.warning("batch_failed", queue=self.queue, **said, **about)
+
+    def _message(self, payload: bytes) -> Message | None:
         try:
-            return str(self._read(delivery.payload).id)
+            return self._read(payload)
         except ValueError:
-            return digest_of(delivery.payload)
+            return None
+
+    def _id_of(self, delivery: Delivery) -> str:
+        message = self._message(delivery.payload)
+        return digest_of(delivery.payload) if message is None else str(message.id)

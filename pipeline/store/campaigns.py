@@ -46,6 +46,7 @@ class Submitted:
     campaign_id: int
     jobs: int
     messages: Sequence[Message]
+    is_repeated: bool = False
 
 
 def submit(database: Database, submission: Submission, *, window: int, wake_after: float) -> Submitted:
@@ -57,7 +58,7 @@ def submit(database: Database, submission: Submission, *, window: int, wake_afte
     total = sum(step.size() for step in submission.description.steps)
     campaign_id, known = database.transact(lambda tx: _begin(tx, submission))
     if known:
-        return Submitted(campaign_id, total, ())
+        return Submitted(campaign_id, total, (), is_repeated=True)
     for step_id, spec_id, template in database.transact(lambda tx: _templates(tx, campaign_id)):
         for start in range(0, template.size(), JOBS_PER_TRANSACTION):
             stop = min(start + JOBS_PER_TRANSACTION, template.size())

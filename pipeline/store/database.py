@@ -174,7 +174,9 @@ class Database:
                     answer = work(tx)
             except (DBAPIError, NoFreeConnection, Contended) as error:
                 if isinstance(error, DBAPIError) and not is_transient(error):
-                    raise
+                    if error.statement is not None:
+                        raise
+                    raise DatabaseUnavailable(f"{self.safe_url()}: {error.orig}") from error  # a wrong password, say
                 reason = str(error.orig if isinstance(error, DBAPIError) else error)
                 if attempt == MAX_TRIES:
                     raise DatabaseUnavailable(f"{self.safe_url()}: {reason}; gave up after {attempt} tries") from error

@@ -20,7 +20,7 @@ from pipeline.store.database import Database, Transaction, in_chunks
 from pipeline.store.drains import Drain
 from pipeline.store.instances import InstanceRow, list_instances
 from pipeline.store.tables import autoclusters, deferred_messages, jobs, pilots, requirements, sites, steps, vos
-from schemas.drain_views import DrainKind, DrainLine, DrainReport, DrainState, Thing
+from schemas.drain_views import OF_PROCESSES, DrainKind, DrainLine, DrainReport, DrainState, Thing
 from schemas.states import JOB_ON_PILOT, PILOT_ACTIVE, PILOT_LIVE, PILOT_PENDING, JobState, PilotState, StepState
 
 _STEPS_AT_ONCE = 200
@@ -42,7 +42,7 @@ _PILOT_WHYS = {
 
 def report(tx: Transaction, drain: Drain, *, seen_by: int | None = None) -> DrainReport:
     """All that is left of it; `seen_by`: only what is of this VO, and processes."""
-    lines = _of_sites(tx, drain, seen_by) if drain.kind in drains.BY_BANS else _of_processes(tx, drain)
+    lines = _of_processes(tx, drain) if drain.kind in OF_PROCESSES else _of_sites(tx, drain, seen_by)
     return DrainReport(**drain.view().model_dump(), left=tuple(lines))
 
 

@@ -15,11 +15,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, delete, or_, select, update
 
 from pipeline.errors import BadInput, Conflict, NotFound
-from pipeline.store import instances
+from pipeline.store import instances, marks
 from pipeline.store.database import Transaction
 from pipeline.store.instances import Wish
-from pipeline.store.tables import bans, controls, drains, queue_controls, sites, vos
-from schemas.drain_views import DrainKind, DrainState, DrainView
+from pipeline.store.tables import bans, drains, queue_controls, sites, vos
+from schemas.drain_views import OF_PROCESSES, DrainKind, DrainState, DrainView
 
 EVERYTHING = "everything"
 SETTLE = 5.0
@@ -29,9 +29,7 @@ UNHEARD = 30.0
 """Seconds for which somebody looks at processes that are silent until they count as gone: after an outage of the
 database all are silent, and beat again within that time."""
 _LOCK = "drains"
-_PROCESSES = frozenset({DrainKind.INSTANCE, DrainKind.QUEUE})
-BY_BANS = frozenset(DrainKind) - _PROCESSES
-"""Those that bans and pilots' orders carry out."""
+"""Two that drain the same make one drain of it, and none comes between what a lifting reads and takes back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +128,9 @@ def start(tx: Transaction, aim: Aim, order: Order) -> Drain:
     """
     if order.kills and order.seconds is None:
         raise BadInput("to kill what is left takes a deadline", field="kill")
-    if order.kills and aim.kind not in BY_BANS:
+    if order.kills and aim.kind in OF_PROCESSES:
         raise BadInput("processes end by themselves, at their PENSTOCK_DRAIN_DEADLINE: nothing of theirs is killed")
-    _one_at_a_time(tx)
+    marks.lock(tx, _LOCK)
     known = _in_force(tx, aim)
     if known is not None and not (aim.kind is DrainKind.QUEUE and known.drained_at):
         return _hasten(tx, known, order)
@@ -167,7 +165,7 @@ def lift(tx: Transaction, aim: Aim, by: str) -> Drain | None:
     """
     if aim.kind is DrainKind.INSTANCE:
         raise Conflict(f"{aim.target} ends, and can't be called back; start another one")
-    _one_at_a_time(tx)
+    marks.lock(tx, _LOCK)
     known = _in_force(tx, aim)
     if known is None:
         return None
@@ -183,14 +181,14 @@ def lift(tx: Transaction, aim: Aim, by: str) -> Drain | None:
 
 def keep_up(tx: Transaction, drain_id: int) -> Drain | None:
     """Ban sites that came since; None where the drain is over, or where somebody has taken its wish back."""
-    _one_at_a_time(tx)
+    marks.lock(tx, _LOCK)
     drain = find(tx, drain_id)
     if drain.lifted_at is not None:
         return None
     if drain.kind is DrainKind.QUEUE and not _is_wished(tx, drain):
         _mark_lifted(tx, drain.id, "pause or resume")
         return None
-    if drain.kind in BY_BANS:
+    if drain.kind not in OF_PROCESSES:
         _ban(tx, drain)
     return drain
 
@@ -204,7 +202,7 @@ def latch(tx: Transaction, drain_id: int, *, by_silence: bool = False) -> bool:
     if by_silence:
         tx.run(update(drains).where(*where, drains.c.silent_since.is_(None)).values(silent_since=tx.now))
         where.append(drains.c.silent_since <= tx.after(-UNHEARD))
-    where.append(or_(drains.c.kind.in_(_PROCESSES), drains.c.started_at <= tx.after(-SETTLE)))
+    where.append(or_(drains.c.kind.in_(OF_PROCESSES), drains.c.started_at <= tx.after(-SETTLE)))
     return tx.run(update(drains).where(*where).values(drained_at=tx.now)) > 0
 
 
@@ -242,16 +240,19 @@ def some(
 
 
 def news(tx: Transaction) -> list[Drain]:
-    """Those that are in another state than when this was last asked, by whomever. One that was lifted a moment ago is
-    none yet: what was decided while it was in force may not have been written."""
+    """Those that are in another state than was last noted as told. One that was lifted a moment ago is none yet: what
+    was decided while it was in force may not have been written."""
     untold = or_(drains.c.told.is_(None), drains.c.told != DrainState.LIFTED)
     ended = (drains.c.kind == DrainKind.INSTANCE) & (drains.c.told == DrainState.DRAINED)
     query = _query().where(untold, or_(drains.c.told.is_(None), ~ended)).order_by(drains.c.id)
     known = [(_drain(tx, row), row.told) for row in tx.rows(query)]
-    found = [drain for drain, told in known if drain.state != told and not drain.is_just_lifted]
-    for drain in found:
+    return [drain for drain, told in known if drain.state != told and not drain.is_just_lifted]
+
+
+def note_told(tx: Transaction, news: Collection[Drain]) -> None:
+    """Note that these news are known; one that has changed since will be news again."""
+    for drain in news:
         tx.run(update(drains).where(drains.c.id == drain.id).values(told=drain.state))
-    return found
 
 
 _OPEN = drains.c.lifted_at.is_(None) & ~((drains.c.kind == DrainKind.INSTANCE) & drains.c.drained_at.is_not(None))
@@ -269,14 +270,6 @@ def _query() -> Select[Any]:
 def _drain(tx: Transaction, row: Row[Any]) -> Drain:
     columns = {name: value for name, value in row._asdict().items() if name != "told"}
     return Drain(**{**columns, "kind": DrainKind(row.kind), "now": tx.now})
-
-
-def _one_at_a_time(tx: Transaction) -> None:
-    """Two that drain the same make one drain of it, and none comes between what a lifting reads and takes back."""
-    query = select(controls.c.name).where(controls.c.name == _LOCK)
-    if not tx.lock(query):
-        tx.add_missing(controls, [{"name": _LOCK, "value": 0, "since": tx.now, "at": tx.now}])
-        tx.lock(query)
 
 
 def _in_force(tx: Transaction, aim: Aim) -> Drain | None:

@@ -20,7 +20,7 @@ from pipeline.store.database import Contended, Transaction, in_chunks
 from pipeline.store.durations import seconds_between
 from pipeline.store.losers import LostAttempt, doom
 from pipeline.store.tables import job_events, jobs, peeks, releases, waiting_jobs
-from pipeline.store.transition_log import ALL_IS_WELL, tell_each, tell_moved, tells_each
+from pipeline.store.transition_log import tell_each, tell_moved, tells_each
 from schemas.lifecycle import Losses, Verdict
 from schemas.shares import used_by
 from schemas.states import JOB_OCCUPYING, JOB_ON_PILOT, JOB_TRANSITIONS, JobState
@@ -141,8 +141,7 @@ def apply(tx: Transaction, changes: Sequence[Change]) -> None:
     _write_events(tx, changes)
     _drop_peeks(tx, changes)
     _doom_losers(tx, changes)
-    unusual = [change for change in changes if (change.job.state, change.to) not in ALL_IS_WELL]
-    tell_moved(tx, [(change.job.id, change.job.state, change.to, change.reason) for change in unusual])
+    tell_moved(tx, ((change.job.id, change.job.state, change.to, change.reason) for change in changes))
     if tells_each():
         tell_each(tx, [_told(change) for change in changes])
 

@@ -82,7 +82,7 @@ def move_many(tx: Transaction, ids: Sequence[int], move: Move) -> None:
     changed = sum(_move(tx, condition, move) for condition in among(jobs.c.id, ids))
     if changed != len(ids):
         raise Contended(f"{len(ids) - changed} of {len(ids)} jobs left {move.from_state} under our lock")
-    tell_moved(tx, [(job_id, move.from_state, move.to, move.reason) for job_id in ids])
+    tell_moved(tx, ((job_id, move.from_state, move.to, move.reason) for job_id in ids))
     if tells_each():
         states = {"from_state": move.from_state.value, "to_state": move.to.value, "reason": move.reason or None}
         tell_each(tx, [{"job_id": job_id, **states} for job_id in ids])

@@ -53,7 +53,7 @@ def _nothing_yet(tx: Transaction) -> Mapping[Key, int]:
 
 
 def living(tx: Transaction) -> Mapping[Key, float]:
-    """By state, site and queue, and in the queues of each meta-site."""
+    """By state, site and queue, and the same of each meta-site."""
     queues = tx.rows(select(site_queues.c.id, site_queues.c.site_id))
     site_of = {row.id: row.site_id for row in queues}
     here = (pilots.c.site_queue_id.in_(sorted(site_of)), pilots.c.state.in_(PILOT_LIVE))
@@ -64,9 +64,10 @@ def living(tx: Transaction) -> Mapping[Key, float]:
         for queue_id in queue_ids:
             metas[queue_id].append(name)
     for row in tx.rows(query.group_by(pilots.c.site_queue_id, pilots.c.state)):
-        found["penstock_pilots", (row.state, site_of[row.site_queue_id], row.site_queue_id)] += row.many
+        place = (site_of[row.site_queue_id], row.site_queue_id)
+        found["penstock_pilots", (row.state, *place)] += row.many
         for name in metas[row.site_queue_id]:
-            found["penstock_meta_site_pilots", (row.state, name)] += row.many
+            found["penstock_meta_site_pilots", (row.state, name, *place)] += row.many
     return found
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from structlog import get_logger
@@ -16,7 +16,7 @@ from pipeline.log_fields import FIRST
 from pipeline.store.database import Transaction
 from schemas.states import JOB_OCCUPYING, JobState
 
-ALL_IS_WELL = frozenset(
+_ALL_IS_WELL = frozenset(
     {
         (JobState.RECEIVED, JobState.STAGING),
         (JobState.RECEIVED, JobState.WAITING),
@@ -36,13 +36,14 @@ Moved = tuple[int, JobState, JobState, str]
 """A job's id, the states before and after, the reason."""
 
 
-def tell_moved(tx: Transaction, moved: Sequence[Moved]) -> None:
+def tell_moved(tx: Transaction, moved: Iterable[Moved]) -> None:
     """One line for those that go the same way for the same reason; not for those with whom all is well."""
     if not _level.isEnabledFor(logging.INFO):
         return
     alike: defaultdict[tuple[JobState, JobState, str], list[int]] = defaultdict(list)
     for job_id, before, to, reason in moved:
-        alike[before, to, reason].append(job_id)
+        if (before, to) not in _ALL_IS_WELL:
+            alike[before, to, reason].append(job_id)
     for (before, to, reason), ids in alike.items():
         lost = before in JOB_OCCUPYING and to is JobState.RECEIVED
         tx.tell(

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from urllib.parse import urlsplit
 
 from opentelemetry import trace
@@ -25,7 +26,6 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags
 
 from pipeline.errors import TracesUnavailable
-from pipeline.pilot import VERSION
 from pipeline.traces.life import Span
 
 TIMEOUT = 3.0
@@ -47,7 +47,7 @@ class OtlpExporter:
         self._url = url
         self._exporter = OTLPSpanExporter(endpoint=url, timeout=TIMEOUT)
         self._ids, self._ended = _GivenIds(), _Ended()
-        ours = Resource({"service.name": "penstock", "service.version": VERSION})
+        ours = Resource({"service.name": "penstock", "service.version": version("penstock")})
         provider = TracerProvider(
             sampler=ALWAYS_ON,
             resource=ours.merge(OTELResourceDetector().detect()),
@@ -55,7 +55,7 @@ class OtlpExporter:
             id_generator=self._ids,
         )
         provider.add_span_processor(self._ended)
-        self._tracer = provider.get_tracer("penstock", VERSION)
+        self._tracer = provider.get_tracer("penstock", version("penstock"))
 
     def send(self, spans: Sequence[Span]) -> None:
         """Send them all, or raise TracesUnavailable; what came of a request that was cut off nobody knows."""

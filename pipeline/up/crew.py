@@ -9,6 +9,7 @@ from threading import Event, Thread
 
 from structlog import get_logger
 
+from pipeline.errors import DatabaseUnavailable
 from pipeline.store.database import Database
 from pipeline.store.worker_wishes import wished_workers
 from pipeline.up.child import Child
@@ -38,13 +39,19 @@ class Wished:
         self._ended.set()
 
     def _run(self) -> None:
+        failed = False
         while not self._ended.is_set():
             try:
                 found = self.database.read(wished_workers)
-            except Exception as error:  # noqa: BLE001 - the thread's boundary: a look that failed for good would be the last
-                _log.debug("wishes_not_read", error=str(error))  # the other processes say what is wrong
+            except DatabaseUnavailable as error:
+                _log.debug("wishes_not_read", error=str(error))  # the other processes say that it is away
+            except Exception:  # noqa: BLE001 - the thread's boundary: a look that failed for good would be the last
+                if not failed:
+                    _log.exception("wishes_not_read")
+                failed = True
             else:
                 self.workers = {queue: wish.workers for queue, wish in found.items()}
+                failed = False
             self._ended.wait(LOOK)
 
 

@@ -199,7 +199,7 @@ def test_an_upgrade_and_a_restart_lose_and_double_nothing(
                 (pilot,) = real_pilots(database)
                 upgrade(plant, before, now, order)
                 take_back(plant, before)
-                for process in order:
+                for process in [*order, *order]:  # the second time each is one of this release already
                     plant.replace(process, now)
             print(f"{len(load.submitted) * JOBS_PER_SECOND} jobs, {load.requests} requests")
             assert len(load.submitted) >= 0.9 * load.due, "it was to be under load"

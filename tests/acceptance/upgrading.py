@@ -117,6 +117,7 @@ class Plant:
 
     def _environment(self, release: Release, variables: Mapping[str, str]) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+        kept["PENSTOCK_PILOT_CONTAINERS"] = "none"
         return kept | dict(release.variables) | dict(self.variables) | dict(variables)
 
 
@@ -149,6 +150,7 @@ class Load:
         """Submit no more."""
         self._ended.set()
         self._thread.join(60)
+        assert not self._thread.is_alive(), "a request has hung for a minute"
         self._client.close()
 
     def _run(self) -> None:

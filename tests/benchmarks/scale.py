@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from pipeline.logs import configure_logging
 from pipeline.settings import Settings
@@ -44,7 +44,7 @@ _LONGEST = 1_200.0
 
 
 def measure() -> list[Figure]:
-    """Jobs per second, and the database's share of the processor time, by the number of consumers."""
+    """Jobs per second, and the database's share of processor time and of workers' time, by the number of consumers."""
     configure_logging(Settings(log_level="warning"), "bench")
     figures = [Figure("cores of this machine", "all", os.cpu_count() or 1, "cores")]
     with running_mariadb() as mariadb, running_redis() as redis, server_folder("scale") as folder:
@@ -56,6 +56,8 @@ def measure() -> list[Figure]:
 def _measured(mariadb: MariaDbServer, redis: RedisServer, number: int, folder: Path) -> list[Figure]:
     redis.flush()
     database = Database(mariadb.new_database())
+    with database.engine.connect() as connection:
+        connection.execute(text("SET GLOBAL userstat = ON"))
     migration.upgrade(database)
     site(database)
     variables = {
@@ -88,13 +90,14 @@ def _worked_off(
     transport.publish(warm.messages)
     eventually(lambda: not _any_left(database, [warm]), within=60.0)
     work = _told(database, WARM)
-    before = _cpu(mariadb, redis, consumers)
+    before, answered = _cpu(mariadb, redis, consumers), _answering(database)
     begun = time.perf_counter()
     transport.publish([message for submitted in backlog for message in submitted.messages])
     eventually(lambda: not _any_left(database, backlog), within=_LONGEST, every=0.1)
     seconds = time.perf_counter() - begun
     assert _states(database, backlog) == {JobState.WAITING: JOBS}, "jobs that are held or failed are no rate"
     after = _cpu(mariadb, redis, consumers)
+    answered = _answering(database) - answered
     more = _told(database, WARM + JOBS).since(work)
     transport.close()
     used = {name: after[name] - before[name] for name in after}
@@ -106,6 +109,7 @@ def _worked_off(
         Figure("cores in use", subject, whole / seconds, "cores"),
         *(Figure(f"processor time of a job, {name}", subject, cpu / JOBS * 1e6, "us") for name, cpu in used.items()),
         Figure("time of a job in a worker", subject, more.busy_seconds / JOBS * 1e6, "us"),
+        Figure("the database's share of that time", subject, answered / more.busy_seconds * 100, "%"),
     ]
 
 
@@ -114,6 +118,12 @@ def _told(database: Database, many: int) -> Work:
     messages = many // JOBS_PER_MESSAGE
     eventually(lambda: database.read(all_work).get(QUEUE, Work(QUEUE)).settled >= messages)
     return database.read(all_work)[QUEUE]
+
+
+def _answering(database: Database) -> float:
+    """Seconds for which connections have had MariaDB work or wait on their behalf, all together."""
+    with database.engine.connect() as connection:
+        return float(connection.execute(text("SHOW GLOBAL STATUS LIKE 'Busy_time'")).one().Value)
 
 
 def _any_left(database: Database, campaigns: Sequence[Submitted]) -> bool:

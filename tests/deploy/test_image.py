@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import tomllib
 from typing import Any
 
@@ -61,6 +62,13 @@ def test_it_installs_what_is_locked_with_the_uv_of_the_makefile() -> None:
     assert set(arguments["EXTRAS"].strip('"').split()) <= set(project()["project"]["optional-dependencies"])
     text = (DEPLOY / "Containerfile").read_text()
     assert text.count("uv pip install") == text.count("--require-hashes") + text.count("--no-deps")
+
+
+def test_what_it_runs_is_shell() -> None:
+    runs = [rest for word, rest in instructions() if word == "RUN"]
+    assert len(runs) == 4
+    for line in runs:
+        subprocess.run(["sh", "-n", "-c", line], check=True)
 
 
 def test_no_base_is_of_any_version() -> None:

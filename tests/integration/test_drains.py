@@ -7,6 +7,7 @@ from collections import Counter
 from datetime import timedelta
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import structlog
@@ -14,7 +15,7 @@ from sqlalchemy import func, select, update
 
 from consumers.optimisation import SPEC
 from executors.upkeep import drains as duty
-from pipeline.errors import BadInput, Conflict, NotFound
+from pipeline.errors import BadInput, Conflict, DatabaseUnavailable, NotFound
 from pipeline.runtime.spec import Context
 from pipeline.settings import Settings
 from pipeline.store import bans, drain_pilots, drain_reports, drains, instances
@@ -315,6 +316,22 @@ def test_jobs_that_can_run_nowhere_are_held_and_woken_when_the_drain_is_lifted(d
     assert {row.state for row in database.read(lambda tx: tx.rows(query))} == {"waiting"}
     move(database, ids, JobState.RECEIVED, JobState.HELD)
     assert upkeep(database) == [], "once is enough: all held jobs are many"
+
+
+def test_jobs_are_woken_though_upkeep_was_killed_before_it_had_done_so(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = received(database, person(database, "default"), 2)
+    move(database, ids, JobState.HELD)
+    drain = begin(database, ALL)
+    lift(database, ALL)
+    age(database, drain, lifted_at=drains.SETTLE + 1)
+    with monkeypatch.context() as killed:
+        killed.setattr("executors.upkeep.held.wake", Mock(side_effect=DatabaseUnavailable("away")))
+        with pytest.raises(DatabaseUnavailable):
+            upkeep(database)
+    assert sorted(i for message in upkeep(database) for i in message.body.ids()) == ids
+    assert upkeep(database) == []
 
 
 def test_a_vos_drain_that_is_lifted_wakes_its_own_jobs_alone(database: Database) -> None:

@@ -19,7 +19,7 @@ from sqlalchemy import text
 from pipeline.store.instances import InstanceRow
 from pipeline.store.schema import head
 from tests.outside.outside.triggers import STICKS
-from tests.outside.stage import OUTSIDE, Stage, rehearsal, stages
+from tests.outside.stage import OUTSIDE, QUEUE, Stage, rehearsal, stages
 from tests.proxy import Proxy
 from tests.servers import MariaDbServer, RedisServer
 from tests.waiting import eventually
@@ -67,6 +67,12 @@ WORDS = {
     "exhausted API": "none of 40 worker threads has been free",
     "frozen API": "no answer",
 }
+BROKER_AWAY = {
+    "consumer": (503, [f"queue {QUEUE}: the broker can't be reached"]),
+    "triggers": (503, ["the broker can't be reached"]),
+    "api": (200, ["the broker can't be reached"]),
+}
+"""What each says to `/readyz`; an API answers requests without a broker."""
 
 
 class Actors:
@@ -128,6 +134,8 @@ def test_whatever_is_stuck_says_so_within_30_seconds_and_nothing_else_does(
         urls |= {name: actors.start("-c", API) for name in ("frozen API", "exhausted API")}
         eventually(lambda: {says(url) for url in urls.values()} == {200})
         assert_told(urls, lambda: _strike(consumers, urls, sticks))
+        # what can't be reached makes a process unready, and nothing else does
+        assert {name for name, url in urls.items() if complaint(url, "readyz")} == {"frozen API"}
         consumers["at work"].open_gate()
         consumers["at work"].wait_for([1, 2])
 
@@ -175,6 +183,12 @@ def test_whatever_waits_for_a_database_and_a_broker_that_hang_is_alive_and_not_r
                 "api": actors.start("-c", API),
             }
             eventually(lambda: {says(url, "readyz") for url in urls.values()} == {200})
+            to_broker.stall()
+            try:
+                assert_told_of_the_broker(urls)
+            finally:
+                to_broker.flow()
+            eventually(lambda: [readiness(url) for url in urls.values()] == [(200, [])] * len(urls), within=60)
             to_database.stall()
             to_broker.stall()
             try:
@@ -186,6 +200,16 @@ def test_whatever_waits_for_a_database_and_a_broker_that_hang_is_alive_and_not_r
             assert {says(url) for url in urls.values()} == {200}
             stage.publish(rehearsal(1))
             stage.wait_for([1])
+
+
+def assert_told_of_the_broker(urls: Mapping[str, str]) -> None:
+    """A broker that hangs alone is told by all; they stay alive, and the API ready all along."""
+
+    def told() -> bool:
+        assert [*map(says, urls.values()), says(urls["api"], "readyz")] == [200] * 4
+        return {name: readiness(url) for name, url in urls.items()} == BROKER_AWAY
+
+    eventually(told, within=TOLD_WITHIN)
 
 
 def assert_alive_and_not_ready(urls: Mapping[str, str]) -> None:
@@ -229,10 +253,16 @@ def says(url: str, what: str = "livez") -> int:
     return httpx.get(f"{url}/{what}", timeout=5).status_code
 
 
-def complaint(url: str) -> str:
-    """Why a process is not alive; empty when it is."""
+def readiness(url: str) -> tuple[int, list[str]]:
+    """Whether a process can do its work, and what it complains of."""
+    reply = httpx.get(f"{url}/readyz", timeout=5)
+    return reply.status_code, reply.json().get("complaints")
+
+
+def complaint(url: str, what: str = "livez") -> str:
+    """Why a process is not alive, or not ready; empty when it is."""
     try:
-        reply = httpx.get(f"{url}/livez", timeout=2)
+        reply = httpx.get(f"{url}/{what}", timeout=2)
     except httpx.TimeoutException:
         return "no answer"
     return "" if reply.is_success else reply.text

@@ -252,7 +252,10 @@ def test_pilots_that_end_are_counted_once_and_those_that_live_by_state_queue_and
     measured = partial(measures.measure, queues=("data",), heartbeat_timeout=RULES.heartbeat_timeout)
     database.transact(measured)
     assert values(database, "penstock_pilots") == {("running", *place): 2, ("queued", *place): 2}
-    assert values(database, "penstock_meta_site_pilots") == {("running", "both"): 2, ("queued", "both"): 2}
+    assert values(database, "penstock_meta_site_pilots") == {
+        ("running", "both", *place): 2,
+        ("queued", "both", *place): 2,
+    }
     assert values(database, "penstock_silent_pilots") == {(): 1}
     gone = {"state": PilotState.LOST, "ended_at": None}
     database.transact(lambda tx: tx.run(update(pilots_table).where(pilots_table.c.id == silent).values(**gone)))

@@ -17,7 +17,7 @@ from sqlalchemy import update
 from pipeline.api.publisher import Publisher
 from pipeline.api.queue_meter import INTERVAL, QueueMeter, measuring
 from pipeline.api.services import Services
-from pipeline.errors import BadSettings, BrokerUnavailable
+from pipeline.errors import BrokerUnavailable
 from pipeline.sandboxes import Sandboxes
 from pipeline.scaling import Size
 from pipeline.settings import Settings
@@ -185,12 +185,6 @@ def test_a_process_measures_until_it_stops(services: Services) -> None:
     with measuring(services):
         eventually(lambda: "data" in services.database.read(sizes))
     assert services.stopping.is_set()
-
-
-def test_bounds_of_a_queue_that_nobody_serves_are_refused(services: Services) -> None:
-    wrong = services.settings.model_copy(update={"least_workers": {"dtaa": 2}})
-    with pytest.raises(BadSettings, match=r"there is no queue 'dtaa'; there are data, "):
-        QueueMeter(Services(wrong, services.database, services.publisher, services.sandboxes, "meter"))
 
 
 def test_bounds_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
