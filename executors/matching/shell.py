@@ -107,9 +107,10 @@ def execute(context: Context, messages: Sequence[Message]) -> list[Outcome]:
         pilot_ids = pilot_ids[MOST_OFFERS:] + list(result.left_over)
         news = news[MOST_NEWS:] + result.again
     now = context.database.clock()
+    undecided = set(pilot_ids)
     put_off: list[Message] = []
     for message in messages:
-        left = set(pilot_ids).intersection(message.body.ids()) if isinstance(message.body, SlotsOffered) else ()
+        left = undecided.intersection(message.body.ids()) if isinstance(message.body, SlotsOffered) else ()
         if left:
             put_off += about_ids(SlotsOffered, sorted(left), now=message.created_at)
         else:

@@ -97,7 +97,7 @@ class QueueMeter:
 
 @contextmanager
 def measuring(services: Services) -> Iterator[None]:
-    """Measure the queues in a thread of its own until the block ends. Raises BadSettings."""
+    """Measure the queues in a thread of its own until the block ends."""
     meter = QueueMeter(services)
     thread = Thread(target=meter.run, name="queue-meter", daemon=True)
     thread.start()

@@ -165,16 +165,17 @@ class Database:
 
     def _try(self, engine: Engine, work: Callable[[Transaction], T]) -> T:
         for attempt in range(1, MAX_TRIES + 1):
-            begun = time.monotonic()
+            begun, is_connected = time.monotonic(), False
             try:
                 with engine.begin() as connection:
+                    is_connected = True
                     now = _now(connection)
                     self._ahead = now - datetime.now(UTC)
                     tx = Transaction(connection, now)
                     answer = work(tx)
             except (DBAPIError, NoFreeConnection, Contended) as error:
                 if isinstance(error, DBAPIError) and not is_transient(error):
-                    if error.statement is not None:
+                    if is_connected:
                         raise
                     raise DatabaseUnavailable(f"{self.safe_url()}: {error.orig}") from error  # a wrong password, say
                 reason = str(error.orig if isinstance(error, DBAPIError) else error)

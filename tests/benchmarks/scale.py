@@ -95,9 +95,8 @@ def _worked_off(
     transport.publish([message for submitted in backlog for message in submitted.messages])
     eventually(lambda: not _any_left(database, backlog), within=_LONGEST, every=0.1)
     seconds = time.perf_counter() - begun
+    after, answered = _cpu(mariadb, redis, consumers), _answering(database) - answered
     assert _states(database, backlog) == {JobState.WAITING: JOBS}, "jobs that are held or failed are no rate"
-    after = _cpu(mariadb, redis, consumers)
-    answered = _answering(database) - answered
     more = _told(database, WARM + JOBS).since(work)
     transport.close()
     used = {name: after[name] - before[name] for name in after}

@@ -135,7 +135,7 @@ def test_whatever_is_stuck_says_so_within_30_seconds_and_nothing_else_does(
         eventually(lambda: {says(url) for url in urls.values()} == {200})
         assert_told(urls, lambda: _strike(consumers, urls, sticks))
         # what can't be reached makes a process unready, and nothing else does
-        assert {name for name, url in urls.items() if complaint(url, "readyz")} == {"frozen API"}
+        eventually(lambda: {name for name, url in urls.items() if complaint(url, "readyz")} == {"frozen API"})
         consumers["at work"].open_gate()
         consumers["at work"].wait_for([1, 2])
 
@@ -203,10 +203,10 @@ def test_whatever_waits_for_a_database_and_a_broker_that_hang_is_alive_and_not_r
 
 
 def assert_told_of_the_broker(urls: Mapping[str, str]) -> None:
-    """A broker that hangs alone is told by all; they stay alive, and the API ready all along."""
+    """A broker that hangs alone is told by all; they stay alive, and the API ready."""
 
     def told() -> bool:
-        assert [*map(says, urls.values()), says(urls["api"], "readyz")] == [200] * 4
+        assert {says(url) for url in urls.values()} == {200}
         return {name: readiness(url) for name, url in urls.items()} == BROKER_AWAY
 
     eventually(told, within=TOLD_WITHIN)
