@@ -17,7 +17,7 @@ RUN := .venv/bin/python -m
 CODE := schemas pipeline executors consumers triggers tests examples docs
 SCRIPTS := examples/zmumu/dimuon.py examples/zmumu/merge.py examples/zmumu/demo.py docs/generate.py
 
-.PHONY: help demo test lint unit bench bench-queues bench-matching bench-lifecycle simulate chaos docs lock clean
+.PHONY: help demo test lint unit bench bench-queues bench-matching bench-lifecycle bench-scale simulate chaos docs lock clean
 help:
 	@echo "make demo    run the Z -> mu mu campaign on this machine; plot in build/demo/"
 	@echo "make test    lint, types and all tests, against real servers"
@@ -27,6 +27,7 @@ help:
 	@echo "make bench-queues  our consumer beside RQ, Celery and Dramatiq, on Redis and RabbitMQ"
 	@echo "make bench-matching   matching with up to ten million waiting jobs, on MariaDB"
 	@echo "make bench-lifecycle  100,000 jobs from submission to done, through 1,000 simulated pilots"
+	@echo "make bench-scale  200,000 jobs through 1, 2 and 4 consumers of optimisation, on MariaDB"
 	@echo "make simulate  a week of provisioning, simulated beside the rules of SiteDirector and GlideinWMS"
 	@echo "make chaos   50,000 messages through each broker under random faults; prints what was lost and doubled"
 	@echo "make docs    write the generated pages of docs/reference"
@@ -39,7 +40,7 @@ demo: .venv/.demo
 # Three at a time, since they wait more than they work, the longest first; but for the tests that compare times or bring
 # the machine to its limits.
 test: lint
-	$(RUN) pytest -n 3 --dist loadscope --no-loadscope-reorder -m "not alone" tests/acceptance tests/conformance tests/chaos tests/integration tests/simulation tests/unit
+	$(RUN) pytest -n 3 --dist loadscope --no-loadscope-reorder -m "not alone" tests/acceptance tests/deploy tests/conformance tests/chaos tests/integration tests/simulation tests/unit
 	$(RUN) pytest -m alone tests/integration/pilot tests/acceptance
 
 lint: .venv/.test
@@ -63,6 +64,9 @@ bench-matching: .venv/.test
 
 bench-lifecycle: .venv/.test
 	$(RUN) tests.benchmarks lifecycle
+
+bench-scale: .venv/.test
+	$(RUN) tests.benchmarks scale
 
 simulate: .venv/.test
 	$(RUN) tests.simulation
@@ -105,5 +109,5 @@ endef
 
 .venv/.test: .venv/.uv pyproject.toml uv.lock
 	@PYTHON=.venv/bin/python deploy/setup.sh test
-	$(call install,--group dev --extra mysql --extra htcondor)
+	$(call install,--group dev --extra mysql --extra htcondor --extra traces)
 	@touch .venv/.demo

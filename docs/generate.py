@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import click
+from prometheus_client import Histogram
 from pydantic import BaseModel
 
+from pipeline import metrics
 from pipeline.api.app import create_app
 from pipeline.api.services import Services
 from pipeline.cli.main import cli
@@ -26,6 +28,7 @@ from schemas import campaign, messages, policy, requirements, resources, sites, 
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 SCHEMA_FILE = REFERENCE / "campaign.schema.json"
+_METRIC = re.compile(r"^\| (penstock_\w+) \| ([\w, ]*)\| (.+) \|$", re.MULTILINE)
 _BLOCK = re.compile(r"(<!-- begin (\S+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 
 
@@ -159,6 +162,27 @@ def routes() -> str:
     return table(["route", "does"], rows)
 
 
+def told_metrics() -> list[list[tuple[str, str, str]]]:
+    """The tables in the docstring of `pipeline.metrics`: what every process tells, and what the API alone does."""
+    parts = (metrics.__doc__ or "").split("\n\n")
+    return [rows for part in parts if (rows := _METRIC.findall(part))]
+
+
+def metric_table(rows: Iterable[tuple[str, str, str]]) -> str:
+    """Metrics by name, labels and meaning."""
+    found = (metric for metric in vars(metrics).values() if isinstance(metric, Histogram))
+    histograms = {family.name for metric in found for family in metric.describe()}
+    lines = (
+        (
+            f"`{name}`",
+            ", ".join(f"`{label}`" for label in re.findall(r"\w+", labels)) or "-",
+            meaning + (" (histogram)" if name in histograms else ""),
+        )
+        for name, labels, meaning in rows
+    )
+    return table(["name", "labels", "meaning"], lines)
+
+
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "settings": lambda: fields(Settings, prefix="PENSTOCK_"),
     "jobs": lambda: diagram(states.JOB_TRANSITIONS),
@@ -196,6 +220,9 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "message-types": message_types,
     "commands": lambda: commands(cli),
     "routes": routes,
+    "process-metrics": lambda: metric_table(told_metrics()[0]),
+    "api-metrics": lambda: metric_table(told_metrics()[1]),
+    "kept-metrics": lambda: metric_table((kept.name, ", ".join(kept.labels), kept.help) for kept in metrics.STORED),
 }
 
 

@@ -18,6 +18,7 @@ from pipeline.errors import ApiUnavailable, BadInput, Conflict, Forbidden, NotFo
 from pipeline.settings import Settings
 from schemas import api
 from schemas.campaign import Campaign
+from schemas.drain_views import DrainLifted, DrainPage, DrainQuery, DrainReport, DrainRequest, DrainScope
 from schemas.match_views import MatchRequest, MatchView
 from schemas.pilot_views import (
     LogWanted,
@@ -41,7 +42,8 @@ from schemas.why_views import JobWhy
 M = TypeVar("M", bound=BaseModel)
 
 _CHANCE = random.SystemRandom()
-TRIES = 5
+TRIES = 6
+"""With the waits between them 3 to 6 s: about as long as an API takes that is started again."""
 TIMEOUT = 30.0
 SUBMIT_TIMEOUT = 300.0
 """Seconds: a campaign of a million jobs is stored in one request."""
@@ -73,12 +75,17 @@ class Client:
         self._http.close()
 
     def submit(
-        self, description: Campaign, sandboxes: Mapping[str, str] | None = None, *, key: str | None = None
+        self,
+        description: Campaign,
+        sandboxes: Mapping[str, str] | None = None,
+        *,
+        key: str | None = None,
+        traceparent: str | None = None,
     ) -> api.SubmitReply:
         """Submit a campaign. It is stored once, however often the request has to be repeated. Raises BadInput."""
         body = api.SubmitRequest(description=description, sandboxes=dict(sandboxes or {}))
-        once = {"Idempotency-Key": key or str(uuid4())}
-        return self._send("POST", "/v1/campaigns", api.SubmitReply, body, once, timeout=SUBMIT_TIMEOUT)
+        headers = {"Idempotency-Key": key or str(uuid4())} | ({"traceparent": traceparent} if traceparent else {})
+        return self._send("POST", "/v1/campaigns", api.SubmitReply, body, headers, timeout=SUBMIT_TIMEOUT)
 
     def campaigns(self, query: api.CampaignQuery | None = None) -> api.CampaignPage:
         """A page of campaigns, the newest first."""
@@ -116,9 +123,15 @@ class Client:
         """Why a job is in its state. Raises NotFound."""
         return self.get(f"/v1/jobs/{job_id}/why", JobWhy)
 
-    def logs(self, job_id: int) -> api.JobLogs:
-        """What a job wrote to standard output and error. Raises NotFound."""
-        return self.get(f"/v1/jobs/{job_id}/logs", api.JobLogs)
+    def logs(self, job_id: int, attempt: int | None = None) -> api.JobLogs:
+        """What an attempt wrote to standard output and error; None: the running or newest one. Raises NotFound."""
+        found = self.get(f"/v1/jobs/{job_id}/logs", api.JobLogs, api.LogsQuery(attempt=attempt))
+        if attempt is not None and found.attempt != attempt:
+            raise ApiUnavailable(
+                f"the API at {self.url} is of a release before 0.5.0, which shows attempt {found.attempt} of job "
+                f"{job_id} alone; upgrade it, or ask for no attempt"
+            )
+        return found
 
     def archive(self, job_id: int) -> bytes:
         """The newest archive of a job, a tar.gz for `pipeline.unpacking.unpack`. Raises NotFound."""
@@ -130,11 +143,11 @@ class Client:
 
     def kill(self, selection: api.JobSelection) -> api.Changed:
         """Kill every job that the selection means. Raises BadInput for an empty one."""
-        return self.post("/v1/jobs/kill", api.Changed, selection)
+        return self.post("/v1/jobs/kill", api.Changed, selection, again=True)
 
     def retry(self, selection: api.JobSelection) -> api.Changed:
         """Receive every failed job that the selection means again. Raises BadInput for an empty one."""
-        return self.post("/v1/jobs/retry", api.Changed, selection)
+        return self.post("/v1/jobs/retry", api.Changed, selection, again=True)
 
     def upload_sandbox(self, content: bytes) -> str:
         """Send a tar.gz unless the API has it; its sha256. Raises BadInput when it is too large."""
@@ -180,7 +193,7 @@ class Client:
 
     def apply_sites(self, wanted: SitesFile, *, dry_run: bool = False) -> SitesDiff:
         """Declare what the file says; the difference. Raises BadInput."""
-        return self.post(f"/v1/sites/apply?dry_run={str(dry_run).lower()}", SitesDiff, wanted)
+        return self.post(f"/v1/sites/apply?dry_run={str(dry_run).lower()}", SitesDiff, wanted, again=True)
 
     def ban_site(self, site: str, ban: BanRequest) -> BanView:
         """Let nothing new of the VO go to a site or one of its queues. Raises NotFound, Forbidden for another VO."""
@@ -192,7 +205,7 @@ class Client:
 
     def allow_site(self, site: str, scope: AllowRequest) -> Allowed:
         """Lift the VO's bans within a scope. Raises NotFound, Forbidden for another VO."""
-        return self.post(f"/v1/sites/{quote(site, safe='')}/allow", Allowed, scope)
+        return self.post(f"/v1/sites/{quote(site, safe='')}/allow", Allowed, scope, again=True)
 
     def pilots(self, query: PilotQuery | None = None) -> PilotPage:
         """A page of pilots, the newest first."""
@@ -208,7 +221,7 @@ class Client:
 
     def want_pilot_log(self, pilot_id: int) -> LogWanted:
         """Let a pilot's output be fetched anew. Raises NotFound."""
-        return self.post(f"/v1/pilots/{pilot_id}/log", LogWanted)
+        return self.post(f"/v1/pilots/{pilot_id}/log", LogWanted, again=True)
 
     def submit_pilots(self, order: PilotOrder) -> PilotsOrdered:
         """Request pilots, once, however often it has to be repeated. Raises NotFound, BadInput, Conflict."""
@@ -216,11 +229,27 @@ class Client:
 
     def drain_pilots(self, selection: PilotSelection) -> PilotsChanged:
         """Let pilots end after the jobs that they have. Raises BadInput for an empty selection, NotFound."""
-        return self.post("/v1/pilots/drain", PilotsChanged, selection)
+        return self.post("/v1/pilots/drain", PilotsChanged, selection, again=True)
 
     def kill_pilots(self, selection: PilotKill) -> PilotsChanged:
         """Drain pilots, or end them at once. Raises BadInput for an empty selection, NotFound."""
-        return self.post("/v1/pilots/kill", PilotsChanged, selection)
+        return self.post("/v1/pilots/kill", PilotsChanged, selection, again=True)
+
+    def drains(self, query: DrainQuery | None = None) -> DrainPage:
+        """A page of the VO's drains and of those of everybody, the newest first."""
+        return self.get("/v1/drains", DrainPage, query)
+
+    def drain(self, drain_id: int) -> DrainReport:
+        """A drain, and what is left of it. Raises NotFound."""
+        return self.get(f"/v1/drains/{drain_id}", DrainReport)
+
+    def start_drain(self, wanted: DrainRequest) -> DrainReport:
+        """Drain the VO, everywhere or at a site. Raises NotFound, Forbidden for another VO."""
+        return self.post("/v1/drains", DrainReport, wanted, again=True)
+
+    def lift_drain(self, scope: DrainScope) -> DrainLifted:
+        """Take such a drain back. Raises Forbidden for another VO."""
+        return self.post("/v1/drains/lift", DrainLifted, scope, again=True)
 
     def plan(self, query: PlanQuery | None = None) -> PlanView:
         """What provisioning would do now; nothing is done."""
@@ -244,16 +273,17 @@ class Client:
 
     def match(self, wanted: MatchRequest) -> MatchView:
         """What a node would get now; nothing is assigned. Raises BadInput."""
-        return self.post("/v1/match", MatchView, wanted)
+        return self.post("/v1/match", MatchView, wanted, again=True)
 
     def get(self, path: str, reply: type[M], query: BaseModel | None = None) -> M:
         """Ask for what is at `path`."""
         params = {} if query is None else query.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
         return self._parsed(self.request("GET", path, params=params), reply)
 
-    def post(self, path: str, reply: type[M], body: BaseModel | None = None) -> M:
-        """Send `body` to `path`."""
-        return self._send("POST", path, reply, body)
+    def post(self, path: str, reply: type[M], body: BaseModel | None = None, *, again: bool = False) -> M:
+        """Send `body` to `path`. `again`: to say it twice changes no more than to say it once, though the answer to a
+        repetition may count less; so it is repeated where nobody knows whether it arrived."""
+        return self._send("POST", path, reply, body, again=again)
 
     def put(self, path: str, reply: type[M], body: BaseModel) -> M:
         """Let what is at `path` be `body`."""
@@ -273,12 +303,13 @@ class Client:
             headers = {**headers, "Content-Type": "application/json"}
         return self._parsed(self.request(method, path, content=content, headers=headers, **options), reply)
 
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """One answer that is no error; `options` are httpx's. Repeats, with back-off, what may be repeated.
+    def request(self, method: str, path: str, *, again: bool = False, **options: Any) -> httpx.Response:
+        """One answer that is no error; `options` are httpx's. Repeats, with back-off, what may be repeated, and what
+        was never sent.
 
         Raises ApiUnavailable, and BadInput or its subclass that goes with the status.
         """
-        repeatable = method in _REPEATABLE or "Idempotency-Key" in options.get("headers", {})
+        repeatable = again or method in _REPEATABLE or "Idempotency-Key" in options.get("headers", {})
         for attempt in range(1, self._tries + 1):
             try:
                 answer = self._http.request(method, path, **options)
@@ -291,12 +322,12 @@ class Client:
             else:
                 if answer.status_code not in _DOWN or attempt == self._tries or not repeatable:
                     return _checked(self.url, answer)
-            time.sleep(_CHANCE.uniform(0, min(5.0, 0.1 * 2**attempt)))
+            time.sleep(_CHANCE.uniform(0.5, 1.0) * min(5.0, 0.1 * 2**attempt))
         raise AssertionError("unreachable: the loop returns or raises")
 
     def _parsed(self, answer: httpx.Response, reply: type[M]) -> M:
         try:
-            return reply.model_validate_json(answer.content)
+            return reply.model_validate_json(answer.content, extra="ignore")  # a newer release may say more
         except ValidationError as error:
             raise ApiUnavailable(
                 f"{self.url} did not answer as this release's API does ({error.error_count()} differences); "

@@ -13,6 +13,7 @@ PenstockError
 ├── ApiUnavailable           the API can't be reached, or failed: exit code 1
 ├── StorageUnavailable       a storage can't be reached now
 ├── BatchSystemUnavailable   a batch system can't be reached now
+├── TracesUnavailable        what traces are sent to did not take them
 └── DemandUnknown            a demand source failed: no pilots are planned
 """
 
@@ -79,6 +80,10 @@ class StorageUnavailable(PenstockError):
 
 class BatchSystemUnavailable(PenstockError):
     """A batch system can't be reached now; other site queues are not affected."""
+
+
+class TracesUnavailable(PenstockError):
+    """What traces are sent to can't be reached, or did not take them."""
 
 
 class DemandUnknown(PenstockError):

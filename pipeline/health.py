@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,12 +13,19 @@ from typing import Protocol
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from pipeline.errors import BadSettings
+from pipeline.metrics import LIVE
 from pipeline.settings import Settings
 
 _STOP_WITHIN = 0.05
+_EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104 - it is compared
 
 Complaints = Callable[[], Sequence[str]]
 """What is wrong now, in words; nothing when all is well."""
+
+
+def name_for_others(host: str) -> str:
+    """By what others reach who listens on `host`: of all addresses together, the machine's name."""
+    return socket.gethostname() if host in _EVERYWHERE else host
 
 
 class Checks(Protocol):
@@ -42,7 +50,7 @@ class HealthServer:
                 f"PENSTOCK_HEALTH_PORT: can't listen on {address[0]}:{address[1]} ({error}); 0 takes any free port"
             ) from error
         host, port = self._server.server_address[:2]
-        self.url = f"http://{host!s}:{port}"
+        self.url = f"http://{name_for_others(str(host))}:{port}"
         self._thread = Thread(target=self._server.serve_forever, args=(_STOP_WITHIN,), name="health", daemon=True)
 
     def start(self) -> None:
@@ -71,6 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         if path == "/metrics":
+            LIVE.set(not self.server.answers["/livez"]())
             self._reply(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest())
         elif path in self.server.answers:
             complaints = list(self.server.answers[path]())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
+from pipeline.scaling import Size
 from pipeline.store.instances import Control, InstanceRow, Load
 from pipeline.transport.port import Depth
 from schemas.api import QueueView
@@ -43,12 +45,18 @@ def load_of(row: InstanceRow, queue: str) -> Load | None:
     return Load(queue, row.in_flight, row.oldest_age) if row.queues == (queue,) else None
 
 
-def survey(depths: Mapping[str, Depth], rows: Sequence[InstanceRow], controls: Sequence[Control]) -> list[QueueView]:
-    """What brokers, processes and operators say of each queue."""
+def survey(
+    depths: Mapping[str, Depth],
+    rows: Sequence[InstanceRow],
+    controls: Sequence[Control],
+    sizes: Mapping[str, Size] = MappingProxyType({}),
+) -> list[QueueView]:
+    """What brokers, processes and operators say of each queue, and what was measured of it last."""
     wishes = {control.queue: control.wish for control in controls}
     views = []
     for queue, told in depths.items():
         depth = complete(queue, told, rows)
+        size = sizes.get(queue)
         views.append(
             QueueView(
                 queue=queue,
@@ -57,6 +65,9 @@ def survey(depths: Mapping[str, Depth], rows: Sequence[InstanceRow], controls: S
                 oldest_age=depth.oldest_age,
                 consumers=len(serving(queue, rows)),
                 wish=wishes.get(queue),
+                wanted=size and size.wanted,
+                arrivals_per_second=size and size.arrivals,
+                seconds_per_message=size and size.seconds,
             )
         )
     return views

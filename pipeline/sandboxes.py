@@ -8,9 +8,20 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from fsspec import get_filesystem_class
 from fsspec.core import url_to_fs
+from fsspec.utils import get_protocol
 
 from pipeline.errors import BadSettings, NotFound, StorageUnavailable
+
+
+def check_url(url: str) -> None:
+    """Raises BadSettings for a kind of file system that nobody here can reach. It connects to nothing."""
+    try:
+        for part in url.split("::"):
+            get_filesystem_class(get_protocol(part))
+    except (ValueError, ImportError) as error:
+        raise BadSettings(f"PENSTOCK_SANDBOX_URL: {url!r}: {error}") from error
 
 
 class Sandboxes:
@@ -53,12 +64,24 @@ class Sandboxes:
 
     def newest_archive(self, vo: str, job_id: int) -> tuple[int, bytes] | None:
         """The attempt and the content of a job's newest archive, None when it has none."""
-        attempts = self._archived_attempts(vo, job_id)
+        attempts = self.archived_attempts(vo, job_id)
         return (attempts[-1], self.get_archive(vo, job_id, attempts[-1])) if attempts else None
+
+    def archived_attempts(self, vo: str, job_id: int) -> list[int]:
+        """The attempts at a job that have an archive, in order."""
+        folder = f"{self._root}/{vo}/archives/{job_id}"
+        try:
+            self._files.invalidate_cache(folder)
+            names = [str(path).rsplit("/", 1)[-1] for path in self._files.ls(folder, detail=False)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._unavailable(error) from error
+        return sorted(int(name.removesuffix(".tar.gz")) for name in names if name.endswith(".tar.gz"))
 
     def remove_archives(self, vo: str, job_id: int) -> None:
         """Delete every archive of a job."""
-        for attempt in self._archived_attempts(vo, job_id):
+        for attempt in self.archived_attempts(vo, job_id):
             self._remove(_archive_path(vo, job_id, attempt))
 
     def put_pilot_output(self, vo: str, pilot_id: int, stdout: str, stderr: str) -> None:
@@ -74,17 +97,6 @@ class Sandboxes:
     def remove_pilot_output(self, vo: str, pilot_id: int) -> None:
         """Delete it; one that is not there is no error."""
         self._remove(_pilot_output_path(vo, pilot_id))
-
-    def _archived_attempts(self, vo: str, job_id: int) -> list[int]:
-        folder = f"{self._root}/{vo}/archives/{job_id}"
-        try:
-            self._files.invalidate_cache(folder)
-            names = [str(path).rsplit("/", 1)[-1] for path in self._files.ls(folder, detail=False)]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise self._unavailable(error) from error
-        return sorted(int(name.removesuffix(".tar.gz")) for name in names if name.endswith(".tar.gz"))
 
     def _write(self, path: str, content: bytes) -> None:
         whole = f"{self._root}/{path}"

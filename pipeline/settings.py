@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.errors import BadSettings
@@ -23,6 +23,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PENSTOCK_", frozen=True, extra="forbid")
 
+    settings_file: Path | None = Field(
+        default=None,
+        description="a file of lines PENSTOCK_NAME=VALUE, read at the start and again at SIGHUP; the environment wins "
+        "over it",
+    )
     data_dir: Path = Field(
         default=Path("~/.local/share/penstock"), description="where the embedded database, broker and sandboxes live"
     )
@@ -53,6 +58,12 @@ class Settings(BaseSettings):
     log_level: str = Field(
         default="info", pattern="^(debug|info|warning|error)$", description="least level that is logged"
     )
+    traces_url: str = Field(
+        default="",
+        pattern=r"^([a-z+]+://.+)?$",
+        description="where traces of jobs go by OTLP over HTTP, http://HOST:4318/v1/traces say; empty: there are none",
+    )
+    traces_share: Annotated[float, Field(ge=0, le=1)] = Field(default=0.01, description="share of jobs that are traced")
     sandbox_limit: PositiveInt = Field(default=10, description="largest sandbox or archive, MiB")
 
     optimisers: tuple[str, ...] = Field(
@@ -64,7 +75,18 @@ class Settings(BaseSettings):
     schedules: dict[str, str] = Field(
         default={}, description="cron expressions (seconds as a sixth field) by trigger, over the declared ones"
     )
-    consumer_slots: PositiveInt = Field(default=1, description="worker processes per queue of a consumer")
+    consumer_slots: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="worker processes per queue of a consumer; for more start more consumers"
+    )
+    queue_wait: Seconds = Field(
+        default=60.0, description="how long messages may wait in a queue: what the wanted number of consumers aims at"
+    )
+    least_workers: dict[str, NonNegativeInt] = Field(
+        default={}, description='consumers wanted at least, by queue, {"data": 2} say; 1 for the others'
+    )
+    most_workers: dict[str, PositiveInt] = Field(
+        default={}, description="consumers wanted at the most, by queue; 16 for the others"
+    )
     drain_deadline: Seconds = Field(
         default=30.0, description="how long a stopping consumer may finish what is in flight"
     )
@@ -157,13 +179,3 @@ class Settings(BaseSettings):
         if note.exists():
             return note.read_text().strip()
         raise BadSettings(f"no token: set PENSTOCK_TOKEN, or run `penstock tokens create` (no {note})")
-
-
-def load_settings() -> Settings:
-    """The settings from the environment. Raises BadSettings that names the first variable that is wrong."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "PENSTOCK_" + "_".join(str(part) for part in first["loc"]).upper()
-        raise BadSettings(f"{name}: {first['msg']} (got {first.get('input')!r})") from error

@@ -20,6 +20,12 @@ def tick(name: str) -> Callable[[datetime], Body]:
     return lambda scheduled_for: Tick(name=name, scheduled_for=scheduled_for)
 
 
+def always(settings: Settings) -> bool:
+    """A tick that these settings want, as all do."""
+    del settings
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Trigger:
     """One line of the schedule. Raises BadSettings for a bad expression.
@@ -34,6 +40,11 @@ class Trigger:
     body: Callable[[datetime], Body]
     grace: float = 60.0
     """Seconds after which a missed tick is skipped."""
+    since: str = ""
+    """The release of Penstock that first had it. Where an earlier one serves the queue, which would bury the tick, it
+    waits, and where nobody does whose release is known: stock RQ workers do not tell theirs."""
+    wanted: Callable[[Settings], bool] = always
+    """Whether there is anything to do with these settings; else there are no ticks."""
 
     def __post_init__(self) -> None:
         try:
@@ -47,15 +58,19 @@ class Trigger:
         due: datetime = croniter(self.schedule, just_after.astimezone(UTC)).get_prev(datetime)
         return due.astimezone(UTC)
 
+    def next_due(self, after: datetime) -> datetime:
+        """The earliest tick after a moment."""
+        due: datetime = croniter(self.schedule, after.astimezone(UTC)).get_next(datetime)
+        return due.astimezone(UTC)
+
     def period(self, now: datetime) -> float:
         """Seconds between the tick before `now` and the one after it."""
         last = self.last_due(now)
-        following: datetime = croniter(self.schedule, last).get_next(datetime)
-        return (following - last).total_seconds()
+        return (self.next_due(last) - last).total_seconds()
 
 
 def find_triggers(settings: Settings) -> Mapping[str, Trigger]:
-    """Every declared trigger by name, with the schedules that the settings put over the declared ones."""
+    """Every declared trigger by name that is wanted, with the schedules that settings put over the declared ones."""
     declared: list[Trigger] = []
     for entry in entry_points(group="penstock.triggers"):
         found: Sequence[Trigger] = entry.load()
@@ -64,4 +79,5 @@ def find_triggers(settings: Settings) -> Mapping[str, Trigger]:
     unknown = set(settings.schedules) - set(by_name)
     if unknown:
         raise BadSettings(f"PENSTOCK_SCHEDULES names {min(unknown)!r}; there are {', '.join(sorted(by_name))}")
-    return by_name | {name: replace(by_name[name], schedule=text) for name, text in settings.schedules.items()}
+    by_name |= {name: replace(by_name[name], schedule=text) for name, text in settings.schedules.items()}
+    return {name: trigger for name, trigger in by_name.items() if trigger.wanted(settings)}

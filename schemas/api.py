@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from schemas.bounds import MAX_SECONDS, Cursor, RowId
+from schemas.bounds import MAX_SECONDS, Cursor, Number, RowId
 from schemas.campaign import Campaign, Model, Scalars, StepName
 from schemas.requirements import Name
 from schemas.states import CampaignState, JobState, StepState
+from schemas.story import StoryLine
 
 MAX_PAGE = 1_000
 MAX_SELECTED = 10_000
@@ -261,16 +262,25 @@ class JobView(JobSummary):
     command: tuple[str, ...] = Field(description="as this job runs it")
     parameters: Scalars
     events: tuple[EventView, ...]
+    story: tuple[StoryLine, ...] = Field(default=(), description="the events in words, with places and waits")
     attempts: tuple[AttemptView, ...]
     peek: PeekView | None
     outputs: tuple[FileView, ...]
+    trace_id: str | None = Field(default=None, description="of its trace, where it is traced: sent when the job ends")
+
+
+class LogsQuery(Model):
+    """GET /v1/jobs/{id}/logs."""
+
+    attempt: Number | None = Field(default=None, description="which one, from 1")
 
 
 class JobLogs(Model):
-    """The newest attempt's output: from its archive when it has ended, else what its pilot last told."""
+    """An attempt's output: from its archive when it has ended, else what its pilot last told."""
 
     job_id: RowId
     attempt: int
+    pilot_id: int | None = Field(default=None, description="who ran it, as far as that is known")
     source: Literal["archive", "peek", "none"]
     stdout: str
     stderr: str
@@ -373,6 +383,11 @@ class QueueView(Model):
     oldest_age: float | None = Field(description="seconds since the oldest waiting message was published; null: none")
     consumers: int = Field(description="live processes that serve it")
     wish: str | None = Field(description="pause or drain, if somebody wished it")
+    wanted: int | None = Field(
+        default=None, description="consumers wanted, by what arrives, what it costs and what waits; null: not measured"
+    )
+    arrivals_per_second: float | None = Field(default=None, description="messages, averaged over two minutes or more")
+    seconds_per_message: float | None = Field(default=None, description="of a worker slot, likewise")
 
 
 class QueueList(Model):

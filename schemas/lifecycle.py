@@ -29,6 +29,19 @@ class Verdict:
     reason: str
 
 
+def cause_of_end(from_state: str | None, to_state: str, outcome: str | None) -> str:
+    """Why an attempt that was not done ended, in one word, of which there are few. `outcome` is what its pilot said."""
+    if from_state == JobState.FAILED:
+        return "by_hand"
+    if to_state == JobState.KILLED:
+        return "killed"
+    if from_state == JobState.MATCHED:
+        return "unconfirmed"
+    if from_state == JobState.COMPLETING or outcome == "succeeded":
+        return "outputs_lost"
+    return outcome or "pilot_lost"
+
+
 def after_infrastructure_loss(losses: Losses, retries: Retries, cool_off: Backoff, reason: str) -> Verdict:
     """The pilot is gone, the node is bad or a storage lost the output: not the payload's fault."""
     count = losses.infrastructure + 1

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import ssl
 import threading
@@ -208,7 +209,7 @@ class Proxy:
         try:
             reader, client = await self._streams(accepted)
             writers.append(client)
-            answers, server = await asyncio.open_connection(*self.target)
+            answers, server = await self._reach()
             writers.append(server)
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(self._pump(Way.TO_SERVER, reader, server))
@@ -218,6 +219,9 @@ class Proxy:
         finally:
             for writer in writers:
                 writer.transport.abort()
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(*self.target)
 
     async def _streams(self, accepted: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader = asyncio.StreamReader(loop=self._loop)
@@ -258,6 +262,21 @@ class Proxy:
     async def _carry_out(self, cut: _Cut) -> None:
         await self._cut_links()
         cut.happened.set()
+
+
+class Balancer(Proxy):
+    """Forwards each connection to the next of several servers that accepts it, as an orchestrator's service does."""
+
+    def __init__(self, *target_ports: int) -> None:
+        super().__init__(target_ports[0])
+        self._turn = itertools.cycle([("127.0.0.1", port) for port in target_ports])
+        self._many = len(target_ports)
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        for _ in range(self._many - 1):
+            with contextlib.suppress(OSError):
+                return await asyncio.open_connection(*next(self._turn))
+        return await asyncio.open_connection(*next(self._turn))
 
 
 def _bound(port: int) -> socket.socket:

@@ -26,11 +26,20 @@ MEMORY_ROOM = 4 << 30
 """Bytes that must be free in memory for the folders of servers to be there: tables are made three times as fast."""
 
 
+_RESERVED: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """A TCP port of 127.0.0.1 that nobody listens on, and that nobody else is given while this process lives.
+
+    A server that is started again on it may find it taken otherwise: on a machine where all ports are given to
+    whoever asks for any, by a connection that HTCondor has just closed.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: so they may listen beside it
+    holder.bind(("127.0.0.1", 0))
+    _RESERVED.append(holder)
+    port: int = holder.getsockname()[1]
     return port
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from threading import Event, Thread
 from types import FrameType
 
@@ -12,6 +11,7 @@ from structlog import get_logger
 from pipeline.errors import BrokerUnavailable, DatabaseUnavailable
 from pipeline.health import HealthServer
 from pipeline.metrics import BROKER_LOST
+from pipeline.reload import Reloader
 from pipeline.runtime.instance import Instance, identify, name_instance
 from pipeline.runtime.outage import Outage
 from pipeline.settings import Settings
@@ -19,15 +19,13 @@ from pipeline.store.database import Database
 from pipeline.store.instances import Pulse, Wish, Wishes
 from pipeline.transport.port import open_transport
 from pipeline.trigger import find_triggers
+from pipeline.turns import BROKER, DATABASE
 from triggers.clock import Clock
 
 TURN = 0.5
 """Seconds between two looks at the clock."""
 _LOOK = 0.05
 """Seconds between two looks at whether to stop."""
-STUCK = 300.0
-"""Seconds without a turn after which the process says that it should be restarted: the time-outs of the broker and of
-the database, tried again and again, end a turn before."""
 END_WAIT = 0.5
 """Seconds that a stopping process waits for a call that hangs, before it leaves it to itself."""
 
@@ -35,7 +33,7 @@ _log = get_logger("triggers")
 
 
 def run(settings: Settings) -> int:
-    """Publish ticks until SIGTERM, SIGINT or a drain; the exit code."""
+    """Publish ticks until SIGTERM, SIGINT or a drain; the exit code. SIGHUP reloads the settings."""
     return TriggerProcess(settings).run()
 
 
@@ -47,10 +45,12 @@ class TriggerProcess:
         self._name = name_instance("triggers")
         self._database = Database(settings.resolved_database_url())
         self._transport = open_transport(settings.resolved_broker_url(), self._name)
-        self._clock = Clock(self._database, self._transport, find_triggers(settings), self._name)
+        self._triggers = find_triggers(settings)
+        """Exchanged as a whole by the thread that reloads; the clock's takes what is there at each turn."""
+        self._clock = Clock(self._database, self._transport, self._triggers, self._name)
         self._broker = Outage("broker", "triggers")
         self._store = Outage("database", "triggers")
-        self._turned = time.monotonic()
+        self._reloader = Reloader(settings, "triggers", self._renew)
         self._stopping = Event()
         self._signalled = False
         self._failed = False
@@ -62,6 +62,7 @@ class TriggerProcess:
         """
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
+        self._reloader.catch()
         health = HealthServer(self._settings, self)
         identity = identify("triggers", health_url=health.url, instance_id=self._name)
         instance = Instance(self._database, identity, pulse=Pulse, obey=self._obey)
@@ -71,6 +72,7 @@ class TriggerProcess:
         turning = Thread(target=self._run, name="clock", daemon=True)
         turning.start()
         while turning.is_alive() and not self._signalled and not self._stopping.is_set():
+            self._reloader.look()
             turning.join(_LOOK)
         self._stopping.set()
         instance.stop()
@@ -82,18 +84,20 @@ class TriggerProcess:
 
     def stuck(self) -> list[str]:
         """See `pipeline.health.Checks`."""
-        idle = time.monotonic() - self._turned
-        return [f"no turn for {idle:.0f} s"] if idle > STUCK else []
+        still = self._clock.turns.seconds_still
+        return [] if still is None else [f"the clock has not turned for {still:.0f} s"]
 
     def unready(self) -> list[str]:
         """See `pipeline.health.Checks`."""
-        outages = {"the broker": self._broker, "the database": self._store}
-        return [f"{what} can't be reached" for what, outage in outages.items() if outage.lasts]
+        outages = {BROKER: self._broker, DATABASE: self._store}
+        away = {what for what, outage in outages.items() if outage.lasts} | {self._clock.turns.hanging}
+        return [f"the {what} can't be reached" for what in outages if what in away]
 
     def _turn(self) -> None:
-        self._turned = time.monotonic()
+        self._clock.turns.turned()
         if not (self._broker.may_try and self._store.may_try):
             return
+        self._clock.triggers = self._triggers
         try:
             self._clock.turn()
         except BrokerUnavailable as error:
@@ -121,6 +125,10 @@ class TriggerProcess:
     def _lost_broker(self, error: BrokerUnavailable) -> None:
         if self._broker.lost(error):
             BROKER_LOST.labels("triggers").inc()
+
+    def _renew(self, settings: Settings) -> None:
+        """From the next turn on; what a schedule says is due then counts as it does after a start."""
+        self._triggers = find_triggers(settings)
 
     def _obey(self, wishes: Wishes) -> None:
         if wishes.own is Wish.DRAIN:

@@ -107,12 +107,21 @@ def execute(context: Context, messages: Sequence[Message]) -> list[Outcome]:
         pilot_ids = pilot_ids[MOST_OFFERS:] + list(result.left_over)
         news = news[MOST_NEWS:] + result.again
     now = context.database.clock()
+    undecided = set(pilot_ids)
+    put_off: list[Message] = []
+    for message in messages:
+        left = undecided.intersection(message.body.ids()) if isinstance(message.body, SlotsOffered) else ()
+        if left:
+            put_off += about_ids(SlotsOffered, sorted(left), now=message.created_at)
+        else:
+            seconds = max((now - message.created_at).total_seconds(), 0.0)
+            context.tally.note("match_latency", message.type, value=seconds)
     missed = _missed(context, memory, results)
     # What this batch was told of and waited already, but was not to be had, is held by somebody, maybe for long.
     told = {i for i in _ids(messages, JobsWaiting) if i in missed}
     held = {i for i in told if (since := missed[i]) is not None and since < began}
     follow_ups = (
-        *about_ids(SlotsOffered, sorted(pilot_ids), now=now),
+        *put_off,
         *about_ids(JobsWaiting, news, now=now),
         *about_ids(StepsDue, sorted({step_id for result in results for step_id in result.ended_steps}), now=now),
         *about_ids(JobsWaiting, sorted(missed.keys() - held), now=now),

@@ -21,6 +21,7 @@ from executors.pilots.outputs import collect
 from executors.pilots.port import BatchAnswer, BatchSystem, PilotRequest, QueueSettings, open_batch_system
 from executors.pilots.program import find_program
 from pipeline.errors import BadSettings, BatchSystemUnavailable, DatabaseUnavailable, StorageUnavailable
+from pipeline.log_fields import FIRST
 from pipeline.runtime.spec import Context
 from pipeline.store import heartbeats, pilots, queue_pilots
 from pipeline.store.database import Transaction
@@ -65,7 +66,7 @@ class Round:
         try:
             self._attempt(messages)
         except LeaseLost:
-            _log.warning("round_too_late", queue=self.queue.label)
+            _log.warning("round_too_late", site_queue=self.queue.label)
         return messages
 
     def give_up(self, seconds: float) -> None:
@@ -84,7 +85,7 @@ class Round:
         except (LeaseLost, DatabaseUnavailable):
             raise
         except Exception as error:  # noqa: BLE001 - whatever a batch system of others raises is its queue's trouble
-            _log.exception("round_failed", queue=self.queue.label)
+            _log.exception("round_failed", site_queue=self.queue.label)
             self._back_off(f"{type(error).__name__}: {error}")
         else:
             self._give_back(trouble)
@@ -100,7 +101,9 @@ class Round:
         messages += self._end(steps)
         if steps.remove:
             system.remove(steps.remove)
-            _log.info("pilots_removed", queue=queue.label, count=len(steps.remove))
+            _log.info(
+                "pilots_removed", site_queue=queue.label, count=len(steps.remove), tags=list(steps.remove)[:FIRST]
+            )
         self._submit(system, wanted, secrets)
         if steps.collect:
             self._collect(system, steps)
@@ -136,7 +139,7 @@ class Round:
             ending = pilots.Ending(then.to, then.reason, unless_seen_after=pilot.last_seen)
             end: Callable[[Transaction], Aftermath] = partial(pilots.end, pilot_id=pilot.id, ending=ending, rules=rules)
             yield from to_publish(self.context.database, self._write(end))
-            _log.info("pilot_ended", pilot_id=pilot.id, state=then.to, reason=then.reason)
+            _log.info("pilot_ended", site_queue=self.queue.label, pilot_id=pilot.id, state=then.to, reason=then.reason)
 
     def _submit(self, system: BatchSystem, wanted: Sequence[BatchPilot], secrets: Mapping[int, str]) -> None:
         """Per VO. Tags that are refused stay requested. One that is held is released by being submitted again."""
@@ -149,7 +152,8 @@ class Round:
             fresh = {pilot.tag for pilot in mine if pilot.held_at is None}
             self.taken |= {tag: Taken(one.handle, one.ends_at) for tag, one in answer.items() if tag in fresh}
             self.released += [pilot.id for pilot in mine if pilot.tag in answer and pilot.tag not in fresh]
-            _log.info("pilots_submitted", queue=self.queue.label, count=len(answer), refused=len(mine) - len(answer))
+            refused = len(mine) - len(answer)
+            _log.info("pilots_submitted", site_queue=self.queue.label, count=len(answer), refused=refused)
 
     def _collect(self, system: BatchSystem, steps: Steps) -> None:
         """Keep what pilots wrote, and let the batch system forget those that have ended."""
@@ -157,7 +161,7 @@ class Round:
         try:
             kept = collect(self.context.settings, system, steps.collect)
         except StorageUnavailable as error:
-            _log.warning("pilot_outputs_not_kept", queue=self.queue.label, reason=str(error))
+            _log.warning("pilot_outputs_not_kept", site_queue=self.queue.label, reason=str(error))
             return
         if steps.over:
             system.remove(steps.over)
@@ -176,7 +180,7 @@ class Round:
         failures = (self.queue.failures if before is None else before) + 1
         seconds = BACKOFF.ceiling(failures)
         self._write(lambda tx: queue_pilots.back_off(tx, self.queue, failures, seconds, reason))
-        _log.warning("site_queue_backed_off", queue=self.queue.label, seconds=seconds, reason=reason)
+        _log.warning("site_queue_backed_off", site_queue=self.queue.label, seconds=seconds, reason=reason)
 
     def _write(self, work: Callable[[Transaction], T]) -> T:
         """Under the fence, together with what no row says yet, once. Raises LeaseLost."""

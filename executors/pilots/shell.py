@@ -50,7 +50,7 @@ def _provision(tx: Transaction, context: Context, cycle: int) -> list[Message]:
         try:
             reading = read_demand(tx, context.settings)
         except DemandUnknown as error:
-            _log.warning("demand_not_read", cycle=cycle, reason=str(error))
+            tx.tell(_log.warning, "demand_not_read", cycle=cycle, reason=str(error))
         else:
             now = provisioning.situation(tx, reading)
             _write(tx, now, plan(now, PlanRules(margin=context.settings.pilot_margin)))
@@ -70,4 +70,5 @@ def _write(tx: Transaction, now: Situation, made: Plan) -> None:
     left = {order.room.place: Past(order.low_cycles, order.hold_until) for order in made.orders}
     provisioning_orders.keep_past(tx, now.past, left)
     if requested or removed or drained:
-        _log.info("pilots_planned", requested=len(requested), unwanted=len(removed), drained=len(drained))
+        counts = {"requested": len(requested), "unwanted": len(removed), "drained": len(drained)}
+        tx.tell(_log.info, "pilots_planned", **counts)

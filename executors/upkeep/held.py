@@ -14,8 +14,8 @@ def after_bans(context: Context) -> list[Message]:
     return wake(context)
 
 
-def wake(context: Context) -> list[Message]:
-    """The messages about all held jobs, received again."""
+def wake(context: Context, vo_id: int | None = None) -> list[Message]:
+    """The messages about the held jobs of a VO (None: of all), received again."""
     settings = context.settings
-    woken = held.wake_held(context.database, None, window=settings.campaign_window, wake_after=settings.wake_after)
+    woken = held.wake_held(context.database, vo_id, window=settings.campaign_window, wake_after=settings.wake_after)
     return list(woken.messages)

@@ -63,7 +63,7 @@ def count_limits(context: Context) -> list[Message]:
             limit=drift.name,
             subject_id=drift.subject_id,
             counted=drift.counted,
-            true=drift.true,
+            rightly=drift.true,
         )
     return []
 

@@ -51,6 +51,8 @@ def run(context: Context) -> list[Message]:
         found += context.database.transact(partial(work, context=context, horizons=horizons))
     found += _finish_commands(context)
     releases.book_all(context.database, context.settings.share_half_life)
+    for message in found:
+        context.tally.note("reconcile_finds", message.type, value=len(message.body.ids()))
     if found:
         _log.info("overdue_rows_published", messages=len(found), ids=sum(len(m.body.ids()) for m in found))
     return found

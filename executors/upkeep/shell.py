@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from executors.upkeep import deferred, held, housekeeping, reconcile, silence, tails
+from executors.upkeep import deferred, drains, held, housekeeping, metrics, reconcile, silence, tails, traces
 from pipeline.runtime.spec import Context
 from pipeline.store import trigger_runs
 from pipeline.store.trigger_runs import Run
@@ -18,8 +18,11 @@ DUTIES: Mapping[str, Duty] = {
     "reconcile": reconcile.run,
     "deferred": deferred.run,
     "silence": silence.run,
+    "metrics": metrics.count,
+    "traces": traces.send,
     "bans": held.after_bans,
     "held": held.wake,
+    "drains": drains.run,
     "losers": housekeeping.delete_losers,
     "replicas": housekeeping.compare_replicas,
     "recount": housekeeping.count_limits,

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from pipeline.api import (
     campaign_routes,
+    drain_routes,
     file_routes,
     health_routes,
     job_routes,
@@ -41,6 +42,7 @@ _ROUTERS = (
     pilot_list_routes.router,
     pilot_command_routes.router,
     provisioning_routes.router,
+    drain_routes.router,
     pilot_routes.router,
     health_routes.router,
 )

@@ -6,6 +6,7 @@ import hashlib
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Response
+from structlog import get_logger
 
 from pipeline.api.etags import NOT_MODIFIED, IfNoneMatch, answer_if_changed
 from pipeline.api.pages import cut
@@ -22,10 +23,16 @@ from pipeline.store.campaign_queries import (
 )
 from pipeline.store.job_commands import Counted, JobFilter
 from pipeline.store.optimisation import read_offers
+from pipeline.traces import ids
 from schemas.api import AcceptRequest, CampaignPage, CampaignQuery, CampaignView, Commanded, SubmitReply, SubmitRequest
 from schemas.bounds import RowId
 from schemas.placement import unplaceable
 
+_log = get_logger("api")
+
+TraceParent = Annotated[
+    str | None, Header(description="W3C Trace Context: the traces of the jobs are linked to it; left out when invalid")
+]
 router = APIRouter(prefix="/v1/campaigns", tags=["campaigns"])
 
 CampaignId = Annotated[RowId, Path()]
@@ -37,7 +44,11 @@ IdempotencyKey = Annotated[
 
 @router.post("", status_code=201)
 def submit(
-    caller: User, services: ServicesOf, body: SubmitRequest, idempotency_key: IdempotencyKey = None
+    caller: User,
+    services: ServicesOf,
+    body: SubmitRequest,
+    idempotency_key: IdempotencyKey = None,
+    traceparent: TraceParent = None,
 ) -> SubmitReply:
     """Store a campaign; its jobs start as soon as sites have room."""
     settings = services.settings
@@ -48,10 +59,21 @@ def submit(
         sandboxes=body.sandboxes,
         idempotency_key=idempotency_key,
         request_digest=hashlib.sha256(body.model_dump_json().encode()).hexdigest(),
+        trace=ids.traceparent(traceparent),
     )
     submitted = campaigns.submit(
         services.database, submission, window=settings.campaign_window, wake_after=settings.wake_after
     )
+    if not submitted.is_repeated:
+        _log.info(
+            "campaign_submitted",
+            campaign_id=submitted.campaign_id,
+            campaign=body.description.campaign,
+            jobs=submitted.jobs,
+            vo_id=caller.vo_id,
+            user=caller.subject,
+            trace=submission.trace,
+        )
     services.publisher.publish(submitted.messages)
     return SubmitReply(
         campaign_id=submitted.campaign_id,
@@ -93,7 +115,7 @@ def pause(caller: User, services: ServicesOf, campaign_id: CampaignId) -> Comman
     """Let nothing more of it start; what runs goes on."""
     _check(services, caller, campaign_id)
     campaigns.pause(services.database, campaign_id)
-    return _commanded(services, caller, campaign_id)
+    return _commanded(services, caller, campaign_id, "pause")
 
 
 @router.post("/{campaign_id}/resume")
@@ -105,7 +127,7 @@ def resume(caller: User, services: ServicesOf, campaign_id: CampaignId) -> Comma
         services.database, campaign_id, window=settings.campaign_window, wake_after=settings.wake_after
     )
     services.publisher.publish(messages)
-    return _commanded(services, caller, campaign_id)
+    return _commanded(services, caller, campaign_id, "resume")
 
 
 @router.post("/{campaign_id}/cancel")
@@ -115,7 +137,7 @@ def cancel(caller: User, services: ServicesOf, campaign_id: CampaignId) -> Comma
     campaigns.cancel(services.database, campaign_id)
     counted = job_commands.kill(services.database, caller.vo_id, JobFilter(campaign_id=campaign_id))
     services.publisher.publish(counted.messages)
-    return _commanded(services, caller, campaign_id, counted)
+    return _commanded(services, caller, campaign_id, "cancel", counted)
 
 
 @router.post("/{campaign_id}/retry")
@@ -131,7 +153,7 @@ def retry(caller: User, services: ServicesOf, campaign_id: CampaignId) -> Comman
         wake_after=settings.wake_after,
     )
     services.publisher.publish(counted.messages)
-    return _commanded(services, caller, campaign_id, counted)
+    return _commanded(services, caller, campaign_id, "retry", counted)
 
 
 @router.post("/{campaign_id}/accept")
@@ -143,7 +165,7 @@ def accept(caller: User, services: ServicesOf, campaign_id: CampaignId, body: Ac
         services.database, campaign_id, body.step, window=settings.campaign_window, wake_after=settings.wake_after
     )
     services.publisher.publish(messages)
-    return _commanded(services, caller, campaign_id)
+    return _commanded(services, caller, campaign_id, "accept")
 
 
 def _warnings(services: Services, caller: Caller, body: SubmitRequest) -> tuple[str, ...]:
@@ -157,7 +179,10 @@ def _check(services: Services, caller: Caller, campaign_id: int) -> None:
     services.database.read(lambda tx: require_command(tx, caller, campaign_id))
 
 
-def _commanded(services: Services, caller: Caller, campaign_id: int, counted: Counted | None = None) -> Commanded:
+def _commanded(
+    services: Services, caller: Caller, campaign_id: int, command: str, counted: Counted | None = None
+) -> Commanded:
+    _log.info("campaign_commanded", campaign_id=campaign_id, command=command, user=caller.subject, vo_id=caller.vo_id)
     view = services.database.read(lambda tx: summarise_campaign(tx, caller.vo_id, campaign_id))
     done = counted or Counted()
     return Commanded(campaign_id=campaign_id, state=view.state, changed=done.changed, requested=done.requested)

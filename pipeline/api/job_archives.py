@@ -16,21 +16,22 @@ LOG_LIMIT = 1 << 20
 STDOUT, STDERR = "stdout.txt", "stderr.txt"
 
 
-def read_logs(sandboxes: Sandboxes, job_id: int, place: JobPlace) -> JobLogs:
-    """What the running attempt last told, else what the newest archive holds, else nothing."""
-    if place.peek is not None:
-        return JobLogs(job_id=job_id, attempt=place.peek.attempt, source="peek", stdout=place.peek.tail, stderr="")
-    newest = sandboxes.newest_archive(place.vo, job_id)
-    if newest is None:
-        return JobLogs(job_id=job_id, attempt=place.attempt, source="none", stdout="", stderr="")
-    attempt, content = newest
-    return JobLogs(
-        job_id=job_id,
-        attempt=attempt,
-        source="archive",
-        stdout=_member(content, STDOUT),
-        stderr=_member(content, STDERR),
-    )
+def read_logs(sandboxes: Sandboxes, job_id: int, place: JobPlace, wanted: int | None) -> JobLogs:
+    """What an attempt wrote. None: what the running one last told, else what the newest archive holds, else nothing.
+
+    Raises NotFound for an attempt that there was not.
+    """
+    if wanted is not None and not 1 <= wanted <= place.attempt:
+        raise NotFound(f"job {job_id} has no attempt {wanted}; there were {place.attempt} so far")
+    peek = place.peek
+    if peek is not None and wanted in {None, peek.attempt}:
+        return _logs(job_id, place, peek.attempt).model_copy(update={"source": "peek", "stdout": peek.tail})
+    found = _archive(sandboxes, job_id, place, wanted)
+    if found is None:
+        return _logs(job_id, place, wanted or place.attempt)
+    attempt, content = found
+    said = {"stdout": _member(content, STDOUT), "stderr": _member(content, STDERR)}
+    return _logs(job_id, place, attempt).model_copy(update={"source": "archive", **said})
 
 
 def newest_archive(sandboxes: Sandboxes, job_id: int, place: JobPlace) -> tuple[int, bytes]:
@@ -39,6 +40,22 @@ def newest_archive(sandboxes: Sandboxes, job_id: int, place: JobPlace) -> tuple[
     if newest is None:
         raise NotFound(f"job {job_id} has no archive yet; it comes with the end of its first attempt")
     return newest
+
+
+def _logs(job_id: int, place: JobPlace, attempt: int) -> JobLogs:
+    """Of an attempt of which nothing is known yet."""
+    pilot_id = place.pilots.get(attempt)
+    return JobLogs(job_id=job_id, attempt=attempt, pilot_id=pilot_id, source="none", stdout="", stderr="")
+
+
+def _archive(sandboxes: Sandboxes, job_id: int, place: JobPlace, wanted: int | None) -> tuple[int, bytes] | None:
+    """An attempt and its archive; the newest that there is unless one is wanted."""
+    if wanted is None:
+        return sandboxes.newest_archive(place.vo, job_id)
+    try:
+        return wanted, sandboxes.get_archive(place.vo, job_id, wanted)
+    except NotFound:
+        return None
 
 
 def _member(content: bytes, name: str) -> str:

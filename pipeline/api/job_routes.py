@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
+from structlog import get_logger
 
 from pipeline.api.job_archives import newest_archive, read_logs
 from pipeline.api.pages import cut
@@ -17,10 +18,12 @@ from pipeline.store.job_commands import Counted, JobFilter
 from pipeline.store.job_queries import list_jobs, place_of_job, show_job
 from pipeline.store.matching import Alive
 from pipeline.store.why_queries import Terms, explain_job
-from schemas.api import Changed, JobLogs, JobOutputs, JobPage, JobQuery, JobSelection, JobView, Role
+from pipeline.traces import ids
+from schemas.api import Changed, JobLogs, JobOutputs, JobPage, JobQuery, JobSelection, JobView, LogsQuery, Role
 from schemas.bounds import RowId
 from schemas.why_views import JobWhy
 
+_log = get_logger("api")
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 JobId = Annotated[RowId, Path()]
 TAR_GZ: dict[int | str, dict[str, Any]] = {
@@ -44,7 +47,7 @@ def kill(caller: User, services: ServicesOf, body: JobSelection) -> Changed:
     """Kill jobs; those on a pilot end when it confirms. A user's own jobs, an operator's whole VO."""
     counted = job_commands.kill(services.database, caller.vo_id, _chosen(caller, body))
     services.publisher.publish(counted.messages)
-    return _changed(counted)
+    return _changed(caller, "kill", counted)
 
 
 @router.post("/retry")
@@ -59,20 +62,23 @@ def retry(caller: User, services: ServicesOf, body: JobSelection) -> Changed:
         wake_after=settings.wake_after,
     )
     services.publisher.publish(counted.messages)
-    return _changed(counted)
+    return _changed(caller, "retry", counted)
 
 
 @router.get("/{job_id}")
 def show(caller: Reader, services: ServicesOf, job_id: JobId) -> JobView:
-    """A job with its events, attempts, running tail and outputs."""
-    return services.database.read(lambda tx: show_job(tx, caller.vo_id, job_id))
+    """A job with its events, its story, attempts, running tail, outputs, and where it is traced the trace's id."""
+    settings = services.settings
+    view = services.database.read(lambda tx: show_job(tx, caller.vo_id, job_id))
+    trace = ids.shown(view.id, view.created_at, share=settings.traces_share) if settings.traces_url else None
+    return view.model_copy(update={"trace_id": trace})
 
 
 @router.get("/{job_id}/logs")
-def logs(caller: Reader, services: ServicesOf, job_id: JobId) -> JobLogs:
-    """Standard output and error: the running attempt's last lines, else those of the newest one that ended."""
+def logs(caller: Reader, services: ServicesOf, job_id: JobId, query: Annotated[LogsQuery, Query()]) -> JobLogs:
+    """Standard output and error of an attempt: by default the running one's last lines, else the newest that ended."""
     place = services.database.read(lambda tx: place_of_job(tx, caller.vo_id, job_id))
-    return read_logs(services.sandboxes, job_id, place)
+    return read_logs(services.sandboxes, job_id, place, query.attempt)
 
 
 @router.get("/{job_id}/why")
@@ -112,5 +118,7 @@ def _chosen(caller: Caller, body: JobSelection) -> JobFilter:
     )
 
 
-def _changed(counted: Counted) -> Changed:
+def _changed(caller: Caller, command: str, counted: Counted) -> Changed:
+    count = counted.changed + counted.requested
+    _log.info("jobs_commanded", command=command, count=count, user=caller.subject, vo_id=caller.vo_id)
     return Changed(changed=counted.changed, requested=counted.requested)

@@ -84,7 +84,7 @@ def enrol(services: ServicesOf, body: EnrolRequest) -> EnrolReply:
         raise HTTPException(HTTPStatus.UPGRADE_REQUIRED, why)
     settings = services.settings
     enrolled = services.database.transact(lambda tx: pilots.enrol(tx, body, settings.pilot_margin))
-    _log.info("pilot_enrolled", pilot_id=enrolled.pilot_id, tag=body.tag, host=body.node.host)
+    _log.info("pilot_enrolled", pilot_id=enrolled.pilot_id, tag=body.tag, node=body.node.host)
     return EnrolReply(
         pilot_id=enrolled.pilot_id,
         token=enrolled.token,

@@ -41,8 +41,8 @@ class Policy:
 class Public:
     """The policy of a route that wants no token."""
 
-    def __call__(self) -> None:
-        """Let everybody in."""
+    async def __call__(self) -> None:
+        """Let everybody in; without a thread, of which none may be free."""
 
 
 def policy(*roles: Role | str) -> Policy:

@@ -61,14 +61,14 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
 
 
 def install(app: FastAPI) -> None:
-    """Let every error of `app` leave as a problem."""
+    """Let every error of `app` leave as a problem, without a thread, of which none may be free."""
     app.add_exception_handler(PenstockError, _on_penstock_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_defect)
 
 
-def _on_penstock_error(request: Request, error: Exception) -> Response:
+async def _on_penstock_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, PenstockError)
     return answer_to(error, request.url.path)
 
@@ -77,13 +77,13 @@ def answer_to(error: PenstockError, path: str) -> Response:
     """The problem that a request to `path` is answered with."""
     status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), HTTPStatus.INTERNAL_SERVER_ERROR)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        _log.warning("request_failed", path=path, error=str(error))
+        _log.warning("request_failed", path=path, status=int(status), error=str(error), outcome="failure")
     field = error.field if isinstance(error, BadInput) else None
     fields = (FieldProblem(field=field, reason=str(error)),) if field else ()
     return _answer(status, str(error), fields, _HEADERS.get(status))
 
 
-def _on_invalid(request: Request, error: Exception) -> Response:
+async def _on_invalid(request: Request, error: Exception) -> Response:
     del request
     assert isinstance(error, RequestValidationError)
     fields = tuple(FieldProblem(field=_field(found["loc"]), reason=_reason(found)) for found in _causes(error))
@@ -91,7 +91,7 @@ def _on_invalid(request: Request, error: Exception) -> Response:
     return _answer(HTTPStatus.UNPROCESSABLE_ENTITY, detail, fields)
 
 
-def _on_http(request: Request, error: Exception) -> Response:
+async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     detail = error.detail
     if error.status_code == HTTPStatus.NOT_FOUND:
@@ -99,8 +99,9 @@ def _on_http(request: Request, error: Exception) -> Response:
     return _answer(HTTPStatus(error.status_code), detail, headers=error.headers)
 
 
-def _on_defect(request: Request, error: Exception) -> Response:
-    _log.error("request_failed", path=request.url.path, error=repr(error))
+async def _on_defect(request: Request, error: Exception) -> Response:
+    status, path = int(HTTPStatus.INTERNAL_SERVER_ERROR), request.url.path
+    _log.error("request_failed", path=path, status=status, exc_info=error, outcome="failure")
     return _answer(HTTPStatus.INTERNAL_SERVER_ERROR, "a defect of Penstock; its log has the traceback")
 
 

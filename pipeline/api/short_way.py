@@ -20,7 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from pipeline.api.pilot_calls import HEARTBEAT, REPORT, START, PilotCalls, offer, pilot_calls
 from pipeline.api.problems import answer_to
-from pipeline.api.telemetry import note_request
+from pipeline.api.telemetry import Request, note_request
 from pipeline.errors import Conflict, DatabaseUnavailable
 from pipeline.store.access import digest
 from pipeline.store.pilots import TOKEN_PREFIX
@@ -67,7 +67,8 @@ class ShortWay:
         if response is None:
             await self._app(scope, read.again(receive), send)
             return
-        note_request(scope["method"], scope["path"], response.status_code, time.monotonic() - begun)
+        path = scope["path"]
+        note_request(Request(scope["method"], path, path), response.status_code, time.monotonic() - begun)
         await response(scope, receive, send)
 
     async def _answer(self, way: Way, path: str, token: str, content: bytes) -> Response | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 
 from pipeline.api.policy import Operator, Reader
-from pipeline.api.services import ServicesOf
+from pipeline.api.services import Services, ServicesOf
 from pipeline.errors import Forbidden
 from pipeline.store import sites
 from pipeline.store.access import Caller
@@ -54,7 +54,7 @@ def test(caller: Operator, services: ServicesOf, site: Site, body: OnlyRequest) 
     scope = _scope(caller, site, body)
     terms = Terms(caller.subject, body.why, body.until, body.job_type)
     made = services.database.transact(lambda tx: sites.ban(tx, scope, terms))
-    _wake(services, dry_run=False)
+    _wake(services)
     return made
 
 
@@ -72,7 +72,8 @@ def _scope(caller: Caller, site: str, body: BanRequest | AllowRequest) -> Scope:
     return Scope(caller.vo_id, site, body.queue)
 
 
-def _wake(services: ServicesOf, *, dry_run: bool) -> int:
+def _wake(services: Services, *, dry_run: bool = False) -> int:
+    """Receive all held jobs again, since sites may take them now; how many."""
     if dry_run:
         return 0
     settings = services.settings

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from dataclasses import dataclass
+from http import HTTPStatus
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog import get_logger
 
 from pipeline.metrics import HTTP_REQUESTS, HTTP_SECONDS
+
+_log = get_logger("http")
+_level = logging.getLogger("http")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Telemetry:
@@ -34,13 +42,27 @@ class Telemetry:
             await self._app(scope, receive, observed)
         finally:
             route = _template(scope)
-            note_request(scope["method"], route, status, time.monotonic() - begun)
+            note_request(Request(scope["method"], scope["path"], route), status, time.monotonic() - begun)
 
 
-def note_request(method: str, route: str, status: int, seconds: float) -> None:
-    """Count one request."""
-    HTTP_REQUESTS.labels(method, route, str(int(status))).inc()
-    HTTP_SECONDS.labels(method, route).observe(seconds)
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked: the path, and its route."""
+
+    method: str
+    path: str
+    route: str
+
+
+def note_request(request: Request, status: int, seconds: float) -> None:
+    """Count one request, and say it at debug."""
+    method = request.method if request.method in _METHODS else "other"  # anybody may make words up
+    HTTP_REQUESTS.labels(method, request.route, str(int(status))).inc()
+    HTTP_SECONDS.labels(method, request.route).observe(seconds)
+    if _level.isEnabledFor(logging.DEBUG):
+        outcome = "failure" if status >= HTTPStatus.BAD_REQUEST else "success"
+        about = {"method": request.method, "path": request.path, "status": int(status)}
+        _log.debug("request_answered", **about, outcome=outcome, duration=seconds)
 
 
 def install(app: FastAPI) -> None:

@@ -9,9 +9,9 @@ from pipeline.cli.options import example, pass_settings
 from pipeline.logs import configure_logging
 from pipeline.runtime.consumer import Consumer
 from pipeline.settings import Settings
+from pipeline.settings_check import check_settings
 from pipeline.store import schema
 from pipeline.store.database import Database
-from pipeline.transport.port import open_transport
 
 
 @click.command(epilog=example("penstock consume matching", "penstock consume optimisation matching pilots data upkeep"))
@@ -21,12 +21,11 @@ def consume(settings: Settings, *, queues: tuple[str, ...]) -> None:
     """Run a consumer of one or several queues.
 
     Any number may run side by side. SIGTERM, or `penstock drain`, lets it finish what is in flight; a second
-    SIGTERM ends it at once.
+    SIGTERM ends it at once. SIGHUP reads the settings file again (PENSTOCK_SETTINGS_FILE).
     """
     for queue in queues:
         known_queue(queue)
-    # It connects to nothing yet: a URL that is wrong is told here, not in the loops' threads.
-    open_transport(settings.resolved_broker_url(), "consume").close()
+    check_settings(settings)
     configure_logging(settings, "consumer")
     database = Database(settings.resolved_database_url())
     schema.check(database)

@@ -57,4 +57,8 @@ def known_queue(name: str) -> str:
 
 def who() -> str:
     """Who gives this command, for rows that say by whom."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # no entry for the uid, as in containers with one of their own
+        name = f"uid {os.getuid()}"
+    return f"{name}@{socket.gethostname()}"

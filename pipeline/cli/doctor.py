@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -15,8 +16,11 @@ from pipeline.cli.options import example, json_option
 from pipeline.cli.output import print_json
 from pipeline.errors import PenstockError
 from pipeline.runtime.spec import declared_queues
-from pipeline.settings import Settings, load_settings
+from pipeline.settings import Settings
+from pipeline.settings_check import check_settings
+from pipeline.settings_file import load_settings
 from pipeline.store import schema
+from pipeline.traces.port import open_exporter
 
 SKEW = 5.0
 """Seconds between two clocks that nobody minds: leases and ages go by the database's alone."""
@@ -40,7 +44,8 @@ class Sick(PenstockError):
 def doctor(*, as_json: bool) -> None:
     """Check settings, database, broker and clocks.
 
-    A line per check says what was found and what mends it; exit code 1 if any fails.
+    Where traces go is asked, too, if they go anywhere. A line per check says what was found and what mends it; exit
+    code 1 if any fails.
     """
     findings = examine()
     if as_json:
@@ -65,6 +70,7 @@ def examine() -> list[Finding]:
         ("schema", _schema),
         ("clock", _clock),
         ("broker", _broker),
+        *([("traces", _traces)] if settings.traces_url else []),
     )
     return [_finding(name, check, settings) for name, check in checks]
 
@@ -77,7 +83,9 @@ def _finding(name: str, check: Callable[[Settings], str], settings: Settings) ->
 
 
 def _settings(settings: Settings) -> str:
-    changed = sorted(f"PENSTOCK_{name.upper()}" for name in settings.model_fields_set)
+    check_settings(settings)
+    said = (name for name in settings.model_fields_set if name != "settings_file" or settings.settings_file)
+    changed = sorted(f"PENSTOCK_{name.upper()}" for name in said)
     return f"data in {settings.resolved_data_dir()}; set: {', '.join(changed) or 'nothing, all defaults'}"
 
 
@@ -128,6 +136,12 @@ def _broker(settings: Settings) -> str:
     if len(known) < len(depths):
         return f"{name} answered; it does not tell how many messages wait"
     return f"{name} answered: {sum(known)} messages wait in {len(depths)} queues"
+
+
+def _traces(settings: Settings) -> str:
+    with closing(open_exporter(settings.traces_url)) as exporter:
+        exporter.send(())
+    return f"{settings.traces_url} answered; {settings.traces_share:.2%} of jobs are traced"
 
 
 def _embedded_file_is_there(settings: Settings) -> None:

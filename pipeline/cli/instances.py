@@ -1,14 +1,14 @@
-"""`penstock instances`, `drain`: which processes run, and how one is ended after its work."""
+"""`penstock instances`: which processes run."""
 
 from __future__ import annotations
 
 import click
 
-from pipeline.cli.direct import opened_database, who
+from pipeline.cli.direct import opened_database
 from pipeline.cli.options import example, json_option, pass_settings
 from pipeline.cli.output import cells, show_list, warn
+from pipeline.mixed_versions import mixture
 from pipeline.queue_views import LIVE_WITHIN
-from pipeline.runtime.spec import declared_queues
 from pipeline.settings import Settings
 from pipeline.store import instances as store
 
@@ -22,32 +22,13 @@ def instances(settings: Settings, *, as_json: bool) -> None:
     """List the processes that run.
 
     An id names the kind of process, the host and the pid; --json has addresses and start times as well. SILENCE
-    is seconds since one was last seen; one that was killed shows as silent until upkeep removes it.
+    is seconds since one was last seen; one that was killed shows as silent until upkeep removes it. Where live ones
+    are of different versions, a warning says how many of each.
     """
     with opened_database(settings) as database:
         rows = database.read(store.list_instances)
     live = [row for row in rows if row.silence < LIVE_WITHIN]
     shown = [cells(row) | ({} if row in live else {"state": "silent"}) for row in rows]
     show_list(shown, COLUMNS, as_json=as_json, of="processes")
-    versions = sorted({row.version for row in live})
-    if len(versions) > 1:
-        warn(f"versions differ: {', '.join(versions)}; finish the upgrade")
-
-
-@click.command(
-    epilog=example("penstock drain optimisation", "penstock drain $(penstock instances --json | jq -r .[0].id)")
-)
-@click.argument("target", metavar="INSTANCE|QUEUE")
-@pass_settings
-def drain(settings: Settings, *, target: str) -> None:
-    """End an instance, or a queue's consumers, after their work.
-
-    They stop receiving within 2 seconds, finish what is in flight and exit with 0. A queue's drain is meant
-    for the consumers that run now: those started later serve it.
-    """
-    with opened_database(settings) as database:
-        if target in declared_queues():
-            database.transact(lambda tx: store.drain_queue(tx, target, who()))
-        else:
-            database.transact(lambda tx: store.drain_instance(tx, target))
-    click.echo(f"{target}: draining")
+    if (warning := mixture(rows)) is not None:
+        warn(warning)

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from pipeline.cli.output import moment, show_fields, show_table, show_title
-from pipeline.cli.words import printable
+from pipeline.cli.words import lasting, printable
 from schemas.api import FileView, JobView
 from schemas.campaign import BUILT_IN
+from schemas.story import StoryLine
 
 
 def show_job(view: JobView) -> None:
@@ -18,9 +19,8 @@ def show_job(view: JobView) -> None:
     head = f"job {view.id}: campaign {view.campaign_id}, step {view.step}, index {view.index}"
     click.echo(click.style(head, bold=True))
     show_fields(_fields(view))
-    show_title("history")
-    history = [event.model_dump() | {"state": event.to_state} for event in view.events]
-    show_table(history, ("at", "attempt", "state", "pilot_id", "reason"))
+    show_title("story")
+    show_table([_line(line) for line in view.story or _older(view)], ("at", "for", "attempt", "state", "where", "what"))
     if view.attempts:
         show_title("attempts that ended (times in seconds, memory in MiB)")
         columns = ("attempt", "outcome", "exit_code", "wall_time", "cpu_time", "memory", "minor", "reason")
@@ -32,7 +32,8 @@ def show_job(view: JobView) -> None:
         show_title(f"last lines of attempt {view.peek.attempt}, at {moment(view.peek.at)}")
         click.echo(printable(view.peek.tail))
     elif view.attempts:
-        click.echo(f"\nwhat it wrote: penstock jobs logs {view.id}")
+        more = " --all" if len(view.attempts) > 1 else ""
+        click.echo(f"\nwhat it wrote: penstock jobs logs {view.id}{more}")
 
 
 def _fields(view: JobView) -> dict[str, Any]:
@@ -50,7 +51,29 @@ def _fields(view: JobView) -> dict[str, Any]:
         "owner": view.owner,
         "priority": view.priority or None,
         "created": view.created_at,
+        "trace": view.trace_id,
     }
+
+
+def _line(line: StoryLine) -> dict[str, Any]:
+    where = "/".join(part for part in (line.site, line.site_queue) if part)
+    node = f" on {line.node}" if line.node else ""
+    return {
+        "at": line.at,
+        "for": "" if line.seconds is None else lasting(line.seconds),
+        "attempt": line.attempt,
+        "state": line.state,
+        "where": f"{where}{node}",
+        "what": line.text,
+    }
+
+
+def _older(view: JobView) -> list[StoryLine]:
+    """From an API of a release before 0.5.0, which tells no story."""
+    return [
+        StoryLine(at=event.at, state=event.to_state, attempt=event.attempt, text=event.reason or "", seconds=None)
+        for event in view.events
+    ]
 
 
 def _attempts(view: JobView) -> str:

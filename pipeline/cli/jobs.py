@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.cli.fetching import fetch_outputs
+from pipeline.cli.job_logs import logs
 from pipeline.cli.job_page import show_job
 from pipeline.cli.options import RowId, example, json_option, pass_settings
-from pipeline.cli.output import cells, print_json, show_list, warn
+from pipeline.cli.output import cells, print_json, show_list
 from pipeline.cli.remote import asked, gather, what_changed
 from pipeline.cli.why_page import show_why
 from pipeline.client import open_client
@@ -63,7 +64,7 @@ def list_(settings: Settings, /, *, limit: int, as_json: bool, **options: Any) -
 @json_option
 @pass_settings
 def show(settings: Settings, /, *, job_id: int, as_json: bool) -> None:
-    """Show a job: its history with reasons, its attempts, its outputs."""
+    """Show a job: its story with places, waits and reasons, its attempts, its outputs."""
     with open_client(settings) as client:
         view = client.job(job_id)
     if as_json:
@@ -86,24 +87,7 @@ def why(settings: Settings, /, *, job_id: int, as_json: bool) -> None:
         show_why(view)
 
 
-@jobs.command(epilog=example("penstock jobs logs 7", "penstock jobs logs 7 2> errors.txt"))
-@job_id_argument
-@json_option
-@pass_settings
-def logs(settings: Settings, /, *, job_id: int, as_json: bool) -> None:
-    """Print what a job wrote: its output to standard output, its errors to standard error.
-
-    Of a running job, the last lines that its pilot told.
-    """
-    with open_client(settings) as client:
-        found = client.logs(job_id)
-    if as_json:
-        print_json(cells(found))
-        return
-    if found.source == "none":
-        warn(f"job {job_id} has written nothing yet that is known here")
-    click.echo(found.stdout, nl=False)
-    click.echo(found.stderr, nl=False, err=True)
+jobs.add_command(logs)
 
 
 @jobs.command(epilog=example("penstock jobs output 7 --to results"))

@@ -7,6 +7,7 @@ import than most commands take to run, and completion runs `penstock` at every p
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,9 +23,13 @@ class Lazy:
 
     target: str
     help: str
+    reloads: bool = False
+    """Whether it minds SIGHUP once it runs. One that comes while it is being imported must not end it."""
 
     def load(self) -> click.Command:
         """Import it."""
+        if self.reloads:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         module, _colon, attribute = self.target.partition(":")
         # modules live for ever: looking through them for garbage takes a third of their import, and more later on
         gc.disable()

@@ -29,13 +29,18 @@ SECTIONS = {
         "completion": Lazy("pipeline.cli.completion:completion", "Print the shell's completion script."),
     },
     "For operators: processes": {
-        "up": Lazy("pipeline.cli.up:up", "Run everything on one machine."),
-        "api": Lazy("pipeline.cli.api:api", "Run the HTTP API."),
-        "consume": Lazy("pipeline.cli.consume:consume", "Run a consumer of one or several queues."),
-        "triggers": Lazy("pipeline.cli.triggers:triggers", "Run the clock that publishes what is due."),
+        "up": Lazy("pipeline.cli.up:up", "Run everything on one machine.", reloads=True),
+        "api": Lazy("pipeline.cli.api:api", "Run the HTTP API.", reloads=True),
+        "consume": Lazy("pipeline.cli.consume:consume", "Run a consumer of one or several queues.", reloads=True),
+        "triggers": Lazy("pipeline.cli.triggers:triggers", "Run the clock that publishes what is due.", reloads=True),
         "redis": Lazy("pipeline.cli.redis:redis", "Run the private Redis, for a Procfile without a broker."),
         "instances": Lazy("pipeline.cli.instances:instances", "List the processes that run."),
-        "drain": Lazy("pipeline.cli.instances:drain", "End an instance, or a queue's consumers, after their work."),
+        "scale": Lazy("pipeline.cli.scale:scale", "Let N processes of `penstock up` serve a queue; list how many do."),
+        "drain": Lazy(
+            "pipeline.cli.drain:drain", "End processes, or empty a site, a VO or everything, after their work."
+        ),
+        "drains": Lazy("pipeline.cli.drain:drains", "List drains, or show what is left of one, and why."),
+        "undrain": Lazy("pipeline.cli.drain:undrain", "Take a drain back, with its own bans and nobody else's."),
     },
     "For operators: messages": {
         "queues": Lazy("pipeline.cli.queues:queues", "Show how full each queue is and who serves it."),
@@ -57,20 +62,27 @@ SECTIONS = {
     },
 }
 
+PROCESSES = {"api": "api", "consume": "consumer", "triggers": "triggers"}
+"""Commands that are processes of an orchestrator, and what their logs call them. Such a one that does not start says so
+as a line of its log where nobody sits at a terminal."""
+
 
 @click.group(
     cls=LazyGroup,
     sections=SECTIONS,
     name="penstock",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Settings come from the environment (PENSTOCK_...). Every command's --help has an example. Times are UTC.",
+    epilog="Settings come from the environment (PENSTOCK_...) and from the file that PENSTOCK_SETTINGS_FILE names. "
+    "Every command's --help has an example. Times are UTC.",
 )
 @click.version_option(package_name="penstock", message="penstock %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def cli(ctx: click.Context, *, debug: bool) -> None:
     """Penstock, a workload management system for computing on many sites."""
-    ctx.ensure_object(Session).debug = debug
+    session = ctx.ensure_object(Session)
+    session.debug = debug
+    session.process = PROCESSES.get(ctx.invoked_subcommand or "")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -79,12 +91,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = cli.main(list(arguments), prog_name="penstock", standalone_mode=False, obj=session)
     except PenstockError as error:
-        if session.debug:
-            traceback.print_exc()
-        _say(str(error))
+        _refuse(session, error, str(error))
         return error.exit_code
     except click.ClickException as error:
-        _complain(error)
+        _complain(session, error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
@@ -100,15 +110,23 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def _say(message: str) -> None:
-    """One line on stderr, whatever the message holds."""
+def _refuse(session: Session, error: Exception, message: str) -> None:
+    """One line on stderr, whatever the message holds; its traceback where it is wanted and tells more."""
+    wanted = session.debug and isinstance(error, PenstockError)
+    if session.process is not None and not sys.stderr.isatty():
+        from pipeline.logs import log_refusal  # noqa: PLC0415 - no other command need wait for its import
+
+        log_refusal(session.settings, session.process, error, one_line(message), traceback=wanted)
+        return
+    if wanted:
+        traceback.print_exc()
     click.echo(f"{click.style('penstock:', fg='red')} {one_line(message)}", err=True)
 
 
-def _complain(error: click.ClickException) -> None:
+def _complain(session: Session, error: click.ClickException) -> None:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)  # a group without a command: its help, as it is
     elif isinstance(error, click.UsageError) and error.ctx is not None:
-        _say(f"{error.format_message()} See `{error.ctx.command_path} --help`.")
+        _refuse(session, error, f"{error.format_message()} See `{error.ctx.command_path} --help`.")
     else:
-        _say(error.format_message())
+        _refuse(session, error, error.format_message())

@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 
 from pipeline.client import Client
 from pipeline.errors import PenstockError
-from pipeline.settings import load_settings
+from pipeline.settings_file import load_settings
 from schemas.pilot_views import PilotQuery
 from schemas.states import PILOT_LIVE, PilotState
 

@@ -11,7 +11,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import click
 
 from pipeline.cli.session import Session
-from pipeline.settings import Settings, load_settings
+from pipeline.settings import Settings
+from pipeline.settings_file import load_settings
 
 P = ParamSpec("P")
 R = TypeVar("R")

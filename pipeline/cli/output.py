@@ -21,14 +21,18 @@ from pipeline.cli.words import folded, one_line, printable
 Cells = Mapping[str, Any]
 
 _COLOURS = {
-    "done": "green", "closed": "green", "usable": "green", "succeeded": "green", "open": "",
+    "done": "green", "closed": "green", "usable": "green", "succeeded": "green", "drained": "green", "open": "",
     "running": "cyan", "matched": "cyan", "completing": "cyan",
     "failed": "red", "blocked": "red", "lost": "red", "killed": "red", "cancelled": "red", "banned": "red",
+    "overdue": "red", "draining": "yellow",
     "stalled": "yellow", "held": "yellow", "paused": "yellow", "pause": "yellow", "drain": "yellow", "silent": "yellow",
 }  # fmt: skip
 _COLOURED = frozenset({"state", "wish", "outcome"})
 _TITLES = {"campaign_id": "campaign", "job_id": "job", "pilot_id": "pilot", "exit_code": "exit"}
-_FOLDED = {"reason": 24, "why": 24, "lfn": 24, "url": 24, "queues": 14, "name": 14, "jobs": 14, "batch_id": 14}
+_FOLDED = {
+    "reason": 24, "why": 24, "what": 22, "lfn": 24, "url": 24,
+    "queues": 14, "name": 14, "jobs": 14, "batch_id": 14, "where": 12,
+}  # fmt: skip
 """Columns whose cells may take several lines where the terminal is narrow, and the width that they keep."""
 _LESSER = ("changed_at", "ended_at", "adler32", "batch_id", "created_at", "attempt", "group", "version")
 """Columns that a narrow terminal goes without, in this order."""

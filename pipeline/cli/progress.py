@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import click
 from rich.console import Console
@@ -14,14 +14,16 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from pipeline.cli.output import warn
 from pipeline.client import Client
-from pipeline.errors import ApiUnavailable
+from pipeline.errors import ApiUnavailable, DatabaseUnavailable
 from schemas.api import CampaignView, StepView
 from schemas.states import JOB_FINAL, CampaignState, JobState, StepState
+
+V = TypeVar("V")
 
 LOOK = 1.0
 """Seconds between two looks at the campaign."""
 PATIENCE = 600.0
-"""Seconds of an API that can't be reached: jobs run on without it, so waiting does too."""
+"""Seconds of an API or a database that can't be reached: jobs run on without it, so waiting does too."""
 ENDED = frozenset({CampaignState.DONE, CampaignState.BLOCKED, CampaignState.CANCELLED})
 
 
@@ -35,7 +37,7 @@ def wait_for_campaign(client: Client, campaign_id: int) -> CampaignView:
     """Show its progress until the campaign is done, blocked or cancelled; how it ended. Raises ApiUnavailable."""
     with _display() as display:
         while True:
-            view = _look(client, campaign_id)
+            view = patiently(lambda: client.campaign(campaign_id), "the campaign")
             display.show(view)
             if view.state in ENDED:
                 return view
@@ -91,9 +93,16 @@ def _display() -> Iterator[Display]:
     if not sys.stderr.isatty():
         yield Lines()
         return
+    with bars() as progress:
+        yield Bars(progress)
+
+
+@contextmanager
+def bars() -> Iterator[Progress]:
+    """Room for live bars on a terminal; each has a description and `counts` in words."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield Bars(progress)
+        yield progress
 
 
 def step_counts(step: StepView) -> str:
@@ -103,13 +112,15 @@ def step_counts(step: StepView) -> str:
     return ", ".join([f"{done}/{sum(step.jobs.values())} done", *others])
 
 
-def _look(client: Client, campaign_id: int) -> CampaignView:
+def patiently(look: Callable[[], V], what: str) -> V:
+    """The answer of `look`, asked again while the API or the database can't be reached: `what` goes on without it."""
     since = time.monotonic()
     while True:
         try:
-            return client.campaign(campaign_id)
-        except ApiUnavailable as error:
+            return look()
+        except (ApiUnavailable, DatabaseUnavailable) as error:
             if time.monotonic() - since > PATIENCE:
                 raise
-            warn(f"{error}; the campaign goes on, waiting for the API")
+            waited_for = "API" if isinstance(error, ApiUnavailable) else "database"
+            warn(f"{error}; {what} goes on, waiting for the {waited_for}")
             time.sleep(LOOK)

@@ -15,3 +15,5 @@ class Session:
 
     debug: bool = False
     settings: Settings | None = None
+    process: str | None = None
+    """The kind of process that the command is, for the log; None for commands that end by themselves."""

@@ -11,6 +11,7 @@ from pipeline.cli.options import example, pass_settings
 from pipeline.errors import BadSettings
 from pipeline.logs import configure_logging
 from pipeline.settings import Settings
+from pipeline.settings_check import check_settings
 from pipeline.store import schema
 from pipeline.store.database import Database
 
@@ -20,12 +21,14 @@ from pipeline.store.database import Database
 def triggers(settings: Settings) -> None:
     """Run the clock that publishes what is due.
 
-    Any number may run side by side: each tick takes effect once. SIGTERM ends it.
+    Any number may run side by side: each tick takes effect once. SIGTERM ends it, SIGHUP reads the
+    settings file again (PENSTOCK_SETTINGS_FILE).
     """
     found = list(entry_points(group="penstock.processes", name="triggers"))
     if not found:
         raise BadSettings("no clock is installed: no entry point `triggers` of penstock.processes; install penstock")
     run: Callable[[Settings], int | None] = found[0].load()
+    check_settings(settings)
     configure_logging(settings, "triggers")
     database = Database(settings.resolved_database_url())
     schema.check(database)

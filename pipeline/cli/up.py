@@ -10,6 +10,7 @@ import click
 from pipeline.cli.options import example, pass_settings
 from pipeline.logs import configure_logging
 from pipeline.settings import Settings
+from pipeline.settings_check import check_settings
 from pipeline.up.supervisor import run_everything
 
 
@@ -25,10 +26,12 @@ def up(settings: Settings, *, upgrade: bool, ready_file: Path | None) -> None:
     """Run everything on one machine.
 
     Starts a private Redis and an SQLite database in the data directory, unless the settings name others, then
-    the API, one consumer of all queues and the triggers; starts again what dies; ends all of it, pilots of
-    this machine too, at Ctrl-C or SIGTERM (a second one ends at once). Prints `ready URL` once everything
-    serves. The first start leaves an operator's token in the data directory.
+    the API, one consumer of all queues (`penstock scale` adds more) and the triggers; starts again what dies;
+    ends all of it, pilots of this machine too, at Ctrl-C or SIGTERM (a second one ends at once); lets all of it read
+    the settings file again (PENSTOCK_SETTINGS_FILE) at SIGHUP. Prints `ready URL` once everything serves. The first
+    start leaves an operator's token in the data directory.
     """
+    check_settings(settings)
     configure_logging(settings, "up")
     # the processes started get this one's environment: that is where their settings come from
     raise click.exceptions.Exit(run_everything(settings, os.environ, upgrade=upgrade, ready_file=ready_file))

@@ -5,4 +5,4 @@ Only `penstock-pilot.pyz` (made by `pipeline/pilot_archive.py`) and its tests ca
 """
 
 PROTOCOL = 1
-VERSION = "0.4.0"
+VERSION = "0.5.0"

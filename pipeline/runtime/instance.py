@@ -7,15 +7,18 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from threading import Event, Thread
 
 from structlog import get_logger
 
 from pipeline.errors import DatabaseUnavailable
+from pipeline.logs import name_node
 from pipeline.metrics import DATABASE_RETRIES, INSTANCE
 from pipeline.store.database import Database
 from pipeline.store.instances import Identity, Pulse, Wishes, beat, leave
+from pipeline.store.queue_sizes import Work
 
 INTERVAL = 1.0
 """Seconds between two beats: a wish is seen within 2 s."""
@@ -26,8 +29,10 @@ _log = get_logger("runtime")
 
 
 def name_instance(kind: str) -> str:
-    """An id that no other process has, readable by people, at most 64 characters."""
-    return f"{kind}-{socket.gethostname()[:30]}-{os.getpid()}-{secrets.token_hex(3)}"
+    """An id that no other process has, readable by people, at most 64 characters; log lines carry it from now on."""
+    name = f"{kind}-{socket.gethostname()[:30]}-{os.getpid()}-{secrets.token_hex(3)}"
+    name_node(name)
+    return name
 
 
 def identify(
@@ -68,6 +73,7 @@ class Instance:
         self._seen = 0.0
         self._lost = False
         self._retries = 0
+        self._told: dict[str, Work] = {}
         self._ended = Event()
         self._thread = Thread(target=self._run, name="instance", daemon=True)
 
@@ -90,17 +96,24 @@ class Instance:
         while not self._ended.is_set():
             self._beat()
             self._ended.wait(INTERVAL)
+        work = self._news(self._pulse())
         try:
-            self._database.transact(lambda tx: leave(tx, self.identity.id))
+            self._database.transact(lambda tx: leave(tx, self.identity.id, work))
         except DatabaseUnavailable as error:
             _log.warning("instance_not_removed", instance=self.identity.id, error=str(error))
 
+    def _news(self, pulse: Pulse) -> tuple[Work, ...]:
+        """What was done since the last beat that succeeded."""
+        since = (work.since(self._told.get(work.queue)) for work in pulse.work)
+        return tuple(work for work in since if not work.is_none)
+
     def _beat(self) -> None:
         pulse = self._pulse()
+        news = replace(pulse, work=self._news(pulse))
         retries, self._retries = self._retries, self._database.retries
         DATABASE_RETRIES.inc(self._retries - retries)
         try:
-            self.wishes = self._database.transact(lambda tx: beat(tx, self.identity, pulse))
+            self.wishes = self._database.transact(lambda tx: beat(tx, self.identity, news))
         except Exception as error:  # noqa: BLE001 - the thread's boundary: a beat that failed for good would be the last
             if not self._lost:
                 _log.warning("database_lost", instance=self.identity.id, error=str(error))
@@ -109,6 +122,8 @@ class Instance:
         if self._lost:
             _log.info("database_back", instance=self.identity.id)
         self._lost = False
+        told = {each.queue for each in news.work}
+        self._told |= {each.queue: each for each in pulse.work if each.queue in told}
         self._seen = time.monotonic()
         if self._obey is not None:
             self._obey(self.wishes)

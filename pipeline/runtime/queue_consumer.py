@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from threading import Thread
 
 from structlog import get_logger
@@ -20,17 +19,15 @@ from pipeline.settings import Settings
 from pipeline.store.database import Database
 from pipeline.store.instances import Load, Pulse, Wish
 from pipeline.store.messages import count_redelivery
+from pipeline.store.queue_sizes import Work
 from pipeline.transport.port import Transport, open_transport
+from pipeline.turns import BROKER, DATABASE, Turns
 from schemas.outcomes import Dead
 
 RECEIVE_WAIT = 0.15
 """Seconds that an idle loop waits in the broker, or for a slot; a stop is seen no later."""
 _LEAST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1
 """Seconds between two looks at the queue while a batch runs."""
-_TURN_LIMIT = 30.0
-"""Seconds without a turn that show a loop which makes no progress."""
-_OUTSIDE_LIMIT = 300.0
-"""The same while it waits for the broker or the database, whose own time-outs end that."""
 _HANG = 0.3
 """Seconds that a loop which has nothing left to do but to end may wait for the broker or the database."""
 _LOOKS = 2
@@ -42,14 +39,17 @@ _log = get_logger("runtime")
 class QueueConsumer:
     """Serves one queue from `start` until `stop`, and until whatever is in flight then is finished."""
 
-    def __init__(self, settings: Settings, spec: ConsumerSpec, database: Database, instance: str) -> None:
+    def __init__(
+        self, settings: Settings, spec: ConsumerSpec, database: Database, instance: str, *, generation: int = 0
+    ) -> None:
+        """`generation` tells the loops of a process and a queue apart: one may still settle what the next does not."""
         self.queue = spec.queue
         self.failed = False
         """Whether the loop ended by an error of its own."""
         self._settings = settings
         self._spec = spec
         self._database = database
-        self._name = f"{instance}-{spec.queue}"
+        self._name = f"{instance}-{spec.queue}" + (f"-{generation}" if generation else "")
         self._workload = Workload(settings, spec, instance, database.clock)
         self._settlement = Settlement(settings, spec, reader(spec))
         self._broker_outage = Outage("broker", spec.queue)
@@ -57,21 +57,30 @@ class QueueConsumer:
         self._pause = _LEAST_PAUSE
         self._paused = False
         self._stop_by: float | None = None
-        self._turned = time.monotonic()
-        self._turn_limit = _TURN_LIMIT
-        self._outside_since: float | None = None
+        self._turns = Turns()
         self._left = False
         self._empty_looks = 0
+        self._settled = 0
         self._thread = Thread(target=self._run, name=f"consumer-{spec.queue}", daemon=True)
 
     def start(self) -> None:
         """Begin."""
         self._thread.start()
 
+    def abandon(self) -> None:
+        """Part with it before it has begun; returns when its workers are gone."""
+        self._workload.close()
+
     def stop(self) -> None:
         """Receive no more; end when what is in flight is finished, or at the drain deadline. May be called twice."""
-        if self._stop_by is None:
+        if self._stop_by is None or self._stop_by == math.inf:
             self._stop_by = time.monotonic() + self._settings.drain_deadline
+            self._workload.wake()
+
+    def retire(self) -> None:
+        """Receive no more; end when what is in flight is finished. Nobody waits for that: `stop` sets a deadline."""
+        if self._stop_by is None:
+            self._stop_by = math.inf
             self._workload.wake()
 
     def obey(self, wish: Wish | None) -> None:
@@ -81,6 +90,16 @@ class QueueConsumer:
         if self._paused != (wish is Wish.PAUSE):
             self._paused = wish is Wish.PAUSE
             _log.info("queue_paused" if self._paused else "queue_resumed", queue=self.queue)
+
+    @property
+    def receives(self) -> bool:
+        """Whether it goes on receiving, unless it is paused: neither has it ended, nor shall it."""
+        return self.alive and self._stop_by is None
+
+    @property
+    def paused(self) -> bool:
+        """Whether an operator wishes that it receive nothing for now."""
+        return self._paused
 
     @property
     def alive(self) -> bool:
@@ -96,9 +115,8 @@ class QueueConsumer:
 
         Whether it was left: then its workers are gone, and the process may end. What it had goes to others.
         """
-        since, now = self._outside_since, time.monotonic()
-        hangs = since is not None and now - since > _HANG
-        if not hangs or self._stop_by is None or (self._workload.in_flight and now < self._stop_by):
+        hangs = (self._turns.seconds_outside or 0.0) > _HANG
+        if not hangs or self._stop_by is None or (self._workload.in_flight and time.monotonic() < self._stop_by):
             return False
         self._left = True
         self._say_given_up()
@@ -109,20 +127,25 @@ class QueueConsumer:
         """What to say of it; without the broker, nothing of how old the messages are that wait there."""
         state = "draining" if self._stop_by is not None else "paused" if self._paused else "running"
         seen = None if self._broker_outage.lasts else self._workload.oldest_age
-        load = Load(self.queue, self._workload.in_flight, seen)
+        load = Load(self.queue, self._workload.in_flight, seen, self._settings.consumer_slots)
         return Pulse(load.in_flight, load.oldest_age, state, (load,))
+
+    @property
+    def work(self) -> Work:
+        """What it has done so far."""
+        return Work(self.queue, self._settled, self._workload.busy_seconds)
 
     def stuck(self) -> list[str]:
         """Why it makes no progress. An outage is no reason: the loop turns while it waits for the end of it."""
-        still = time.monotonic() - self._turned
-        turning = not self.alive or self._left or still <= self._turn_limit
-        complaints = [] if turning else [f"queue {self.queue}: the loop has not turned for {still:.0f} s"]
+        still = self._turns.seconds_still if self.alive and not self._left else None
+        complaints = [] if still is None else [f"queue {self.queue}: the loop has not turned for {still:.0f} s"]
         return complaints + self._workload.stuck()
 
     def unready(self) -> list[str]:
         """What it can't reach."""
-        outages = {"broker": self._broker_outage, "database": self._database_outage}
-        return [f"queue {self.queue}: the {name} can't be reached" for name, outage in outages.items() if outage.lasts]
+        outages = {BROKER: self._broker_outage, DATABASE: self._database_outage}
+        away = {what for what, outage in outages.items() if outage.lasts} | {self._turns.hanging}
+        return [f"queue {self.queue}: the {what} can't be reached" for what in outages if what in away]
 
     def _run(self) -> None:
         try:
@@ -148,7 +171,7 @@ class QueueConsumer:
             self._say_given_up()
         self._workload.close()
         try:
-            with self._outside():
+            with self._turns.outside(BROKER):
                 transport.close()
         except BrokerUnavailable as error:
             self._lost_broker(error)
@@ -163,7 +186,7 @@ class QueueConsumer:
         return self._left or not self._workload.in_flight or time.monotonic() > self._stop_by
 
     def _turn(self, transport: Transport) -> None:
-        self._turned = time.monotonic()
+        self._turns.turned()
         self._workload.wait(self._patience())
         self._workload.start(self._admit)  # before the settlement, for which the workers need not wait
         for batch in list(self._workload.finished):
@@ -189,7 +212,7 @@ class QueueConsumer:
     def _receive(self, transport: Transport) -> None:
         wait = 0.0 if self._workload.in_flight else RECEIVE_WAIT
         try:
-            with self._outside():
+            with self._turns.outside(BROKER):
                 deliveries = transport.receive(self.queue, self._spec.batch, wait)
         except BrokerUnavailable as error:
             self._lost_broker(error)
@@ -218,7 +241,7 @@ class QueueConsumer:
         if message_id is None or not self._database_outage.may_try:
             return False
         try:
-            with self._outside():
+            with self._turns.outside(DATABASE):
                 times = self._database.transact(lambda tx: count_redelivery(tx, message_id))
         except DatabaseUnavailable as error:
             self._database_outage.lost(error)
@@ -234,7 +257,7 @@ class QueueConsumer:
         """Commit, publish, acknowledge; what an outage leaves undone is done when the outage is over."""
         if batch.verdicts is None and self._database_outage.may_try:
             try:
-                with self._outside():
+                with self._turns.outside(DATABASE):
                     self._settlement.commit(batch, self._database)
             except DatabaseUnavailable as error:
                 self._database_outage.lost(error)
@@ -243,26 +266,15 @@ class QueueConsumer:
         if batch.verdicts is None or not self._broker_outage.may_try:
             return
         try:
-            with self._outside():
+            with self._turns.outside(BROKER):
                 self._settlement.publish(batch, transport)
         except BrokerUnavailable as error:
             self._lost_broker(error)
             return
         if batch.verdicts.follow_ups:
             self._broker_outage.back()  # an acknowledgement alone may have been dropped in silence
+        self._settled += max(0, len(batch.deliveries) - len(batch.verdicts.deferrals))
         self._workload.finished.remove(batch)
-
-    @contextmanager
-    def _outside(self) -> Iterator[None]:
-        """While it waits for the broker or the database, the loop may take longer over a turn."""
-        self._turn_limit = _OUTSIDE_LIMIT
-        self._outside_since = time.monotonic()
-        try:
-            yield
-        finally:
-            self._turned = time.monotonic()
-            self._outside_since = None
-            self._turn_limit = _TURN_LIMIT
 
     def _lost_broker(self, error: BrokerUnavailable) -> None:
         if self._broker_outage.lost(error):

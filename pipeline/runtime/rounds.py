@@ -45,7 +45,8 @@ class Round:
     def __init__(self, payloads: Sequence[bytes], read: Callable[[bytes], Message]) -> None:
         self._read = read
         self._groups: deque[Group] = deque([tuple(payloads)] if payloads else [])
-        self._running: Group | None = None
+        self.running: Group | None = None
+        """The payloads that `next` gave last."""
         self._failures = 0
         self.halving = True
         """Whether a group that fails is halved; set to False by who has no time left for it."""
@@ -54,8 +55,8 @@ class Round:
 
     def next(self) -> Group | None:
         """The payloads to run now, or None when the round is over."""
-        self._running = self._groups.popleft() if self._groups else None
-        return self._running
+        self.running = self._groups.popleft() if self._groups else None
+        return self.running
 
     def give_up(self, result: Outcome) -> None:
         """What has not run yet is not run; this is its result."""
@@ -64,19 +65,19 @@ class Round:
 
     def succeeded(self, results: Sequence[Outcome | Unreadable]) -> None:
         """What was run gave these results, one for each payload."""
-        assert self._running is not None
-        self.results.extend(zip(self._running, results, strict=True))
+        assert self.running is not None
+        self.results.extend(zip(self.running, results, strict=True))
 
     def failed(self, failure: Failure) -> None:
         """What was run failed as a whole."""
-        assert self._running is not None
+        assert self.running is not None
         self._failures += 1
         if self.halving and self._failures < FAILURES_PER_ROUND:
-            halves = self._halves(self._running)
+            halves = self._halves(self.running)
             if halves is not None:
                 self._groups.extendleft(reversed(halves))
                 return
-        self.results.extend((payload, failure) for payload in self._running)
+        self.results.extend((payload, failure) for payload in self.running)
 
     def _halves(self, group: Group) -> tuple[Group, Group] | None:
         if len(group) > 1:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from structlog import get_logger
 
+from pipeline.log_fields import FIRST
 from pipeline.metrics import DEAD_LETTERS, DEFERRED, FOLLOW_UPS, MESSAGES
 from pipeline.runtime.rounds import Group, Result, Round
 from pipeline.runtime.spec import ConsumerSpec
 from pipeline.runtime.verdicts import Policy, Verdicts, judge
 from pipeline.settings import Settings
 from pipeline.store.database import Database, Transaction
-from pipeline.store.messages import bury, defer, forget_redeliveries
+from pipeline.store.messages import Deferral, bury, defer, forget_redeliveries
 from pipeline.transport.port import Delivery, Transport
 from schemas.messages import Message
 from schemas.outcomes import Done, Retry
@@ -109,14 +111,20 @@ class Settlement:
             MESSAGES.labels(queue, outcome).inc(count)
         DEFERRED.labels(queue).inc(len(verdicts.deferrals))
         DEAD_LETTERS.labels(queue).inc(len(verdicts.burials))
+        alike: defaultdict[str, list[Deferral]] = defaultdict(list)
         for deferral in verdicts.deferrals:
+            alike[deferral.reason].append(deferral)
+        for reason, deferred in alike.items():
             _log.info(
-                "message_deferred",
+                "messages_deferred",
                 queue=queue,
-                message_id=str(deferral.message.id),
-                attempt=deferral.message.attempt,
-                reason=deferral.reason,
-                delay=round(deferral.delay, 1),
+                reason=reason,
+                count=len(deferred),
+                message_ids=[str(each.message.id) for each in deferred[:FIRST]],
+                attempt=max(each.message.attempt for each in deferred),
+                delay=round(min(each.delay for each in deferred), 1),
             )
         for burial in verdicts.burials:
-            _log.error("message_died", queue=queue, message_id=burial.message_id, reason=burial.reason)
+            trace = burial.message.trace if burial.message is not None else None
+            about = {"queue": queue, "message_id": burial.message_id, "type": burial.type, "attempt": burial.attempts}
+            _log.error("message_died", **about, reason=burial.reason, trace=trace)

@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from pipeline.errors import BadSettings
 from pipeline.settings import LONGEST_DEADLINE, Settings
 from pipeline.store.database import Database
+from pipeline.tally import Tally
 from schemas.messages import Body, Message
 from schemas.outcomes import Backoff, Outcome
 
@@ -21,6 +22,8 @@ class Context:
     database: Database
     instance: str
     """The consumer's instance id, for leases and logs."""
+    tally: Tally = field(default_factory=Tally)
+    """What the executor counts, for the consumer's metrics."""
 
 
 Execute = Callable[[Context, Sequence[Message]], Sequence[Outcome]]

@@ -16,8 +16,9 @@ from typing import IO
 
 from structlog.contextvars import bind_contextvars
 
-from pipeline.logs import configure_logging
+from pipeline.logs import configure_logging, name_node
 from pipeline.runtime.execution import Report, execute_group
+from pipeline.runtime.heart import Heart, Page
 from pipeline.runtime.rounds import Group
 from pipeline.runtime.spec import ConsumerSpec, Context, find_consumer
 from pipeline.settings import Settings
@@ -32,13 +33,15 @@ _LAST_LOOK = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All that a worker needs to open itself; `note` is the file where it leaves its last stack."""
+    """All that a worker needs to open itself; `note` is the file where it leaves its last stack, `page` the one into
+    which its heart beats."""
 
     settings: Settings
     queue: str
     instance: str
     deadline: float
-    note: Path
+    note: Path = Path()
+    page: Path = Path()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class _Worker:
     spec: ConsumerSpec
     context: Context
     note: IO[str]
+    heart: Heart
 
 
 _workers: list[_Worker] = []
@@ -56,14 +60,18 @@ _workers: list[_Worker] = []
 def open_worker(recipe: Recipe) -> None:
     """Make this process a worker: signals, limits, logging, the database."""
     _mind_signals()
-    Thread(target=_die_with_consumer, name="consumer-watch", daemon=True).start()
+    watch = Thread(target=_die_with_consumer, name="consumer-watch", daemon=True)
+    watch.start()
+    heart = Heart(Page(recipe.page), (watch,))
+    heart.start()
     configure_logging(recipe.settings, "consumer")
-    bind_contextvars(queue=recipe.queue, instance=recipe.instance)
+    name_node(recipe.instance)
+    bind_contextvars(queue=recipe.queue)
     spec = find_consumer(recipe.queue)
     context = Context(recipe.settings, Database(recipe.settings.resolved_database_url()), recipe.instance)
     note = recipe.note.open("a")
     faulthandler.enable(note)
-    _workers[:] = [_Worker(recipe, spec, context, note)]
+    _workers[:] = [_Worker(recipe, spec, context, note, heart)]
     _limit_memory(spec.memory)
     # The modules stay: a collection that need not look through them halves the time that a batch takes to decode. What
     # a batch makes is mostly gone with it by itself: looking for cycles every 700 objects would find none.
@@ -78,24 +86,30 @@ def run_group(group: Group) -> Report:
     if os.fstat(worker.note.fileno()).st_size:
         worker.note.truncate(0)
     faulthandler.dump_traceback_later(worker.recipe.deadline * _LAST_LOOK, file=worker.note)
-    before = worker.context.database.retries
+    database = worker.context.database
+    retries = database.retries
+    database.take_waited()
     try:
-        report = execute_group(worker.spec, worker.context, worker.spec.memory, group)
+        with worker.heart.working():
+            report = execute_group(worker.spec, worker.context, worker.spec.memory, group)
     finally:
         faulthandler.cancel_dump_traceback_later()
-    return replace(report, memory=_resident(), retries=worker.context.database.retries - before)
+    counted = worker.context.tally.take()
+    retries = database.retries - retries
+    return replace(report, memory=_resident(), retries=retries, waited=database.take_waited(), counted=counted)
 
 
 def _mind_signals() -> None:
-    """A stop is the consumer's business: supervisors and terminals signal whole groups, and what is in flight is
-    to be finished. Handlers that do nothing, since children would inherit that a signal is ignored."""
+    """A stop, or a reload, is the consumer's business: supervisors and terminals signal whole groups, and what is in
+    flight is to be finished. Handlers that do nothing, since children would inherit that a signal is ignored."""
 
     def stay(_number: int, _frame: FrameType | None) -> None:
         return None
 
-    signal.signal(signal.SIGTERM, stay)
-    signal.signal(signal.SIGINT, stay)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    minded = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    for number in minded:
+        signal.signal(number, stay)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, minded)
 
 
 def _die_with_consumer() -> None:

@@ -6,46 +6,56 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from structlog import get_logger
 
 from pipeline.metrics import BATCH_FAILURES, BATCH_MESSAGES, BATCH_SECONDS, DATABASE_RETRIES, OLDEST_AGE
-from pipeline.runtime.execution import Report, reader
+from pipeline.runtime.execution import Report, ids_of, reader
 from pipeline.runtime.pool import Slot
-from pipeline.runtime.rounds import Failure, Round
+from pipeline.runtime.rounds import Failure, Group, Round
 from pipeline.runtime.settlement import Batch
 from pipeline.runtime.spec import ConsumerSpec
 from pipeline.runtime.verdicts import digest_of
 from pipeline.runtime.worker import Recipe
 from pipeline.settings import Settings
+from pipeline.tally import carry
 from pipeline.transport.port import Delivery
-
-_POOL_GRACE = 10.0
-"""Seconds past its deadline after which a worker that still runs shows that its pool does not answer."""
+from schemas.messages import Message
 
 _log = get_logger("runtime")
 
 
 class Workload:
-    """For the loop's thread alone, except for `wake`, `in_flight`, `oldest_age` and `stuck`."""
+    """For the loop's thread alone, except for `wake`, `in_flight`, `oldest_age`, `busy_seconds` and `stuck`."""
 
     def __init__(self, settings: Settings, spec: ConsumerSpec, instance: str, clock: Callable[[], datetime]) -> None:
-        """`clock` is the database's, by which messages say when they were made."""
+        """`clock` is the database's, by which messages say when they were made.
+
+        Raises BadSettings when there is no room for the workers' files: then no worker is left.
+        """
         self._clock = clock
         self.queue = spec.queue
         self._none_before: datetime | None = None
         """No message that waits in the queue is older: it was found empty then, or one of then has been executed."""
         self.finished: list[Batch] = []
         """Their rounds are over; the loop settles and removes them."""
+        self.busy_seconds = 0.0
+        """Seconds of slots that work took; not what failed, nor what was waited for that is down: no more slots would
+        help there."""
         self._read = reader(spec)
-        self._deadline = settings.executor_deadline or spec.deadline
+        deadline = settings.executor_deadline or spec.deadline
         self._events: SimpleQueue[Slot | None] = SimpleQueue()
         self._waiting: deque[Batch] = deque()
         self._running: dict[Slot, Batch] = {}
-        recipe = Recipe(settings, spec.queue, instance, self._deadline, Path())
-        self._slots = [Slot(recipe, spec, self._events.put) for _ in range(settings.consumer_slots)]
+        recipe = Recipe(settings, spec.queue, instance, deadline)
+        self._slots: list[Slot] = []
+        try:
+            for _ in range(settings.consumer_slots):
+                self._slots.append(Slot(recipe, spec, self._events.put))
+        except Exception:
+            self.close()  # a reload that asks for more than the machine gives must cost nothing
+            raise
 
     @property
     def room(self) -> bool:
@@ -70,9 +80,8 @@ class Workload:
 
     def stuck(self) -> list[str]:
         """Why the pool makes no progress; empty when it does."""
-        if any(slot.overdue(_POOL_GRACE) for slot in self._slots):
-            return [f"queue {self.queue}: a worker is past its deadline of {self._deadline:g} s"]
-        return []
+        complaints = [complaint for slot in self._slots if (complaint := slot.complaint()) is not None]
+        return [f"queue {self.queue}: {complaint}" for complaint in complaints]
 
     def wake(self) -> None:
         """Let `wait` return."""
@@ -131,6 +140,8 @@ class Workload:
             return
         BATCH_SECONDS.labels(self.queue).observe(seconds)
         DATABASE_RETRIES.inc(report.retries)
+        carry(report.counted)
+        self.busy_seconds += max(0.0, seconds - report.waited) * report.own_share
         batch = self._running[slot]
         self._note(batch, report)
         self._proceed(slot, batch)
@@ -150,13 +161,22 @@ class Workload:
             self._none_before = max(report.oldest, self._none_before or report.oldest)
         if isinstance(report.results, Failure):
             BATCH_FAILURES.labels(self.queue, report.results.kind).inc()
-            _log.warning("batch_failed", queue=self.queue, reason=report.results.reason)
+            self._tell(report.results, batch.round.running or ())
             batch.round.failed(report.results)
         else:
             batch.round.succeeded(report.results)
 
-    def _id_of(self, delivery: Delivery) -> str:
+    def _tell(self, failure: Failure, group: Group) -> None:
+        about = ids_of(message for payload in group if (message := self._message(payload)) is not None)
+        said = {"kind": failure.kind, "reason": failure.reason, "messages": len(group)}
+        _log.warning("batch_failed", queue=self.queue, **said, **about)
+
+    def _message(self, payload: bytes) -> Message | None:
         try:
-            return str(self._read(delivery.payload).id)
+            return self._read(payload)
         except ValueError:
-            return digest_of(delivery.payload)
+            return None
+
+    def _id_of(self, delivery: Delivery) -> str:
+        message = self._message(delivery.payload)
+        return digest_of(delivery.payload) if message is None else str(message.id)

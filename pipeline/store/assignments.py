@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.store import own_values
 from pipeline.store.database import Contended, Transaction, in_chunks
 from pipeline.store.jobs import JobRow
 from pipeline.store.tables import job_events, jobs, waiting_jobs
+from pipeline.store.transition_log import tell_each, tells_each
 from schemas.states import JobState
 
 
@@ -56,3 +57,12 @@ def assign(tx: Transaction, assignments: Sequence[Assignment], wake_at: datetime
         events = sorted((job.id, job.attempt + 1, pilot_id) for job, pilot_id, *_ in part)
         kind = {"from_state": JobState.WAITING, "to_state": JobState.MATCHED, "at": tx.now}
         own_values.add(tx, job_events, ("job_id", "attempt", "pilot_id"), events, kind)
+    if tells_each():
+        tell_each(tx, [_told(one) for one in assignments])
+
+
+def _told(one: Assignment) -> dict[str, Any]:
+    job = one.job
+    about = {"job_id": job.id, "attempt": job.attempt + 1, "pilot_id": one.pilot_id, "site_id": one.site_id}
+    states = {"from_state": JobState.WAITING.value, "to_state": JobState.MATCHED.value}
+    return {**about, **states, "campaign_id": job.campaign_id, "step_id": job.step_id, "vo_id": job.vo_id}

@@ -65,9 +65,12 @@ def ban(tx: Transaction, scope: Scope, terms: Terms) -> BanView:
 
 
 def allow(tx: Transaction, scope: Scope, *, by: str) -> list[BanView]:
-    """Lift every ban of the VO in force within the scope, also narrower ones; those lifted. Raises NotFound."""
+    """Lift every ban of the VO in force within the scope, also narrower ones; those lifted. Raises NotFound.
+
+    A drain's bans are left to whoever lifts the drain.
+    """
     site_id, queue_id = _ids(tx, scope)
-    within = [bans.c.site_id == site_id, bans.c.vo_id == scope.vo_id, in_force(tx)]
+    within = [bans.c.site_id == site_id, bans.c.vo_id == scope.vo_id, bans.c.drain_id.is_(None), in_force(tx)]
     if queue_id is not None:
         within.append(bans.c.site_queue_id == queue_id)
     lifted = _views(tx, _query().where(*within))

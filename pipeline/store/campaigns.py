@@ -35,6 +35,8 @@ class Submission:
     """sha256 of the uploaded sandbox, by step, for steps that send files."""
     idempotency_key: str | None
     request_digest: str
+    trace: str | None = None
+    """The W3C traceparent of whoever submits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Submitted:
     campaign_id: int
     jobs: int
     messages: Sequence[Message]
+    is_repeated: bool = False
 
 
 def submit(database: Database, submission: Submission, *, window: int, wake_after: float) -> Submitted:
@@ -55,7 +58,7 @@ def submit(database: Database, submission: Submission, *, window: int, wake_afte
     total = sum(step.size() for step in submission.description.steps)
     campaign_id, known = database.transact(lambda tx: _begin(tx, submission))
     if known:
-        return Submitted(campaign_id, total, ())
+        return Submitted(campaign_id, total, (), is_repeated=True)
     for step_id, spec_id, template in database.transact(lambda tx: _templates(tx, campaign_id)):
         for start in range(0, template.size(), JOBS_PER_TRANSACTION):
             stop = min(start + JOBS_PER_TRANSACTION, template.size())
@@ -67,7 +70,8 @@ def submit(database: Database, submission: Submission, *, window: int, wake_afte
         steps.set_campaign_state(tx, campaign_id, CampaignState.ARRIVING, CampaignState.RUNNING)
         return steps.settle(tx, campaign_id, Window(window, tx.after(wake_after)))
 
-    return Submitted(campaign_id, total, database.transact(finish))
+    messages = [message.model_copy(update={"trace": submission.trace}) for message in database.transact(finish)]
+    return Submitted(campaign_id, total, messages)
 
 
 def resume(database: Database, campaign_id: int, *, window: int, wake_after: float) -> list[Message]:
@@ -153,6 +157,7 @@ def _begin(tx: Transaction, submission: Submission) -> tuple[int, bool]:
         name=description.campaign,
         state=CampaignState.ARRIVING,
         created_at=tx.now,
+        trace=submission.trace,
     )
     for position, template in enumerate(description.steps):
         _add_step(tx, submission, campaign_id, position, template)

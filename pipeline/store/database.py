@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from threading import get_ident
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, Select, Table, create_engine, event, func, insert, select
@@ -51,6 +53,12 @@ class Transaction:
 
     connection: Connection
     now: datetime
+    told: list[Callable[[], object]] = field(default_factory=list)
+    """What is to be said once it is committed."""
+
+    def tell(self, say: Callable[..., object], event: str, **about: object) -> None:
+        """Have `say` (a logger's method) say this once the transaction is committed, and not at all if it is not."""
+        self.told.append(partial(say, event, **about))
 
     def after(self, seconds: float) -> datetime:
         """The database's time in so many seconds."""
@@ -123,6 +131,10 @@ class Database:
         self.dialect = self._engine.dialect.name
         self.retries = 0
         """Transactions that were run again so far; approximate where threads share the database."""
+        self._waited = dict[int, float]()
+        """Seconds that each thread which asked for something has lost since `take_waited`."""
+        self.asking = set[int]()
+        """The threads that wait for it now, or between two tries."""
         self._ahead = timedelta()
 
     @property
@@ -143,22 +155,47 @@ class Database:
         return self._run(self._reading, work)
 
     def _run(self, engine: Engine, work: Callable[[Transaction], T]) -> T:
+        thread = get_ident()
+        self.asking.add(thread)
+        self._waited.setdefault(thread, 0.0)
+        try:
+            return self._try(engine, work)
+        finally:
+            self.asking.discard(thread)
+
+    def _try(self, engine: Engine, work: Callable[[Transaction], T]) -> T:
         for attempt in range(1, MAX_TRIES + 1):
+            begun, is_connected = time.monotonic(), False
             try:
                 with engine.begin() as connection:
+                    is_connected = True
                     now = _now(connection)
                     self._ahead = now - datetime.now(UTC)
-                    return work(Transaction(connection, now))
+                    tx = Transaction(connection, now)
+                    answer = work(tx)
             except (DBAPIError, NoFreeConnection, Contended) as error:
                 if isinstance(error, DBAPIError) and not is_transient(error):
-                    raise
+                    if is_connected:
+                        raise
+                    raise DatabaseUnavailable(f"{self.safe_url()}: {error.orig}") from error  # a wrong password, say
                 reason = str(error.orig if isinstance(error, DBAPIError) else error)
                 if attempt == MAX_TRIES:
                     raise DatabaseUnavailable(f"{self.safe_url()}: {reason}; gave up after {attempt} tries") from error
                 self.retries += 1
                 _log.warning("transaction_retried", error=reason, attempt=attempt)
                 time.sleep(_CHANCE.uniform(0, min(2.0, 0.05 * 2**attempt)))
+                self._waited[get_ident()] = self._waited.get(get_ident(), 0.0) + time.monotonic() - begun
+            else:
+                for say in tx.told:
+                    say()
+                return answer
         raise AssertionError("unreachable: the loop returns or raises")
+
+    def take_waited(self) -> float:
+        """Seconds that went into tries which failed, and into the waits after them, since this was last asked: what a
+        thread lost, on average over all that asked the database for something."""
+        waited, self._waited = self._waited, {}
+        return sum(waited.values()) / max(1, len(waited))
 
     def now(self) -> datetime:
         """The database's clock."""

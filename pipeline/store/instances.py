@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -13,7 +13,10 @@ from sqlalchemy import Row, delete, select, update
 
 from pipeline.errors import NotFound
 from pipeline.store.database import Transaction
+from pipeline.store.queue_sizes import Work, add_work
 from pipeline.store.tables import instances, queue_controls, queue_loads
+
+_LOAD = ("in_flight", "oldest_age", "slots")
 
 
 class Wish(StrEnum):
@@ -45,6 +48,8 @@ class Load:
     """Messages received and not settled."""
     oldest_age: float | None
     """No message that waits in the queue is older than this (s), as far as it has seen; None: it has seen nothing."""
+    slots: int | None = None
+    """Its worker processes for the queue; None for a release that does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,8 @@ class Pulse:
     oldest_age: float | None = None
     state: str = "running"
     loads: tuple[Load, ...] = ()
+    work: tuple[Work, ...] = ()
+    """What it has done so far, by queue; a beat tells what is new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +107,13 @@ class Control:
 def beat(tx: Transaction, identity: Identity, pulse: Pulse) -> Wishes:
     """Say that the process lives, registering it where its row is not there; what is wished of it.
 
+    `pulse.work` is what was done since the last beat.
+
     A queue's drain wish is meant for those who ran when it was made: who starts later ignores it.
     """
     mine = instances.c.id == identity.id
     _tell_loads(tx, identity.id, pulse.loads)
+    add_work(tx, pulse.work)
     row = tx.first(select(instances.c.wish, instances.c.started_at).where(mine))
     if row is None:
         tx.add(instances, **_first_row(tx, identity, pulse))
@@ -113,8 +123,9 @@ def beat(tx: Transaction, identity: Identity, pulse: Pulse) -> Wishes:
     return Wishes(own, _queue_wishes(tx, identity.queues, row.started_at))
 
 
-def leave(tx: Transaction, instance_id: str) -> None:
-    """The process ends cleanly; its rows go."""
+def leave(tx: Transaction, instance_id: str, work: Sequence[Work] = ()) -> None:
+    """The process ends cleanly; its rows go. `work` was done since its last beat."""
+    add_work(tx, work)
     tx.run(delete(queue_loads).where(queue_loads.c.instance_id == instance_id))
     tx.run(delete(instances).where(instances.c.id == instance_id))
 
@@ -136,8 +147,14 @@ def drain_queue(tx: Transaction, queue: str, by: str) -> None:
 
 def drain_instance(tx: Transaction, instance_id: str) -> None:
     """The instance ends after finishing what is in flight. Raises NotFound."""
-    if not tx.run(update(instances).where(instances.c.id == instance_id).values(wish=Wish.DRAIN)):
-        raise NotFound(f"there is no instance {instance_id!r}; `penstock instances` lists them")
+    find(tx, instance_id)
+    tx.run(update(instances).where(instances.c.id == instance_id).values(wish=Wish.DRAIN))
+
+
+def find(tx: Transaction, instance_id: str) -> None:
+    """See that there is such an instance. Raises NotFound."""
+    if tx.first(select(instances.c.id).where(instances.c.id == instance_id)) is None:
+        raise NotFound(f"there is no instance {instance_id[:200]!r}; `penstock instances` lists them")
 
 
 def list_instances(tx: Transaction) -> list[InstanceRow]:
@@ -145,7 +162,7 @@ def list_instances(tx: Transaction) -> list[InstanceRow]:
     rows = tx.rows(select(instances).order_by(instances.c.kind, instances.c.started_at, instances.c.id))
     loads: defaultdict[str, list[Load]] = defaultdict(list)
     for load in tx.rows(select(queue_loads).order_by(queue_loads.c.queue)):
-        loads[load.instance_id].append(Load(load.queue, load.in_flight, load.oldest_age))
+        loads[load.instance_id].append(Load(load.queue, load.in_flight, load.oldest_age, load.slots))
     return [_instance(tx, row, loads[row.id]) for row in rows]
 
 
@@ -183,11 +200,7 @@ def _instance(tx: Transaction, row: Row[Any], loads: Sequence[Load]) -> Instance
 
 
 def _tell_loads(tx: Transaction, instance_id: str, loads: Sequence[Load]) -> None:
-    rows = [
-        {"instance_id": instance_id, "queue": load.queue, "in_flight": load.in_flight, "oldest_age": load.oldest_age}
-        for load in loads
-    ]
-    tx.put(queue_loads, rows, ("in_flight", "oldest_age"))
+    tx.put(queue_loads, [{"instance_id": instance_id, **asdict(load)} for load in loads], _LOAD)
     if loads:  # what was drained is told of no more, lest it look as if somebody still minded it
         ended = queue_loads.c.queue.not_in([load.queue for load in loads])
         tx.run(delete(queue_loads).where(queue_loads.c.instance_id == instance_id, ended))

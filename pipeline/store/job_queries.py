@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Row, Select, select
 
 from pipeline.errors import NotFound
+from pipeline.job_story import Known, tell
 from pipeline.store import specs
 from pipeline.store.database import Transaction
 from pipeline.store.file_queries import files_of_job
 from pipeline.store.job_commands import JobFilter
+from pipeline.store.places import places_of
 from pipeline.store.tables import attempts, campaigns, identities, job_events, jobs, peeks, sites, steps, vos
 from schemas.api import AttemptView, EventView, JobSummary, JobView, PeekView
 from schemas.campaign import render
@@ -26,6 +28,8 @@ class JobPlace:
     vo: str
     attempt: int
     peek: PeekView | None
+    pilots: Mapping[int, int]
+    """By attempt, as far as events tell."""
 
 
 def list_jobs(tx: Transaction, vo_id: int, wanted: JobFilter, *, after: int, most: int) -> list[JobSummary]:
@@ -43,6 +47,14 @@ def show_job(tx: Transaction, vo_id: int, job_id: int) -> JobView:
         raise _not_found(job_id)
     spec = specs.load(tx, [row.spec_id])[row.spec_id]
     values = spec.values(row.array_index)
+    events, ended, outputs = _events(tx, job_id), _attempts(tx, job_id), files_of_job(tx, job_id)
+    known = Known(
+        owner=row.owner,
+        attempts={attempt.attempt: attempt for attempt in ended},
+        places=places_of(tx, {event.pilot_id for event in events if event.pilot_id is not None}),
+        outputs=len(outputs),
+        wake_at=row.wake_at if row.state == JobState.RECEIVED else None,
+    )
     return JobView(
         **_summary(row).model_dump(),
         owner=row.owner,
@@ -54,10 +66,11 @@ def show_job(tx: Transaction, vo_id: int, job_id: int) -> JobView:
         payload_failures=row.payload_failures,
         command=tuple(render(word, values) for word in spec.template.command),
         parameters=values,
-        events=tuple(_events(tx, job_id)),
-        attempts=tuple(_attempts(tx, job_id)),
+        events=tuple(events),
+        story=tell(events, known),
+        attempts=tuple(ended),
         peek=_peek(tx, job_id),
-        outputs=tuple(files_of_job(tx, job_id)),
+        outputs=tuple(outputs),
     )
 
 
@@ -66,7 +79,7 @@ def place_of_job(tx: Transaction, vo_id: int, job_id: int) -> JobPlace:
     row = tx.first(_visible(vo_id, job_id))
     if row is None:
         raise _not_found(job_id)
-    return JobPlace(row.vo, row.attempt, _peek(tx, job_id))
+    return JobPlace(row.vo, row.attempt, _peek(tx, job_id), _pilots(tx, job_id))
 
 
 def _not_found(job_id: int) -> NotFound:
@@ -140,6 +153,12 @@ def _attempts(tx: Transaction, job_id: int) -> Sequence[AttemptView]:
         )
         for row in rows
     ]
+
+
+def _pilots(tx: Transaction, job_id: int) -> dict[int, int]:
+    query = select(job_events.c.attempt, job_events.c.pilot_id).order_by(job_events.c.id)
+    rows = tx.rows(query.where(job_events.c.job_id == job_id, job_events.c.pilot_id.is_not(None)))
+    return {row.attempt: row.pilot_id for row in rows}
 
 
 def _peek(tx: Transaction, job_id: int) -> PeekView | None:

@@ -13,22 +13,27 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, insert, literal, select, update
+from sqlalchemy import ColumnElement, Row, Select, case, delete, func, insert, literal, null, select, update
 
 from pipeline.store import own_values
 from pipeline.store.database import Contended, Transaction, in_chunks
+from pipeline.store.durations import seconds_between
 from pipeline.store.losers import LostAttempt, doom
 from pipeline.store.tables import job_events, jobs, peeks, releases, waiting_jobs
+from pipeline.store.transition_log import tell_each, tell_moved, tells_each
 from schemas.lifecycle import Losses, Verdict
+from schemas.shares import used_by
 from schemas.states import JOB_OCCUPYING, JOB_ON_PILOT, JOB_TRANSITIONS, JobState
 
 MAX_REASON = 500
-_EVENT = ("job_id", "attempt", "from_state", "to_state", "pilot_id", "reason", "at")
+_EVENT = ("job_id", "attempt", "from_state", "to_state", "pilot_id", "reason", "at", "core_seconds")
 _LOSING = frozenset({JobState.RECEIVED, JobState.FAILED, JobState.KILLED})
+_BEGUN = frozenset({JobState.RUNNING, JobState.STALLED})
 _GONE_FROM_PILOT = frozenset({JobState.RECEIVED, JobState.WAITING})
 GRANTED = ("cores", "memory", "disk", "gpus", "alternative", "charge")
 """What the caller says of an assignment, in `Change.values`."""
 _NO_PILOT = {"pilot_id": None, "site_id": None, "absences": 0, "matched_at": None, **dict.fromkeys(GRANTED)}
+_OUTCOMES = {JobState.DONE: "success", JobState.FAILED: "failure", JobState.KILLED: "failure"}
 _RELEASE = ("job_id", "autocluster_id", "site_id", "cores", "charge", "is_started", "matched_at", "ended_at")
 
 
@@ -136,6 +141,9 @@ def apply(tx: Transaction, changes: Sequence[Change]) -> None:
     _write_events(tx, changes)
     _drop_peeks(tx, changes)
     _doom_losers(tx, changes)
+    tell_moved(tx, ((change.job.id, change.job.state, change.to, change.reason) for change in changes))
+    if tells_each():
+        tell_each(tx, [_told(change) for change in changes])
 
 
 def verdict_change(tx: Transaction, job: JobRow, verdict: Verdict) -> Change:
@@ -273,6 +281,7 @@ def _write_events(tx: Transaction, changes: Sequence[Change]) -> None:
                 "pilot_id": change.job.pilot_id,
                 "reason": change.reason[:MAX_REASON] or None,
                 "at": tx.now,
+                "core_seconds": _core_seconds(change.job, tx.now),
             }
             for change in leaving
         ],
@@ -289,9 +298,37 @@ def _write_events(tx: Transaction, changes: Sequence[Change]) -> None:
 
 def _as_events(tx: Transaction, from_state: JobState, ids: Sequence[int]) -> Select[Any]:
     now = literal(tx.now, job_events.c.at.type)
+    took: ColumnElement[Any] = null()
+    if from_state in _BEGUN:
+        seconds = func.round(jobs.c.cores * seconds_between(tx, jobs.c.matched_at, now))
+        took = case((jobs.c.state.not_in(JOB_OCCUPYING), seconds))
     return select(
-        jobs.c.id, jobs.c.attempt, literal(from_state.value), jobs.c.state, jobs.c.pilot_id, jobs.c.reason, now
+        jobs.c.id, jobs.c.attempt, literal(from_state.value), jobs.c.state, jobs.c.pilot_id, jobs.c.reason, now, took
     ).where(jobs.c.id.in_(ids))
+
+
+def _told(change: Change) -> dict[str, Any]:
+    job, values = change.job, dict(change.values)
+    return {
+        "job_id": job.id,
+        "attempt": job.attempt + (change.to is JobState.MATCHED),
+        "from_state": job.state.value,
+        "to_state": change.to.value,
+        "reason": change.reason or None,
+        "campaign_id": job.campaign_id,
+        "step_id": job.step_id,
+        "vo_id": job.vo_id,
+        "pilot_id": values.get("pilot_id", job.pilot_id),
+        "site_id": values.get("site_id", job.site_id),
+        "outcome": _OUTCOMES.get(change.to),
+    }
+
+
+def _core_seconds(job: JobRow, now: datetime) -> int | None:
+    """What the attempt took of its cores, where it had begun and gives them back now."""
+    if job.state not in _BEGUN or job.cores is None or job.matched_at is None:
+        return None
+    return used_by(job.cores, job.matched_at, now)
 
 
 def _note_releases(tx: Transaction, changes: Sequence[Change]) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, delete, insert, literal, or_, select, upda
 
 from pipeline.store.database import CHUNK, Contended, Transaction
 from pipeline.store.tables import job_events, jobs, waiting_jobs
+from pipeline.store.transition_log import tell_each, tell_moved, tells_each
 from schemas.states import JOB_ON_PILOT, JOB_TRANSITIONS, JobState
 
 IDLE = frozenset(JobState) - JOB_ON_PILOT
@@ -81,6 +82,10 @@ def move_many(tx: Transaction, ids: Sequence[int], move: Move) -> None:
     changed = sum(_move(tx, condition, move) for condition in among(jobs.c.id, ids))
     if changed != len(ids):
         raise Contended(f"{len(ids) - changed} of {len(ids)} jobs left {move.from_state} under our lock")
+    tell_moved(tx, ((job_id, move.from_state, move.to, move.reason) for job_id in ids))
+    if tells_each():
+        states = {"from_state": move.from_state.value, "to_state": move.to.value, "reason": move.reason or None}
+        tell_each(tx, [{"job_id": job_id, **states} for job_id in ids])
 
 
 def among(column: ColumnElement[int], ids: Sequence[int]) -> Iterator[ColumnElement[bool]]:

@@ -43,6 +43,11 @@ def caps(tx: Transaction) -> Iterator[Cap]:
             yield Cap(label, limits)
 
 
+def members(tx: Transaction) -> Mapping[str, frozenset[int]]:
+    """The site queues of each meta-site, by its name."""
+    return {cap.limits.name: cap.queues or frozenset() for cap in caps(tx) if isinstance(cap.limits, MetaSiteEntry)}
+
+
 def wanted_caps(file: SitesFile) -> Mapping[Key, str]:
     """What the rows shall be, by kind and name: only limits that limit something, and every meta-site."""
     found: dict[Key, PilotCaps] = {(ALL, ""): file.pilots}

@@ -44,6 +44,13 @@ class Told:
     ended: int = 0
     queue_ids: set[int] = field(default_factory=set)
 
+    def add(self, more: Told) -> None:
+        """Count what a further command did."""
+        self.removed += more.removed
+        self.drained += more.drained
+        self.ended += more.ended
+        self.queue_ids |= more.queue_ids
+
 
 @dataclass(frozen=True, slots=True)
 class _Order:

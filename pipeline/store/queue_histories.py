@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, func, literal_column, select
+from sqlalchemy import ColumnElement, case, func, select
 
 from pipeline.store.database import Transaction
+from pipeline.store.durations import seconds_between
 from pipeline.store.provisioning_rows import History
 from pipeline.store.tables import pilots
 from schemas.states import PilotState
@@ -54,7 +55,7 @@ def _moved() -> ColumnElement[Any]:
 
 def _queue_times(tx: Transaction, lately: ColumnElement[bool]) -> Mapping[int, float]:
     """The median of the seconds from request to start."""
-    seconds = _seconds(tx, pilots.c.requested_at, pilots.c.started_at)
+    seconds = seconds_between(tx, pilots.c.requested_at, pilots.c.started_at)
     queue = pilots.c.site_queue_id
     ranked = (
         select(
@@ -76,7 +77,7 @@ def _vain(tx: Transaction, lately: ColumnElement[bool]) -> Mapping[int, float]:
     moves = last.subquery()
     since = case((moves.c.moved > pilots.c.submitted_at, moves.c.moved), else_=pilots.c.submitted_at)
     query = (
-        select(pilots.c.site_queue_id, func.max(_seconds(tx, since, pilots.c.ended_at)).label("seconds"))
+        select(pilots.c.site_queue_id, func.max(seconds_between(tx, since, pilots.c.ended_at)).label("seconds"))
         .join(moves, moves.c.site_queue_id == pilots.c.site_queue_id)
         .where(
             lately,
@@ -88,11 +89,3 @@ def _vain(tx: Transaction, lately: ColumnElement[bool]) -> Mapping[int, float]:
         .group_by(pilots.c.site_queue_id)
     )
     return {row.site_queue_id: float(row.seconds) for row in tx.rows(query)}
-
-
-def _seconds(tx: Transaction, begin: ColumnElement[Any], end: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Between two moments of a row."""
-    if tx.connection.dialect.name == "sqlite":
-        return (func.julianday(end) - func.julianday(begin)) * 86_400.0
-    microsecond: ColumnElement[Any] = literal_column("MICROSECOND")
-    return func.timestampdiff(microsecond, begin, end) / 1e6

@@ -8,7 +8,7 @@ from functools import partial
 
 from sqlalchemy import delete, exists, select, update
 
-from pipeline.store import instances, messages, trigger_runs
+from pipeline.store import event_counts, instances, messages, trigger_runs
 from pipeline.store.database import Database, Transaction
 from pipeline.store.tables import (
     attempts,
@@ -120,9 +120,11 @@ def _remove_jobs(tx: Transaction, campaign_id: int, ids: Sequence[int]) -> None:
     if not _is_over(tx, campaign_id):
         return
     tx.lock(select(jobs.c.id).where(jobs.c.id.in_(ids)).order_by(jobs.c.id))
+    event_counts.forget(tx, ids)
     for table in (job_events, attempts, reported_outputs, peeks):
         tx.run(delete(table).where(table.c.job_id.in_(ids)))
     tx.run(delete(jobs).where(jobs.c.id.in_(ids)))
+    event_counts.retreat(tx)
 
 
 def drop_unused_sandboxes(tx: Transaction, seconds: float) -> list[UnusedSandbox]:

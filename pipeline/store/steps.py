@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, func, or_, select, update
+from structlog import get_logger
 
 from pipeline.store import jobs
 from pipeline.store.database import Contended, Transaction
@@ -15,6 +16,8 @@ from pipeline.store.tables import campaigns, datasets, steps
 from pipeline.store.tables import jobs as jobs_table
 from schemas.messages import JobsReceived, Message, about_ids
 from schemas.states import CAMPAIGN_TRANSITIONS, JOB_FINAL, STEP_TRANSITIONS, CampaignState, JobState, StepState
+
+_log = get_logger("campaigns")
 
 JOBS_PER_MESSAGE = 25
 """Jobs in a message of a window: so few that ten jobs of another campaign wait for a hundred of these at the most.
@@ -133,6 +136,7 @@ def set_state(tx: Transaction, step: StepRow, to: StepState) -> None:
     changed = update(steps).where(*guard).values(state=to, ended_at=ended_at, wake_at=None, dead_letter_id=None)
     if tx.run(changed) != 1:
         raise Contended(f"step {step.id} left {step.state} under our lock")
+    tx.tell(_log.info, f"step_{to}", step_id=step.id, campaign_id=step.campaign_id, from_state=step.state.value)
 
 
 def close(tx: Transaction, step: StepRow) -> None:
@@ -164,6 +168,7 @@ def set_campaign_state(tx: Transaction, campaign_id: int, state: CampaignState, 
         raise ValueError(f"campaign {campaign_id} may not go from {state} to {to}")
     ended_at = tx.now if to in {CampaignState.DONE, CampaignState.CANCELLED} else None
     tx.run(update(campaigns).where(campaigns.c.id == campaign_id).values(state=to, ended_at=ended_at))
+    tx.tell(_log.info, f"campaign_{to}", campaign_id=campaign_id, from_state=state.value)
 
 
 def settle(tx: Transaction, campaign_id: int, window: Window) -> list[Message]:

@@ -141,8 +141,10 @@ campaigns = Table(
     Column("state", Word, nullable=False),
     _at("created_at"),
     _at("ended_at", nullable=True),
+    Column("trace", String(55)),
     Index("ix_campaigns_vo_id_state", "vo_id", "state"),
 )
+"""`trace` is the W3C traceparent that came with the submission."""
 
 idempotency_keys = Table(
     "idempotency_keys",
@@ -233,8 +235,11 @@ job_events = Table(
     Column("pilot_id", Id),
     Column("reason", String(500)),
     _at("at"),
+    Column("core_seconds", BigInteger),
     Index("ix_job_events_job_id", "job_id"),
 )
+"""`core_seconds` stands where an attempt that had begun gave its cores back: what it took of them. A release before
+0.5.0 leaves it NULL."""
 
 attempts = Table(
     "attempts",
@@ -355,6 +360,8 @@ bans = Table(
     _at("lifted_at", nullable=True),
     Column("lifted_by", String(200)),
     Column("only_job_type", String(63)),
+    Column("drain_id", Id),
+    Index("ix_bans_lifted_at", "lifted_at"),
 )
 """Never overwritten by `sites apply`; in force until `until`, or until lifted. With `only_job_type` it is test mode:
 jobs of that type may run there, others may not."""
@@ -402,6 +409,7 @@ pilots = Table(
     _at("output_wanted_at", nullable=True),
     _at("output_at", nullable=True),
     Index("ix_pilots_site_queue_id_output_wanted_at", "site_queue_id", "output_wanted_at"),
+    Index("ix_pilots_ended_at", "ended_at"),
     Index("ix_pilots_site_queue_id_requested_at", "site_queue_id", "requested_at"),
     Index("ix_pilots_site_queue_id_state", "site_queue_id", "state"),
     Index("ix_pilots_state_last_seen", "state", "last_seen"),
@@ -641,8 +649,10 @@ queue_loads = Table(
     Column("queue", String(63), primary_key=True),
     Column("in_flight", Integer, nullable=False),
     Column("oldest_age", Float),
+    Column("slots", Integer),
 )
-"""An instance's numbers by queue. No foreign key: the release before this table deletes instances without it."""
+"""An instance's numbers by queue. No foreign key: the release before this table deletes instances without it.
+A release that does not tell its `slots` leaves them NULL."""
 
 queue_controls = Table(
     "queue_controls",
@@ -676,6 +686,7 @@ deferred_messages = Table(
     Column("reason", String(1000), nullable=False),
     _at("due_at"),
     Index("ix_deferred_messages_due_at", "due_at"),
+    Index("ix_deferred_messages_queue_due_at", "queue", "due_at"),
 )
 
 dead_letters = Table(
@@ -712,6 +723,73 @@ controls = Table(
     _at("at"),
 )
 """Single facts of the whole system: the provisioning cycle, since when the API serves heartbeats, pauses."""
+
+drains = Table(
+    "drains",
+    metadata,
+    _id(),
+    Column("kind", Word, nullable=False),
+    Column("target", String(200), nullable=False),
+    Column("vo_id", Id),
+    Column("wished_by", String(200), nullable=False),
+    Column("why", String(500), nullable=False),
+    _at("started_at"),
+    _at("deadline_at", nullable=True),
+    Column("kills", Boolean, nullable=False, server_default="0"),
+    _at("silent_since", nullable=True),
+    _at("drained_at", nullable=True),
+    _at("lifted_at", nullable=True),
+    Column("lifted_by", String(200)),
+    Column("told", Word),
+)
+"""What operators drain: `instance`, `queue`, `site`, `vo` or `all`. `drained_at` is set once, when nothing was left.
+`silent_since` is when all of the processes that were left were first seen to be silent. `vo_id` is the VO that it is
+for, null for everybody. `told` is the state that upkeep has last minded and logged."""
+
+worker_wishes = Table(
+    "worker_wishes",
+    metadata,
+    Column("queue", String(63), primary_key=True),
+    Column("workers", Integer, nullable=False),
+    Column("wished_by", String(200), nullable=False),
+    _at("wished_at"),
+)
+"""How many consumers of a queue `penstock up` shall run, where somebody said so."""
+
+queue_work = Table(
+    "queue_work",
+    metadata,
+    Column("queue", String(63), primary_key=True),
+    Column("settled", BigInteger, nullable=False, server_default="0"),
+    Column("busy_seconds", Double, nullable=False, server_default="0"),
+)
+"""Messages settled and seconds of busy workers, ever: every consumer adds its own."""
+
+queue_sizes = Table(
+    "queue_sizes",
+    metadata,
+    Column("queue", String(63), primary_key=True),
+    _at("measured_at"),
+    Column("settled", BigInteger, nullable=False),
+    Column("busy_seconds", Double, nullable=False),
+    Column("backlog", Integer, nullable=False),
+    Column("deferred", Integer, nullable=False),
+    Column("oldest_age", Double),
+    Column("arrivals", Double, nullable=False),
+    Column("seconds", Double),
+    Column("workers", Integer, nullable=False),
+    Column("wanted", Integer, nullable=False),
+)
+"""The last measurement of each queue: backlog, arrivals per second, worker seconds per message, workers wanted."""
+
+metric_values = Table(
+    "metric_values",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("labels", String(255), primary_key=True),
+    Column("value", Double, nullable=False),
+)
+"""What is counted over the whole system, exported by every API process: `labels` is a JSON list of their values."""
 
 for _table in metadata.tables.values():
     # MySQL's usual collations take A for a, and some é for e: two jobs' outputs, or two people, would be one.

@@ -36,6 +36,14 @@ def last_scheduled(tx: Transaction, name: str) -> datetime | None:
     return moment
 
 
+def last_told(tx: Transaction, name: str) -> datetime | None:
+    """The latest tick of a trigger that was published, or skipped."""
+    told = trigger_runs.c.published_at.is_not(None) | trigger_runs.c.skipped
+    query = select(trigger_runs.c.scheduled_for).where(trigger_runs.c.name == name, told)
+    row = tx.first(query.order_by(trigger_runs.c.scheduled_for.desc()))
+    return None if row is None else row.scheduled_for
+
+
 def claim(tx: Transaction, run: Run, instance: str, *, skipped: bool = False) -> bool:
     """Whether this tick is the caller's to publish; `skipped` records one that is not to be published at all."""
     row = {

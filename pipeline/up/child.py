@@ -40,6 +40,8 @@ class Child:
     started_at: float = 0.0
     failures: int = 0
     due_at: float = 0.0
+    asked: bool = False
+    """Whether it was asked to end."""
 
     @property
     def pid(self) -> int | None:
@@ -48,18 +50,32 @@ class Child:
 
     def start(self, surroundings: Mapping[str, str]) -> None:
         """Start it, in a session of its own (Ctrl-C is for us) and tethered to us. From the main thread alone:
-        the tether is to the thread."""
-        self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), *self.command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**surroundings, **self.environment},
-            pass_fds=self.held,
-            start_new_session=True,
-        )
+        the tether is to the thread. Where the system has no room for one more, it is due again later, as after an
+        end."""
         self.started_at = time.monotonic()
-        Thread(target=self.output.copy, args=(self.name, self.process.stdout), name=self.name, daemon=True).start()
+        self.asked = False
+        # held back until it minds it: a reload must not end a process that is just starting
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), *self.command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**surroundings, **self.environment},
+                pass_fds=self.held,
+                start_new_session=True,
+            )
+            copier = Thread(target=self.output.copy, args=(self.name, self.process.stdout), name=self.name, daemon=True)
+            copier.start()
+        except (OSError, RuntimeError) as error:  # RuntimeError: no room for a thread
+            if self.process is not None:
+                with self.process as begun:
+                    begun.kill()
+                self.process = None
+            self._put_off(f"can't be started: {error}")
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def ended(self) -> int | None:
         """Its exit code when it has ended by now (asked once), None while it runs or is not there."""
@@ -68,17 +84,19 @@ class Child:
         code = self.process.returncode
         self._sweep()
         self.process = None
-        lived = time.monotonic() - self.started_at
-        self.failures = 1 if lived > SETTLED else self.failures + 1
-        delay = BACKOFF.delay(self.failures, _CHANCE.random())
-        self.due_at = time.monotonic() + delay
-        self.output.say("up", f"{self.name} ended with {code} after {lived:.1f} s; again in {delay:.1f} s")
+        self._put_off(f"ended with {code} after {time.monotonic() - self.started_at:.1f} s")
         return code
 
     def terminate(self) -> None:
-        """Ask it to end."""
-        if self.process is not None and self.runs():
+        """Ask it to end. May be called twice: it is asked once, since to ask again is to end it at once."""
+        if self.process is not None and self.runs() and not self.asked:
+            self.asked = True
             self.process.terminate()
+
+    def reload(self) -> None:
+        """Let it read its settings again."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGHUP)
 
     def runs(self) -> bool:
         """Whether it has not ended."""
@@ -96,6 +114,13 @@ class Child:
             self.process.wait()
         self._sweep()
         self.process = None
+
+    def _put_off(self, why: str) -> None:
+        """Until it is due again; the longer, the more often it has failed."""
+        self.failures = 1 if time.monotonic() - self.started_at > SETTLED else self.failures + 1
+        delay = BACKOFF.delay(self.failures, _CHANCE.random())
+        self.due_at = time.monotonic() + delay
+        self.output.say("up", f"{self.name} {why}; again in {delay:.1f} s")
 
     def _sweep(self) -> None:
         """Workers that have not noticed yet that it is gone."""

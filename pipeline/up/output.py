@@ -8,8 +8,13 @@ from contextlib import suppress
 from threading import Lock
 from typing import IO
 
+from pipeline.log_fields import NAMED
+
 _COLOURS = (36, 33, 32, 35, 34, 31)
 _LEVELS = {"warning": 33, "error": 31, "critical": 31}
+
+SHOWN = {name: NAMED[name] for name in ("user", "method", "path", "status", "error")}
+"""Fields beside the labels that a person wants to read."""
 
 
 class Output:
@@ -22,7 +27,10 @@ class Output:
         self._colours = dict(zip(names, _COLOURS * len(names), strict=False))
 
     def say(self, name: str, line: str) -> None:
-        """One line of the process `name`."""
+        """One line of the process `name`; one that is not known yet gets a colour, and room."""
+        if name not in self._colours:
+            self._width = max(self._width, len(name))
+            self._colours[name] = _COLOURS[len(self._colours) % len(_COLOURS)]
         prefix = f"{name:<{self._width}} | "
         if self._terminal:
             prefix = _coloured(prefix, self._colours.get(name, 0))
@@ -51,7 +59,7 @@ def readable(line: str) -> str:
     if not isinstance(event, dict) or "@timestamp" not in event:
         return line
     level = str(event.get("log.level", "info"))
-    labels = event.get("labels") or {}
+    labels = {name: event[field] for name, field in SHOWN.items() if field in event} | (event.get("labels") or {})
     words = [str(event["@timestamp"])[11:19], f"{level:<7}", str(event.get("message", ""))]
     words += [f"{name}={value}" for name, value in labels.items()]
     text = " ".join(words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -13,10 +13,12 @@ from urllib.parse import urlsplit
 
 from pipeline.embedded import redis_answers, redis_command
 from pipeline.errors import BrokerUnavailable
+from pipeline.reload import Reloader
 from pipeline.runtime.spec import declared_queues
 from pipeline.settings import Settings
 from pipeline.store.database import Database
 from pipeline.up.child import BAD_INPUT, Child
+from pipeline.up.crew import Crew, Wished
 from pipeline.up.output import Output
 from pipeline.up.pilots import end_local_pilots
 from pipeline.up.preparation import locked_folder, prepare_database
@@ -29,13 +31,15 @@ REDIS_START = 30.0
 END = 5.0
 """Seconds that a process may take beyond its own deadline to end."""
 NAMES = ("up", "redis", "api", "consumer", "triggers")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run_everything(
     settings: Settings, surroundings: Mapping[str, str], *, upgrade: bool, ready_file: Path | None
 ) -> int:
-    """Run until a signal comes; the exit code. `surroundings`: the environment that the processes get.
+    """Run until SIGINT or SIGTERM comes; the exit code. `surroundings`: the environment that the processes get.
+
+    SIGHUP is passed on to them once the settings have been found right, so that all of them reload or none does.
 
     Raises Conflict when another `penstock up` has the folder, SchemaMismatch and DatabaseUnavailable.
     """
@@ -56,21 +60,31 @@ class House:
         self._settings = settings
         self._surroundings = surroundings
         self._signals = 0
+        self._reloader = Reloader(settings, "up", self._adopt)
         self._ready = False
         self._stage = _stages(settings, self.output, lock)
+        self._crew = Crew(declared_queues(), self._consumer_of, self.output, settings.drain_deadline + END)
 
     def live(self, ready_file: Path | None) -> int:
         """Start everything, watch until a signal comes, end everything; the exit code."""
         code = 0
+        self._reloader.catch()
         with self._minding_signals(), _opened(self._settings) as database:
+            wished = Wished(database)
             try:
                 self._start()
                 while not self._signals and not code:
                     code = self._watch()
-                    if not self._ready and not code:
+                    if self._ready:
+                        self._crew.follow(wished.workers)
+                    elif not code:
                         self._look_whether_ready(database, ready_file)
+                        if self._ready:
+                            wished.start()
+                    self._reloader.look()
                     time.sleep(LOOK)
             finally:
+                wished.stop()
                 self._end()
                 if ready_file is not None:
                     ready_file.unlink(missing_ok=True)
@@ -95,7 +109,8 @@ class House:
             time.sleep(LOOK)
 
     def _watch(self) -> int:
-        """Start again what has died; the exit code that ends all, 0 for none."""
+        """Start again what has died, one at a time: what many need to begin is much. The exit code that ends all, 0 for
+        none."""
         for child in self._children():
             code = child.ended()
             if code == BAD_INPUT and not self._ready:
@@ -103,6 +118,7 @@ class House:
                 return BAD_INPUT
             if child.process is None and time.monotonic() >= child.due_at:
                 child.start(self._surroundings)
+                break
         return 0
 
     def _look_whether_ready(self, database: Database, ready_file: Path | None) -> None:
@@ -124,16 +140,26 @@ class House:
             folder = self._settings.resolved_data_dir()
             self.output.say("up", f"commands in other terminals find it by PENSTOCK_DATA_DIR={folder}; Ctrl-C ends it")
 
+    def _adopt(self, settings: Settings) -> None:
+        self._settings = settings
+        self._crew.patience = settings.drain_deadline + END
+        for name, child in self._stage.items():
+            if child is not None and name != "redis":
+                child.reload()
+        for child in self._crew:
+            child.reload()
+
     def _end(self) -> None:
         """Those that start things first, then what they started, the API that hears of it, the broker at last."""
         patience = self._settings.drain_deadline + END
-        self._end_stage(("triggers", "consumer"), patience)
+        self._end_stage(("triggers", "consumer"), patience, self._crew)
         end_local_pilots(self._settings.resolved_data_dir(), hurry=self._hurried)
         self._end_stage(("api",), patience)
         self._end_stage(("redis",), END)
 
-    def _end_stage(self, names: Sequence[str], patience: float) -> None:
+    def _end_stage(self, names: Sequence[str], patience: float, others: Iterable[Child] = ()) -> None:
         children = [child for name in names if (child := self._stage[name]) is not None]
+        children += others
         for child in children:
             child.terminate()
         until = time.monotonic() + patience
@@ -147,7 +173,11 @@ class House:
         return self._signals > 1
 
     def _children(self) -> Iterator[Child]:
-        return (child for child in self._stage.values() if child is not None)
+        yield from (child for child in self._stage.values() if child is not None)
+        yield from self._crew.serving
+
+    def _consumer_of(self, name: str, queue: str) -> Child:
+        return _penstock(name, self.output, "consume", queue)
 
     @contextmanager
     def _minding_signals(self) -> Iterator[None]:
@@ -163,18 +193,19 @@ class House:
 
 
 def _stages(settings: Settings, output: Output, lock: int) -> dict[str, Child | None]:
-    def penstock(name: str, *words: str) -> Child:
-        # -P: a folder of the user's that is called like one of our packages must not be imported
-        return Child(name, (sys.executable, "-P", "-m", "pipeline.cli", *words), output)
-
     private = not settings.broker_url
     return {
         # the lock is Redis's too, so that no second one can start on the same files while it ends
         "redis": Child("redis", tuple(redis_command(settings)), output, held=(lock,)) if private else None,
-        "api": penstock("api", "api"),
-        "consumer": penstock("consumer", "consume", *declared_queues()),
-        "triggers": penstock("triggers", "triggers"),
+        "api": _penstock("api", output, "api"),
+        "consumer": _penstock("consumer", output, "consume", *declared_queues()),
+        "triggers": _penstock("triggers", output, "triggers"),
     }
+
+
+def _penstock(name: str, output: Output, *words: str) -> Child:
+    # -P: a folder of the user's that is called like one of our packages must not be imported
+    return Child(name, (sys.executable, "-P", "-m", "pipeline.cli", *words), output)
 
 
 @contextmanager

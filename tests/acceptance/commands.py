@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 PATIENCE = 120.0
 """Seconds that a command may take on a busy machine."""
@@ -47,6 +49,16 @@ class CommandLine:
         assert lines[0].startswith("penstock: ")
         assert done.stdout == ""
         return lines[0].removeprefix("penstock: ")
+
+    def refusal(self, *arguments: str) -> dict[str, Any]:
+        """The one line in the log of a process that does not start."""
+        done = self.run(*arguments)
+        assert done.returncode == 2, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        (line,) = done.stderr.splitlines()
+        assert done.stdout == ""
+        said: dict[str, Any] = json.loads(line)
+        assert (said["message"], said["log.level"]) == ("process_refused", "error")
+        return said
 
     def start(self, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
         """A process that goes on running; the caller ends it."""

@@ -77,7 +77,7 @@ class System:
     @property
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
-        own = {"PENSTOCK_DATA_DIR": str(self.data_dir), "PENSTOCK_API_PORT": "0"}
+        own = {"PENSTOCK_DATA_DIR": str(self.data_dir), "PENSTOCK_API_PORT": "0", "PENSTOCK_PILOT_CONTAINERS": "none"}
         return kept | own | self.variables
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
@@ -120,8 +120,8 @@ class System:
     def pids(self, kind: str) -> list[int]:
         """The live processes of a kind: api, consumer, triggers; worker (of the consumers' pools); pilot."""
         if kind == "worker":
-            servers = [child for pid in self.pids("consumer") for child in psutil.Process(pid).children()]
-            return [worker.pid for server in servers for worker in server.children() if worker.is_running()]
+            workers = [worker for pid in self.pids("consumer") for worker in workers_of(pid)]
+            return [worker.pid for worker in workers if worker.is_running()]
         if kind == "pilot":
             mine = str(self.data_dir)
             return [p.pid for p in psutil.process_iter(["cmdline", "cwd"]) if _is_pilot(p, mine)]
@@ -207,6 +207,11 @@ def penstock_apart(folder: Path, variables: Mapping[str, str]) -> Iterator[Syste
         system.end()
         for pid in system.pids("pilot"):
             os.kill(pid, signal.SIGTERM)
+
+
+def workers_of(consumer: int) -> list[psutil.Process]:
+    """The workers of a consumer's pools: children of its fork server."""
+    return [worker for server in psutil.Process(consumer).children() for worker in server.children()]
 
 
 def ledger_campaign(folder: Path, jobs: int) -> dict[str, Any]:

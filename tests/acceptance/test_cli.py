@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 
+from pipeline.log_fields import ECS
 from pipeline.store.database import Database
 from pipeline.store.messages import Burial, bury
 from schemas.api import Role
@@ -19,6 +26,7 @@ from tests.api_server import RunningApi, running_api
 from tests.servers import RedisServer
 
 JOB = "campaign: test\nsteps:\n  - name: one\n    command: ['true']\n"
+PROCESSES = {"api": ["api"], "consumer": ["consume", "upkeep"], "triggers": ["triggers"]}
 
 
 @pytest.fixture(scope="module")
@@ -172,16 +180,60 @@ def test_tokens_are_made_listed_and_revoked(user: CommandLine) -> None:
 def test_an_older_schema_is_refused_with_what_mends_it(tmp_path: Path, redis_server: RedisServer) -> None:
     line = CommandLine(tmp_path, {"PENSTOCK_BROKER_URL": redis_server.url})
     sqlite3.connect(tmp_path / "penstock.db").close()
-    for command in (["api"], ["consume", "upkeep"], ["triggers"], ["queues"], ["db", "check"]):
-        assert line.complaint(*command).endswith("has no Penstock schema; run `penstock db upgrade`")
+    said = [line.complaint(*command) for command in (["queues"], ["db", "check"])]
+    said += [line.refusal(*command)["error.message"] for command in PROCESSES.values()]
+    assert [words for words in said if not words.endswith("has no Penstock schema; run `penstock db upgrade`")] == []
 
 
 def test_a_brokers_url_that_is_wrong_is_one_line_from_every_process(operator: CommandLine) -> None:
     operator.settings["PENSTOCK_BROKER_URL"] = "ampq://ann:s3cret@broker"
-    for command in (["api"], ["consume", "upkeep"], ["triggers"], ["queues"]):
-        complaint = operator.complaint(*command)
+    said = [operator.complaint("queues")]
+    said += [operator.refusal(*command)["error.message"] for command in PROCESSES.values()]
+    for complaint in said:
         assert "PENSTOCK_BROKER_URL: no transport serves 'ampq'" in complaint
         assert "s3cret" not in complaint
+
+
+@pytest.mark.parametrize("kind", PROCESSES)
+def test_a_process_that_does_not_start_says_why_in_a_line_of_its_log(operator: CommandLine, kind: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        wrong = {"PENSTOCK_API_PORT" if kind == "api" else "PENSTOCK_HEALTH_PORT": port, "PENSTOCK_LOG_LEVEL": "loud"}
+        for variable, value in wrong.items():
+            said = replace(operator, settings=operator.settings | {variable: value}).refusal(*PROCESSES[kind])
+            assert said["error.message"].startswith(f"{variable}: ")
+            assert (said["error.type"], said["service.name"]) == ("BadSettings", f"penstock-{kind}")
+            assert said["@timestamp"].endswith("Z")
+            assert [name for name, value in said.items() if not isinstance(value, ECS[name])] == []
+
+
+def test_a_database_that_is_away_is_a_failure_of_the_process(operator: CommandLine) -> None:
+    operator.settings["PENSTOCK_DATABASE_URL"] = "mysql+mysqldb://ann:s3cret@127.0.0.1:1/penstock"
+    done = operator.run("consume", "upkeep")
+    *tries, said = (json.loads(line) for line in done.stderr.splitlines())
+    assert {one["message"] for one in tries} == {"transaction_retried"}
+    assert (done.returncode, said["message"], said["error.type"]) == (1, "process_refused", "DatabaseUnavailable")
+    assert "s3cret" not in done.stderr
+
+
+def test_a_process_that_is_mistyped_says_so_in_a_line_of_its_log(operator: CommandLine) -> None:
+    assert operator.refusal("consume")["error.message"].endswith("See `penstock consume --help`.")
+    assert "there is no queue 'nowhere'" in operator.refusal("consume", "nowhere")["error.message"]
+
+
+def test_a_traceback_that_is_wanted_stands_in_the_line(operator: CommandLine) -> None:
+    said = operator.refusal("--debug", "consume", "nowhere")
+    assert said["error.stack_trace"].splitlines()[-1].endswith(said["error.message"])
+
+
+def test_a_terminal_is_told_in_words(operator: CommandLine) -> None:
+    ours, its = os.openpty()
+    command = [sys.executable, "-m", "pipeline.cli", "consume", "nowhere"]
+    assert subprocess.run(command, env=operator.environment, stderr=its, timeout=60, check=False).returncode == 2
+    os.close(its)
+    said = click.unstyle(os.read(ours, 10_000).decode())
+    os.close(ours)
+    assert said.startswith("penstock: there is no queue 'nowhere'")
 
 
 def test_a_message_over_a_mebibyte_is_refused(operator: CommandLine, tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ from tests.documentation import PAGES, ROOT, Block, blocks
 from tests.waiting import eventually
 
 ORDER = ("docs/tutorial.md", "docs/how-to/when-jobs-fail.md", "docs/how-to/shares-and-limits.md",
-         "docs/how-to/why-does-my-job-wait.md", "docs/how-to/operate.md", "docs/how-to/pilots.md",
-         "docs/how-to/mysql-and-redis.md", "docs/how-to/add-a-consumer.md")  # fmt: skip
+         "docs/how-to/why-does-my-job-wait.md", "docs/how-to/operate.md", "docs/how-to/scale.md",
+         "docs/how-to/monitor.md", "docs/how-to/pilots.md", "docs/how-to/drain.md",
+         "docs/how-to/troubleshoot.md", "docs/how-to/upgrade.md", "docs/how-to/mysql-and-redis.md",
+         "docs/how-to/add-a-consumer.md")  # fmt: skip
 """The pages name campaigns and jobs by the ids that they get when read in this order."""
 LIMIT = 120.0
 """Seconds that one command may take."""

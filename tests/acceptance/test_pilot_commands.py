@@ -90,6 +90,6 @@ def test_pilots_that_are_ordered_by_hand_come_and_are_heard(system: System) -> N
     system.run("pilots", "submit", "LOCAL/local", "3", expect=2)
     made = system.run("pilots", "submit", "LOCAL/local", "1")
     pilot_id = int(made.rpartition(" ")[2])
-    eventually(lambda: pilot(system, pilot_id)["started_at"] is not None, within=30.0)
+    eventually(lambda: pilot(system, pilot_id)["started_at"] is not None, within=60.0)
     log = system.json("pilots", "log", str(pilot_id), "--fresh")
     assert "enrolled" in log["stdout"] + log["stderr"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tests.benchmarks import commands, demo, head_of_line, lifecycle, matching, optimisation, queues, submission
+from tests.benchmarks import commands, demo, head_of_line, lifecycle, matching, optimisation, queues, scale, submission
 from tests.benchmarks.figures import Figure, show, store
 
 BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
@@ -20,8 +20,9 @@ BENCHMARKS: Mapping[str, Callable[[], list[Figure]]] = {
     "lifecycle": lifecycle.measure,
     "matching": matching.measure,
     "matching-small": matching.measure_small,
+    "scale": scale.measure,
 }
-APART = frozenset({"head_of_line", "queues", "lifecycle", "matching", "matching-small"})
+APART = frozenset({"head_of_line", "queues", "lifecycle", "matching", "matching-small", "scale"})
 
 
 @click.command()

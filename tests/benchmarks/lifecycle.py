@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,14 +23,14 @@ from pipeline.store import access, migration
 from pipeline.store.access import NewToken
 from pipeline.store.database import Database, Transaction
 from pipeline.store.instances import list_instances
-from pipeline.store.pilots import new_secret
-from pipeline.store.tables import campaigns, files, pilots, site_queues, slots
+from pipeline.store.tables import campaigns, files, slots
 from pipeline.store.tables import jobs as jobs_table
 from schemas.api import Role
 from schemas.campaign import Campaign
 from schemas.sites import SitesFile
-from schemas.states import CampaignState, JobState, PilotState
+from schemas.states import CampaignState, JobState
 from tests.benchmarks.figures import Figure
+from tests.benchmarks.lifecycle_enrolment import submitted
 from tests.benchmarks.lifecycle_pilots import Plan, written
 from tests.benchmarks.lifecycle_processes import Command, Program, cpu_of, running
 from tests.servers import MariaDbServer, RedisServer, free_port, running_mariadb, running_redis, server_folder
@@ -80,7 +79,7 @@ def measure() -> list[Figure]:
     """One run. The start of the processes and the pilots' enrolment are not counted."""
     with server_folder("lifecycle") as folder, _running(folder) as system:
         token = _prepare(system, folder / "storage")
-        plan = written(_submitted_pilots(system), folder)
+        plan = written(system.database.transact(lambda tx: _submitted(tx, system.ports)), folder)
         with running([Command("pilots", ("tests.benchmarks.lifecycle_pilots", str(plan)))], folder) as (simulator,):
             assert simulator.line() == "ready\n"
             eventually(lambda: _parked(system.database) == PILOTS, within=120.0)
@@ -186,23 +185,8 @@ def _prepare(system: System, storage: Path) -> str:
     return user
 
 
-def _submitted_pilots(system: System) -> Plan:
-    """Rows of pilots that the batch systems are about to start, as the factory leaves them, with a secret for each."""
-
-    def work(tx: Transaction) -> Plan:
-        vo_id = access.ensure_vo(tx, "default")
-        queues = tx.rows(select(site_queues.c.id, site_queues.c.site_id).order_by(site_queues.c.id))
-        tags: list[tuple[str, str]] = []
-        for queue in queues:
-            secret = new_secret(tx, queue.id, vo_id, uses=PILOTS // SITES, valid_for=3_600.0)
-            mine = [str(uuid.uuid4()) for _ in range(PILOTS // SITES)]
-            common = {"site_queue_id": queue.id, "site_id": queue.site_id, "vo_id": vo_id, "cores": CORES}
-            at = {"requested_at": tx.now, "submitted_at": tx.now}
-            tx.add_all(pilots, [{"tag": tag, "state": PilotState.SUBMITTED, **common, **at} for tag in mine])
-            tags += [(tag, secret) for tag in mine]
-        return Plan([("127.0.0.1", port) for port in system.ports], tags, CORES)
-
-    return system.database.transact(work)
+def _submitted(tx: Transaction, ports: Sequence[int]) -> Plan:
+    return submitted(tx, ports, many=PILOTS // SITES, cores=CORES)
 
 
 def _submit(system: System, token: str) -> int:

@@ -10,6 +10,9 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
+_FAILED = 500
+"""Statuses from this on say that the server, or one before it, is not well."""
+
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -19,8 +22,10 @@ class Wire:
     Real pilots have a connection each; here they share, since who speaks is in the token of each request.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, patience: float = 0.0) -> None:
+        """`patience`: for so many seconds a call is repeated while the server is away or fails."""
         self._host, self._port = host, port
+        self._patience = patience
         self._idle: list[Connection] = []
         self.seconds: defaultdict[str, list[float]] = defaultdict(list)
         """How long the calls took, by path."""
@@ -34,12 +39,26 @@ class Wire:
             f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
         )
         begun = time.perf_counter()
-        status, answer = await self._exchange(head.encode() + content)
+        status, answer = await self._patiently(head.encode() + content, begun + self._patience)
         self.seconds[path].append(time.perf_counter() - begun)
         if not 200 <= status < 300:
             raise RuntimeError(f"POST {path}: {status} {answer!r}")
         found: dict[str, Any] = from_json(answer) if answer else {}
         return found
+
+    async def _patiently(self, request: bytes, until: float) -> tuple[int, bytes]:
+        pause = 0.1
+        while True:
+            try:
+                status, answer = await asyncio.wait_for(self._exchange(request), self._patience or None)
+            except (asyncio.IncompleteReadError, OSError):
+                if time.perf_counter() > until:
+                    raise
+            else:
+                if status < _FAILED or time.perf_counter() > until:
+                    return status, answer
+            await asyncio.sleep(pause)
+            pause = min(2.0, pause * 2)
 
     async def _exchange(self, request: bytes) -> tuple[int, bytes]:
         while self._idle:

@@ -34,6 +34,8 @@ class Plan:
     apis: list[tuple[str, int]]
     tags: list[tuple[str, str]]
     cores: int
+    patience: float = 0.0
+    """Seconds for which they repeat a call while the API is away."""
 
 
 @dataclass(slots=True)
@@ -127,7 +129,7 @@ async def serve(plan: Plan) -> None:
     """All pilots of the plan, until SIGTERM."""
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    wires = [Wire(host, port) for host, port in plan.apis]
+    wires = [Wire(host, port, plan.patience) for host, port in plan.apis]
     pilots = [Pilot(wires[i % len(wires)], tag, secret, plan.cores) for i, (tag, secret) in enumerate(plan.tags)]
     room = asyncio.Semaphore(AT_ONCE)
 

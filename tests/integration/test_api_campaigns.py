@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from structlog.testing import capture_logs
 
 from pipeline.client import Client
 from pipeline.errors import BadInput, Conflict, Forbidden, NotFound
@@ -55,8 +56,10 @@ def test_a_submitted_campaign_is_stored_published_and_shown(api: RunningApi) -> 
 
 def test_the_same_key_and_body_twice_is_one_campaign(api: RunningApi) -> None:
     with api.client() as client:
-        first = client.submit(campaign(), key="k")
-        again = client.submit(campaign(), key="k")
+        with capture_logs() as said:
+            first = client.submit(campaign(), key="k")
+            again = client.submit(campaign(), key="k")
+        assert [line["campaign_id"] for line in said if line["event"] == "campaign_submitted"] == [first.campaign_id]
         assert first.campaign_id == again.campaign_id
         assert len(client.campaigns().items) == 1
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
 from pipeline.client import Client, open_client
 from pipeline.errors import ApiUnavailable, BadInput, BadSettings, Unauthorized
 from pipeline.settings import Settings
-from schemas.api import JobSelection, Role, WhoAmI
+from schemas.api import Changed, JobSelection, Role, TokenRequest, WhoAmI
 from schemas.campaign import Campaign
 from tests.api_server import running_api
 
@@ -22,7 +22,7 @@ CAMPAIGN = Campaign.model_validate({"campaign": "c", "steps": [{"name": "s", "co
 
 
 @contextmanager
-def failing_server(fail: int, body: bytes) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+def failing_server(fail: int, body: bytes, port: int = 0) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
     """A server that hangs up on the first `fail` requests and answers `body` to the others; what it was asked."""
     asked: list[tuple[str, str | None]] = []
 
@@ -47,7 +47,7 @@ def failing_server(fail: int, body: bytes) -> Iterator[tuple[str, list[tuple[str
         def log_message(self, *_args: object) -> None:
             """Say nothing."""
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+    with HTTPServer(("127.0.0.1", port), Handler) as server:
         thread = Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
@@ -74,8 +74,36 @@ def test_a_question_is_repeated_and_a_command_that_may_have_been_obeyed_is_not()
         assert [method for method, _ in asked] == ["GET", "GET"]
     with failing_server(1, b"{}") as (url, asked):
         with Client(url, "t") as client, pytest.raises(ApiUnavailable):
-            client.retry(JobSelection(ids=(1,)))
+            client.create_token(TokenRequest(subject="a"))
         assert [method for method, _ in asked] == ["POST"]
+
+
+def test_a_command_that_does_no_harm_twice_is_repeated() -> None:
+    with failing_server(1, b'{"changed": 0}') as (url, asked):
+        with Client(url, "t") as client:
+            assert client.retry(JobSelection(ids=(1,))).changed == 0
+        assert [method for method, _ in asked] == ["POST", "POST"]
+
+
+def test_an_api_that_is_started_again_is_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    answers: list[object] = []
+
+    def ask() -> None:
+        with Client(f"http://127.0.0.1:{port}", "t") as client:
+            try:
+                answers.append(client.post("/v1/jobs/kill", Changed, JobSelection(ids=(1,))).changed)
+            except Exception as error:  # noqa: BLE001 - the test looks at it
+                answers.append(error)
+
+    asking = Thread(target=ask)
+    asking.start()
+    Event().wait(2.0)
+    with failing_server(0, b'{"changed": 7}', port) as (_, asked):
+        asking.join()
+    assert answers == [7]
+    assert len(asked) == 1
 
 
 def test_an_api_that_is_not_there_is_named_with_what_to_do() -> None:
@@ -91,6 +119,19 @@ def test_an_answer_of_something_else_is_no_crash() -> None:
     wrong = pytest.raises(ApiUnavailable, match="check PENSTOCK_API_URL")
     with failing_server(0, b"<html>") as (url, _), Client(url, "t") as client, wrong:
         client.whoami()
+
+
+def test_an_api_of_a_newer_release_may_say_more() -> None:
+    reply = b'{"job_id": 7, "attempt": 1, "source": "none", "stdout": "", "stderr": "", "colour": "red"}'
+    with failing_server(0, reply) as (url, _), Client(url, "t") as client:
+        assert client.logs(7).attempt == client.logs(7, 1).attempt == 1
+
+
+def test_an_older_api_s_other_attempt_is_not_taken_for_the_one_that_was_asked_for() -> None:
+    reply = b'{"job_id": 7, "attempt": 3, "source": "none", "stdout": "of the third", "stderr": ""}'
+    older = pytest.raises(ApiUnavailable, match=r"release before 0\.5\.0, which shows attempt 3 of job 7 alone")
+    with failing_server(0, reply) as (url, _), Client(url, "t") as client, older:
+        client.logs(7, 1)
 
 
 def test_a_url_that_is_none_is_bad_input() -> None:

@@ -8,6 +8,7 @@ import io
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -98,13 +99,16 @@ def test_logs_come_from_the_newest_archive(api: RunningApi) -> None:
         assert client.archive(job_id) == newest
 
 
-def test_logs_of_a_running_job_are_what_its_pilot_last_told(api: RunningApi) -> None:
+def test_logs_of_a_running_job_are_what_its_pilot_last_told_wherever_archives_are(
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job_id = submit_one(api)
 
     def peek(tx: Transaction) -> None:
         tx.add(peeks, job_id=job_id, attempt=2, wall_time=1, cpu_time=1, memory=1, tail="step 7\n", at=tx.now)
 
     api.database.transact(peek)
+    monkeypatch.setattr(api.services.sandboxes, "archived_attempts", Mock(side_effect=AssertionError("not needed")))
     with api.client() as client:
         logs = client.logs(job_id)
         assert (logs.source, logs.attempt, logs.stdout) == ("peek", 2, "step 7\n")

@@ -21,7 +21,7 @@ from pipeline.store.database import Database
 from pipeline.store.instances import InstanceRow
 from tests.waiting import best_of, eventually
 
-SERVE = "from pipeline.api.server import serve; from pipeline.settings import load_settings; serve(load_settings())"
+SERVE = "from pipeline.api.server import serve; from pipeline.settings_file import load_settings as s; serve(s())"
 
 
 @contextmanager
@@ -74,6 +74,16 @@ def test_it_serves_registers_and_ends_in_less_than_a_second_on_sigterm(tmp_path:
         return seconds
 
     best_of(3, seconds_until_it_ends, bound=1.0)
+
+
+def test_one_that_listens_on_all_addresses_is_found_by_others_by_the_name_of_its_machine(
+    tmp_path: Path, database: Database
+) -> None:
+    with serving(tmp_path, API_HOST="0.0.0.0"):  # noqa: S104
+        here = url_in(tmp_path)
+        (row,) = eventually(lambda: registered(database))
+        port = here.rpartition(":")[2]
+        assert (here, row.health_url) == (f"http://127.0.0.1:{port}", f"http://{socket.gethostname()}:{port}")
 
 
 def test_draining_its_instance_ends_it(tmp_path: Path, database: Database) -> None:

@@ -18,7 +18,7 @@ from pipeline.store import instances, migration
 from pipeline.store.database import Database
 from tests.waiting import eventually
 
-SERVE = "from pipeline.api.server import serve; from pipeline.settings import load_settings; serve(load_settings())"
+SERVE = "from pipeline.api.server import serve; from pipeline.settings_file import load_settings as s; serve(s())"
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import cast
 
 import pytest
@@ -14,6 +15,7 @@ from sqlalchemy import select, update
 from pipeline.errors import BadSettings, BrokerUnavailable
 from pipeline.store import trigger_runs
 from pipeline.store.database import Database
+from pipeline.store.instances import Identity, Pulse, beat, leave
 from pipeline.store.tables import trigger_runs as runs_table
 from pipeline.store.trigger_runs import Run
 from pipeline.transport import memory
@@ -66,6 +68,42 @@ def test_a_tick_that_the_broker_did_not_take_comes_when_it_is_back(database: Dat
         clock.turn()
     memory.memory_broker(broker.removeprefix("memory://")).start()
     assert clock.turn() == 1
+
+
+def test_a_tick_that_a_consumer_of_the_release_before_would_bury_is_left_out_until_it_has_gone(
+    database: Database, broker: str
+) -> None:
+    clock = _clock(database, broker, "a")
+    clock.triggers = {"new": replace(EVERY_DAY["daily"], name="new", body=tick("new"), since="0.5.0")}
+    for name, version in (("old", "0.4.0"), ("new", "0.10.1"), ("odd", "0.5.0+local")):
+        known = Identity(name, "consumer", ("upkeep",), version, "here", 1, None)
+        database.transact(partial(beat, identity=known, pulse=Pulse()))
+    assert clock.turn() == 0
+    assert database.read(lambda tx: tx.first(select(runs_table))) is None, "nor is it claimed, or skipped"
+    database.transact(lambda tx: leave(tx, "old"))
+    assert clock.turn() == 1, "it comes within its grace"
+    assert clock.turn() == 0
+
+
+def test_a_tick_that_the_release_before_would_bury_does_not_wait_in_the_queue_for_whoever_comes(
+    database: Database, broker: str
+) -> None:
+    """Nobody serves the queue for a moment: who takes an upgrade back starts a consumer of the release before next."""
+    clock = _clock(database, broker, "a")
+    clock.triggers = {"new": replace(EVERY_DAY["daily"], name="new", body=tick("new"), since="0.5.0")}
+    left = Run("new", database.now() - timedelta(days=1))
+    database.transact(lambda tx: trigger_runs.claim(tx, left, "dead"))
+    database.transact(lambda tx: tx.run(update(runs_table).values(claimed_at=tx.after(-trigger_runs.CLAIM - 1))))
+    clock.owed = [Run("new", database.now() - timedelta(hours=1))]
+    assert clock.turn() == 0
+    known = Identity("pilots", "consumer", ("pilots",), "0.5.0", "here", 1, None)
+    database.transact(partial(beat, identity=known, pulse=Pulse()))
+    assert clock.turn() == 0, "another queue's"
+    assert _received(clock.transport) == []
+    database.transact(partial(beat, identity=replace(known, id="upkeep", queues=("upkeep",)), pulse=Pulse()))
+    database.transact(lambda tx: tx.run(update(runs_table).values(claimed_at=tx.after(-trigger_runs.CLAIM - 1))))
+    clock.turn()
+    assert left.scheduled_for in _received(clock.transport)
 
 
 def test_a_tick_is_executed_by_the_first_alone(database: Database, broker: str) -> None:

@@ -7,10 +7,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
 
 from pipeline.errors import DatabaseUnavailable
 from pipeline.store.database import CONNECTIONS, Database, is_transient
+from tests.servers import MariaDbServer
 from tests.waiting import eventually
 
 
@@ -46,3 +48,17 @@ def test_who_never_gets_a_connection_is_told_so(tmp_path: Path) -> None:
 def test_a_row_that_changed_since_it_was_read_is_read_again() -> None:
     cause = Exception(1020, "Record has changed since last read in table 'jobs'")
     assert is_transient(OperationalError("UPDATE jobs", {}, cause))
+
+
+def test_who_may_not_connect_is_told_so_at_once(tmp_path: Path, mariadb_server: MariaDbServer) -> None:
+    stranger = make_url(mariadb_server.new_database()).set(username="nobody", password="wrong")
+    for url, reason in (
+        (stranger.render_as_string(hide_password=False), "Access denied for user 'nobody'"),
+        (f"sqlite:///{tmp_path / 'nowhere' / 'test.db'}", "unable to open database file"),
+    ):
+        database = Database(url)
+        with pytest.raises(DatabaseUnavailable, match=reason) as said:
+            database.now()
+        assert "wrong" not in str(said.value)
+        assert database.retries == 0
+        database.close()

@@ -167,6 +167,21 @@ def test_disasters_become_dead_letters_and_their_neighbours_are_executed_once(ma
     eventually(lambda: stage.upkeep() and len(stage.dead()) == 4, within=60)
 
 
+def test_a_failed_batch_is_told_of_with_the_messages_and_the_trace_that_were_in_it(make_stage: StageMaker) -> None:
+    stage = make_stage(message_attempts=1, consumer_slots=1)
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    messages = [rehearsal(number, faults={12: "segfault"} if number == 12 else {}) for number in range(1, 13)]
+    stage.publish(*(message.model_copy(update={"trace": trace}) for message in messages))
+    stage.start()
+    eventually(stage.dead)
+    lines = [json.loads(line) for line in stage.log.read_text().splitlines() if '"batch_failed"' in line]
+    first, last = lines[0], lines[-1]
+    assert first["labels"]["message_ids"] == [str(message.id) for message in messages[:10]]
+    assert [line["labels"]["messages"] for line in lines] == [12, 6, 3, 2, 1]
+    assert last["labels"]["message_id"] == last["transaction.id"] == str(messages[-1].id)
+    assert {line["trace.id"] for line in lines} == {"a" * 32}
+
+
 def test_a_message_that_kills_its_consumer_becomes_a_dead_letter(make_stage: StageMaker) -> None:
     stage = make_stage(message_attempts=1)
     good = [rehearsal(number) for number in range(1, 51)]
@@ -240,6 +255,22 @@ def test_drained_consumers_end_and_later_ones_serve(make_stage: StageMaker) -> N
     stage.start()
     stage.publish(rehearsal(1))
     stage.wait_for([1])
+
+
+def test_a_queues_drain_ends_those_that_serve_others_too(make_stage: StageMaker) -> None:
+    """Else nobody would start anything that serves it again. What they have of it is finished first."""
+    stage = make_stage()
+    both = stage.start("data")
+    stage.publish(rehearsal(1, faults={1: "wait"}))
+    eventually(stage.gate_reached)
+    stage.database.transact(lambda tx: drain_queue(tx, QUEUE, "an operator"))
+    assert both.poll() is None
+    stage.open_gate()
+    assert both.wait(5) == 0
+    assert stage.executed() == {1: 1}
+    stage.start("data")
+    stage.publish(rehearsal(2))
+    stage.wait_for([2])
 
 
 def test_health_and_metrics_are_served(make_stage: StageMaker) -> None:

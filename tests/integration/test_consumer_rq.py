@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.store.queue_sizes import all_work
 from tests.outside.stage import OUTSIDE, QUEUE, StageMaker, rehearsal, stages
 from tests.servers import RedisServer
 
@@ -48,4 +49,5 @@ def test_a_stock_rq_worker_does_the_whole_round(make_stage: StageMaker, redis_se
     reasons = {letter.reason for letter in stage.dead()}
     assert reasons == {"LookupError('there is no such place')", "said to be early"}
     assert stage.deferred() == 1
+    assert stage.database.read(all_work)[QUEUE].settled == 4, "one of five messages was put off"
     assert stage.empty()

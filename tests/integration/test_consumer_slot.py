@@ -6,17 +6,19 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
 
+from pipeline.runtime import pool
 from pipeline.runtime.execution import Report
 from pipeline.runtime.pool import Slot, start_fork_server
 from pipeline.runtime.rounds import Failure
 from pipeline.runtime.worker import Recipe
 from pipeline.settings import Settings
-from tests.outside.outside.rehearsal import LEDGER, SPEC
+from tests.outside.outside.rehearsal import LEDGER, REACHED, SPEC
 from tests.outside.stage import OUTSIDE, rehearsal
 from tests.waiting import eventually
 
@@ -35,7 +37,7 @@ def make_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: SimpleQ
     slots: list[Slot] = []
 
     def make(deadline: float = 30.0, recycle_after: int = 1000) -> Slot:
-        recipe = Recipe(Settings(data_dir=tmp_path), SPEC.queue, "me", deadline, Path())
+        recipe = Recipe(Settings(data_dir=tmp_path), SPEC.queue, "me", deadline)
         slots.append(Slot(recipe, replace(SPEC, recycle_after=recycle_after), finished.put))
         return slots[-1]
 
@@ -90,6 +92,30 @@ def test_an_idle_worker_s_death_costs_the_next_batch_nothing(
     assert not slot.busy
 
 
+def test_a_batch_given_to_a_worker_that_was_stopped_while_idle_goes_to_another_one(
+    tmp_path: Path, make_slot: SlotMaker, finished: SimpleQueue[Slot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never takes the batch, so that no deadline of it begins."""
+    slot = make_slot()
+    run(slot, finished)
+    (stopped,) = pids(tmp_path)
+    os.kill(stopped, signal.SIGSTOP)
+    slot.run((rehearsal(1).encode(),))
+    slot.tend()
+    assert pids(tmp_path) == [stopped], "it is given time"
+    monkeypatch.setattr(pool, "_MEND_AFTER", 5.0)
+
+    def over() -> bool:
+        slot.tend()
+        return not finished.empty()
+
+    eventually(over)
+    reports = [report for _ in range(finished.qsize()) if (report := finished.get().take()) is not None]
+    assert [type(report.results) for report in reports] == [tuple]
+    assert len(set(pids(tmp_path))) == 2
+    assert not slot.busy
+
+
 @pytest.mark.parametrize(
     ("fault", "kind", "reason"),
     [
@@ -117,6 +143,27 @@ def test_an_overdue_slot_is_told_from_one_at_work(make_slot: SlotMaker, finished
     eventually(lambda: slot.overdue(-30.0))
     assert not slot.overdue(10.0)
     assert finished.empty()
+
+
+def test_a_worker_that_gets_nowhere_is_told_from_one_that_takes_long(
+    tmp_path: Path, make_slot: SlotMaker, finished: SimpleQueue[Slot]
+) -> None:
+    """An executor that waits for others, that computes, and that looks now and then is at work; whatever it does, a
+    stopped worker does not answer."""
+    at_work = {fault: make_slot() for fault in ("read", "spin", "wait")}
+    locked, stopped, idle = make_slot(), make_slot(), make_slot()
+    for slot in (stopped, idle):
+        run(slot, finished)
+    stopped.run((rehearsal(1, faults={1: "wait"}).encode(),))
+    eventually((tmp_path / REACHED).exists)
+    for pid in pids(tmp_path):
+        os.kill(pid, signal.SIGSTOP)
+    for fault, slot in {**at_work, "deadlock": locked}.items():
+        slot.run((rehearsal(1, faults={1: fault}).encode(),))
+    for slot, words in ((locked, "has not moved"), (stopped, "has not answered"), (idle, "has not answered")):
+        assert words in str(eventually(partial(slot.complaint, 4.0)))
+    assert {fault: slot.complaint(limit=4.0) for fault, slot in at_work.items()} == dict.fromkeys(at_work)
+    assert locked.complaint() is None, "it takes longer until it says so"
 
 
 def test_a_slot_that_was_stopped_starts_no_worker_for_what_it_is_given(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,12 +15,15 @@ from sqlalchemy import delete, event
 
 from pipeline.errors import Conflict
 from pipeline.store import (
+    event_counts,
     job_commands,
     jobs,
     limits,
     matching,
+    measures,
     offers,
     pilot_commands,
+    pilot_counts,
     pilot_queries,
     pilot_requests,
     reconcile,
@@ -127,10 +131,16 @@ INSERT INTO jobs (id, vo_id, campaign_id, step_id, spec_id, array_index, state, 
     SELECT seq, {vo}, 1, 1 + seq MOD 20, 1, seq, 'received', {now}, {now} FROM seq_16001_to_20000;
 INSERT INTO releases (job_id, autocluster_id, site_id, cores, charge, is_started, matched_at, ended_at)
     SELECT seq, 1 + seq MOD 200, {site}, 1, 3600, 1, {now}, {now} FROM seq_1_to_8000;
+INSERT INTO job_events (job_id, attempt, from_state, to_state, pilot_id, at)
+    SELECT 1 + seq MOD 9000, 1, 'running', if(seq MOD 9, 'completing', 'failed'), 1 + seq MOD 4000, {now}
+    FROM seq_1_to_30000;
+INSERT INTO attempts (job_id, attempt, outcome, wall_time, cpu_time, memory, ended_at)
+    SELECT seq, 1, 'payload_failed', 1, 1, 1, {now} FROM seq_1_to_9000;
 INSERT INTO limits (kind, subject_id, maximum, running) SELECT 'site', 1000 + seq, 100, 0 FROM seq_1_to_3000;
 INSERT INTO `usage` (vo_id, group_id, owner_id, weight, landmark)
     SELECT {vo}, 1, seq, 0, {now} FROM seq_1_to_3000;
-ANALYZE TABLE jobs, waiting_jobs, pilots, slots, releases, limits, `usage`, autoclusters, requirements
+ANALYZE TABLE jobs, waiting_jobs, pilots, slots, releases, limits, `usage`, autoclusters, requirements, job_events,
+    attempts
 """
 
 
@@ -262,6 +272,34 @@ def test_limits_are_counted_anew_over_the_pilots_that_live(world: World) -> None
         ("pilots", "ix_pilots_state_last_seen"),
         ("jobs", "ix_jobs_pilot_id_state"),
     }
+
+
+def _count(tx: Transaction) -> None:
+    """One tick notes what is there, the next one counts some of it."""
+    event_counts.count(tx, settled=0.0)
+    event_counts.count(tx, settled=0.0, most=500)
+    pilot_counts.count_ended(tx)
+    pilot_counts.count_ended(tx, settled=0.0)
+
+
+def test_a_tick_counts_what_happened_and_reads_no_job(world: World) -> None:
+    steps = [step for step in world.plans(_count) if step.table in {*LARGE, "attempts", "written"}]
+    assert {(step.table, step.key) for step in steps} == {
+        ("job_events", "PRIMARY"),
+        ("attempts", "PRIMARY"),
+        ("written", "ix_job_events_job_id"),
+        ("pilots", "PRIMARY"),
+        ("pilots", "ix_pilots_ended_at"),
+    }
+    assert {step.kind for step in steps} <= {"range", "eq_ref", "ref"}
+
+
+def test_a_tick_measures_live_pilots_alone(world: World) -> None:
+    measured = partial(measures.measure, queues=("data",), heartbeat_timeout=120.0)
+    steps = [step for step in world.plans(measured) if step.table in LARGE]
+    assert {step.table for step in steps} == {"pilots"}
+    assert {step.key for step in steps} <= {"ix_pilots_site_queue_id_state", "ix_pilots_state_last_seen"}
+    assert {step.kind for step in steps} == {"range"}
 
 
 def test_pilots_are_shown_by_their_keys(world: World) -> None:

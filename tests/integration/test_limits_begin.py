@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,28 +17,17 @@ from pipeline.store.access import Caller
 from pipeline.store.database import Database, Transaction
 from pipeline.store.jobs import Change
 from pipeline.store.matching import Alive, Kinds
-from pipeline.store.tables import limits, metadata
+from pipeline.store.tables import limits
 from schemas.api import Role
 from schemas.policy import Policy
 from schemas.sites import SitesFile
 from schemas.states import JobState
 from tests.backlog import person, waiting
 from tests.building import Site, offering, site
-from tests.servers import MariaDbServer
 from tests.submitting import user
 from tests.waiting import eventually
 
 GRANT = {"cores": 1, "memory": 1, "disk": 1, "gpus": 0, "alternative": 0, "charge": 1}
-
-
-@pytest.fixture
-def mariadb(mariadb_server: MariaDbServer) -> Iterator[Database]:
-    """Two transactions at once need a database that has them."""
-    database = Database(mariadb_server.new_database())
-    metadata.create_all(database.engine)
-    yield database
-    database.close()
-    mariadb_server.drop_database(database.url)
 
 
 def _apply_policy(database: Database, at: Site) -> None:

@@ -8,12 +8,14 @@ import pytest
 from sqlalchemy import select, update
 
 from consumers.matching import SPEC as MATCHING
+from executors.matching import shell
 from executors.matching.memory import fresh_for, memory_of
 from pipeline.runtime.spec import Context
 from pipeline.settings import Settings
 from pipeline.store.database import Database
 from pipeline.store.tables import jobs
 from schemas.messages import Message, SlotsOffered
+from schemas.outcomes import Done
 from tests.backlog import person, waiting
 from tests.building import offering, site
 
@@ -82,6 +84,27 @@ def test_how_long_a_level_has_waited_is_said_of_its_present_head(database: Datab
     began = {row.id: row.changed_at for row in database.read(lambda tx: tx.rows(select(jobs.c.id, jobs.c.changed_at)))}
     assert memory.board.levels()
     assert all(level.waiting_since == began[level.head_job_id] for level in memory.board.levels())
+
+
+def test_an_offer_that_is_put_off_has_waited_since_it_was_made(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, now = site(database), database.now()
+    context = Context(Settings(), database, "test")
+    messages = [
+        Message.about(SlotsOffered(pilot_ids=(offering(database, at),)), now=now - timedelta(seconds=age))
+        for age in (90, 0)
+    ]
+    with monkeypatch.context() as patched:
+        patched.setattr(shell, "PATIENCE", -1.0)
+        outcomes = MATCHING.execute(context, messages)
+    again = [follow_up for outcome in outcomes if isinstance(outcome, Done) for follow_up in outcome.follow_ups]
+    assert [(one.body, one.created_at) for one in again] == [(one.body, one.created_at) for one in messages]
+    assert context.tally.take() == ()
+    MATCHING.execute(context, again)
+    (latencies,) = context.tally.take()
+    old, young = latencies.values
+    assert old - young == pytest.approx(90)
 
 
 def test_heads_are_read_within_half_a_minute_unless_that_is_all_that_would_be_done() -> None:

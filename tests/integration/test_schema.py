@@ -19,8 +19,8 @@ from pipeline.store.database import Database
 from pipeline.store.tables import metadata, vos
 from tests.servers import MariaDbServer
 
-PREVIOUS = "0003"
-"""The schema of the release before this one, 0.3.0."""
+PREVIOUS = "0004"
+"""The schema of the release before this one, 0.4.0."""
 
 
 @pytest.fixture(params=["sqlite", "mariadb"])
@@ -88,8 +88,10 @@ def test_an_older_schema_is_refused_with_the_command_that_mends_it(
     database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     migration.upgrade(database)
+    ours = schema.head()
     _release_with_one_more_migration(monkeypatch, tmp_path)
-    with pytest.raises(SchemaMismatch, match=r"has schema 0004, this release works on 9999; run `penstock db upgrade`"):
+    wanted = rf"has schema {ours}, this release works on 9999; run `penstock db upgrade`"
+    with pytest.raises(SchemaMismatch, match=wanted):
         schema.check(database)
 
 

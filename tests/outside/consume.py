@@ -6,7 +6,7 @@ import sys
 
 from pipeline.logs import configure_logging
 from pipeline.runtime.consumer import Consumer
-from pipeline.settings import load_settings
+from pipeline.settings_file import load_settings
 
 if __name__ == "__main__":
     settings = load_settings()

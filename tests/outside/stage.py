@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -50,11 +50,11 @@ class Stage:
         self._processes: list[subprocess.Popen[bytes]] = []
         self.log = folder / "consumer.log"
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Another consumer process, once it is registered."""
+    def start(self, *others: str) -> subprocess.Popen[bytes]:
+        """Another consumer process, once it is registered; it serves these queues, too."""
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, str(OUTSIDE / "consume.py"), self.queue],
+                [sys.executable, str(OUTSIDE / "consume.py"), self.queue, *others],
                 stderr=log,
                 env={**os.environ, **self._environment, "PYTHONPATH": str(OUTSIDE)},
             )
@@ -124,6 +124,10 @@ class Stage:
         """The pool's workers of a consumer: children of its fork server."""
         return [grandchild for child in _children(process.pid) for grandchild in _children(child)]
 
+    def all_workers(self) -> list[int]:
+        """Those of all its consumers."""
+        return [worker for process in self._processes for worker in self.workers_of(process)]
+
 
 StageMaker = Callable[..., Stage]
 
@@ -153,7 +157,9 @@ def end(process: subprocess.Popen[bytes], signum: int = signal.SIGTERM, *, withi
 
 
 def _children(pid: int) -> list[int]:
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
+    """Those of all its threads: a fork server that is started again is no child of the main one."""
+    found: list[int] = []
+    for thread in Path(f"/proc/{pid}/task").glob("*"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found += map(int, (thread / "children").read_text().split())
+    return found

@@ -26,6 +26,7 @@ DRIVERS = {
     "stomp": "pipeline/transport/",
     "sqlalchemy": "pipeline/store/",
     "alembic": "pipeline/store/",
+    "opentelemetry": "pipeline/traces/otlp.py",
 }
 TRANSPORTS = {
     "memory": ("memory",),

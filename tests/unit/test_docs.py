@@ -90,7 +90,7 @@ def test_every_dependency_has_a_row_in_the_readme_that_says_what_it_is_for() -> 
 
 def test_no_dependency_is_declared_that_nothing_imports() -> None:
     """The import name where it is another than the distribution's, by what imports it."""
-    modules = {"pyyaml": "yaml", "stomp.py": "stomp"}
+    modules = {"python-dotenv": "dotenv", "pyyaml": "yaml", "stomp.py": "stomp"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     names = [re.split(r"[>=<]", entry)[0] for entry in project["project"]["dependencies"]]
     code = "".join(path.read_text() for folder in ("pipeline", "executors") for path in ROOT.glob(f"{folder}/**/*.py"))

@@ -131,7 +131,7 @@ class ArcBatchSystem:
         words = f"{refused[0].code} {refused[0].reason}"
         if not taken:
             raise BatchSystemUnavailable(f"queue {self._label}: A-REX took no pilot: {words}")
-        _log.warning("pilots_refused", queue=self._label, count=len(refused), reason=words)
+        _log.warning("pilots_refused", site_queue=self._label, count=len(refused), reason=words)
 
     def _ends(
         self, rest: ArcRest, known: Mapping[str, ArcJob], made: Mapping[str, Delegation | None]

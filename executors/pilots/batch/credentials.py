@@ -139,7 +139,7 @@ class Credential:
         ends_at = kept.current.ends_at if kept is not None else None
         if kept is None or ends_at is None or ends_at <= self._clock():
             raise error
-        _log.warning("credential_not_renewed", queue=self._label, reason=str(error), ends_at=ends_at.isoformat())
+        _log.warning("credential_not_renewed", site_queue=self._label, reason=str(error), ends_at=ends_at.isoformat())
         return kept.current
 
     def _renewal(self, current: CurrentCredential) -> datetime:

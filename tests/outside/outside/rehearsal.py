@@ -39,6 +39,8 @@ class Rehearsal(Body):
         return self.job_ids
 
     def with_ids(self, ids: Sequence[int]) -> Self:
+        while "stick" in self.faults.values():  # the consumer halves it: a loop that never turns again, and is busy
+            sum(range(1_000))
         faults = {number: fault for number, fault in self.faults.items() if number in ids}
         return type(self)(job_ids=tuple(ids), faults=faults)
 
@@ -81,7 +83,7 @@ def _suffer(fault: str, folder: Path) -> None:
                 hoard.append(bytearray(16 << 20))
         case "grow":
             _leaked.extend(bytearray(b"x" * (1 << 20)) for _ in range(380))
-        case "raise":
+        case "raise" | "stick":
             raise LookupError("there is no such place")
         case "outside":
             raise StorageUnavailable("the storage is on fire")
@@ -91,6 +93,23 @@ def _suffer(fault: str, folder: Path) -> None:
             assert consumer.pid is not None
             os.kill(consumer.pid, signal.SIGKILL)
             threading.Event().wait(60)
+        case _:
+            _tarry(fault, folder)
+
+
+def _tarry(fault: str, folder: Path) -> None:
+    """What takes long, or for ever."""
+    match fault:
+        case "deadlock":
+            lock = threading.Lock()
+            lock.acquire()
+            threading.Thread(target=lock.acquire, daemon=True).start()
+            lock.acquire()
+        case "read":  # as from a server that takes its time
+            os.read(os.pipe()[0], 1)
+        case "spin":
+            while not (folder / GATE).exists():
+                sum(range(1_000_000))
         case "wait":
             (folder / REACHED).touch()
             while not (folder / GATE).exists():

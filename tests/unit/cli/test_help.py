@@ -11,7 +11,7 @@ from pipeline.cli.main import SECTIONS, cli, run
 from tests.unit.cli.tree import commands
 
 COMMANDS = commands()
-LISTINGS = ("list", "queues", "instances", "doctor", "shares", "limits", "match", "why")
+LISTINGS = ("list", "queues", "instances", "doctor", "shares", "limits", "match", "why", "drains")
 
 
 @pytest.mark.parametrize("path", COMMANDS)

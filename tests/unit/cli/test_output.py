@@ -90,6 +90,24 @@ def test_a_cell_that_is_no_text_is_never_cut_or_broken(
     assert "consumer-host-1234-abcdef  running" in click.unstyle(capsys.readouterr().out)
 
 
+def test_a_story_is_folded_into_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    on_terminal(80, monkeypatch)
+    what = (
+        "ended; its outputs are looked after; its pilot says succeeded, exit code 0 after 9.5 s, 4.2 s of CPU, 64 MiB"
+    )
+    where = "LCG.Example.org/long on wn-0123.example.org"
+    row = {"at": NOON, "for": "119 min", "attempt": 2, "state": "completing", "where": where, "what": what}
+    show_list([row], ("at", "for", "attempt", "state", "where", "what"), as_json=False, of="lines")
+    caught = capsys.readouterr()
+    head, *lines = click.unstyle(caught.out).splitlines()
+    assert max(map(len, [head, *lines])) <= 80
+    begin = head.index("WHAT")
+    assert " ".join(line[begin:].strip() for line in lines).strip() == what
+    places = [line[head.index("WHERE") : begin].strip() for line in lines]
+    assert "".join(places).replace(" ", "") == where.replace(" ", "")
+    assert "ATTEMPT: no room" in caught.err
+
+
 def test_one_thing_shows_its_fields_and_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
     show_one({"id": 1, "nothing": None, "events": [{"to": "done"}]}, as_json=False)
     assert capsys.readouterr().out.splitlines() == ["id  1", "", "events:", "TO", "done"]

@@ -12,6 +12,7 @@ from pipeline.cli.remote import asked
 from pipeline.errors import BadInput
 from schemas.api import CampaignView, EventView, FileView, JobView, ReplicaView, StepView, TokenRequest
 from schemas.states import CampaignState, JobState, StepState
+from schemas.story import StoryLine
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
@@ -48,6 +49,10 @@ def test_a_jobs_page_tells_its_story(capsys: pytest.CaptureFixture[str]) -> None
     lost = EventView(
         at=NOON, attempt=1, from_state=JobState.RUNNING, to_state=JobState.RECEIVED, reason="pilot gone", pilot_id=3
     )
+    line = StoryLine(
+        at=NOON, state=JobState.RECEIVED, seconds=200, attempt=1, text="attempt 1 is over; tried again; pilot gone",
+        pilot_id=3, site="A", site_queue="long", node="wn1",
+    )  # fmt: skip
     replica = ReplicaView(storage="disk", url="file:///d/out.txt", state="usable")
     output = FileView(
         id=1, lfn="/v/out.txt", name="out.txt", size=5, adler32="0a", dataset=None, job_id=9, created_at=NOON,
@@ -57,14 +62,14 @@ def test_a_jobs_page_tells_its_story(capsys: pytest.CaptureFixture[str]) -> None
         id=9, campaign_id=7, step="half", index=0, state=JobState.DONE, attempt=2, site="A", exit_code=0, reason=None,
         changed_at=NOON, owner="me", created_at=NOON, priority=0, kill_requested=False, pilot_id=4,
         infrastructure_losses=1, payload_failures=0, command=("echo", "a b"), parameters={"n": 1, "index": 0},
-        events=(lost,), attempts=(), peek=None, outputs=(output,),
+        events=(lost,), story=(line,), attempts=(), peek=None, outputs=(output,),
     )  # fmt: skip
     show_job(view)
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == "job 9: campaign 7, step half, index 0"
     assert {"where A, pilot 4", "attempts 2 (1 lost to the infrastructure)", "command echo 'a b'"} < set(lines)
     assert "parameters n=1" in lines
-    assert "2026-01-02 12:00:00 1 received 3 pilot gone" in lines
+    assert "2026-01-02 12:00:00 3 min 1 received A/long on wn1 attempt 1 is over; tried again; pilot gone" in lines
     assert "out.txt 5 0a usable file:///d/out.txt" in lines
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from structlog.contextvars import get_contextvars
 
 from pipeline.errors import DatabaseUnavailable
-from pipeline.runtime.execution import Report, execute_group
+from pipeline.runtime.execution import Report, execute_group, ids_of
 from pipeline.runtime.rounds import Failure, Unreadable
 from pipeline.runtime.spec import ConsumerSpec, Context
 from pipeline.settings import Settings
@@ -18,6 +20,9 @@ from schemas.messages import JobsReceived, Message
 from schemas.outcomes import Done, Outcome, Retry
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
+OF_ANOTHER_SPAN = f"00-{'a' * 32}-{'c' * 16}-00"
+OTHER = f"00-{'d' * 32}-{'b' * 16}-01"
 Run = Callable[[Callable[[Sequence[Message]], Sequence[Outcome]], tuple[bytes, ...]], Report]
 
 
@@ -85,3 +90,51 @@ def test_garbage_alone_does_not_reach_the_executor(run: Run) -> None:
     report = run(execute, (b"garbage",))
     assert isinstance(report.results, tuple)
     assert isinstance(report.results[0], Unreadable)
+
+
+def bound(run: Run, *messages: Message) -> dict[str, Any]:
+    """What an executor's lines of the log have by themselves while it executes these."""
+    found: dict[str, Any] = {}
+
+    def execute(given: Sequence[Message]) -> Sequence[Outcome]:
+        found.update(get_contextvars())
+        return [Done() for _ in given]
+
+    run(execute, tuple(message.encode() for message in messages))
+    assert get_contextvars() == {}
+    return found
+
+
+def traced(*traces: str | None) -> list[Message]:
+    return [Message.about(JobsReceived(job_ids=(1,)), now=NOW, trace=trace) for trace in traces]
+
+
+def test_lines_about_one_message_name_it_and_its_trace(run: Run) -> None:
+    (message,) = traced(TRACE)
+    assert bound(run, message) == {"message_id": str(message.id), "trace": TRACE}
+
+
+def test_lines_about_many_messages_name_the_first_ten_and_the_trace_that_all_share(run: Run) -> None:
+    messages = traced(TRACE, OF_ANOTHER_SPAN, *[TRACE] * 23)
+    assert bound(run, *messages) == {"message_ids": [str(message.id) for message in messages[:10]], "trace": TRACE}
+
+
+@pytest.mark.parametrize("odd", [None, OTHER])
+@pytest.mark.parametrize("place", [0, 1, 24])
+def test_a_trace_that_not_all_messages_have_is_nobodys(run: Run, odd: str | None, place: int) -> None:
+    traces: list[str | None] = [TRACE] * 25
+    traces[place] = odd
+    assert bound(run, *traced(*traces)).keys() == {"message_ids"}
+
+
+@pytest.mark.parametrize(("trace", "looked_at"), [(None, 10), (TRACE, 12)])
+def test_no_more_messages_are_looked_at_than_their_ids_take(trace: str | None, looked_at: int) -> None:
+    looked: list[Message] = []
+
+    def following() -> Iterator[Message]:
+        for message in traced(*[trace] * 11, *[OTHER] * 100):
+            looked.append(message)
+            yield message
+
+    assert len(ids_of(following())["message_ids"]) == 10
+    assert len(looked) == looked_at

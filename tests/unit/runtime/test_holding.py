@@ -11,7 +11,8 @@ from pipeline.runtime.rounds import Failure, Round
 from pipeline.runtime.settlement import HOLD_LIMIT, Batch
 from pipeline.runtime.spec import find_consumer
 from pipeline.runtime.verdicts import Policy, judge
-from pipeline.settings import LONGEST_DEADLINE, Settings, load_settings
+from pipeline.settings import LONGEST_DEADLINE, Settings
+from pipeline.settings_file import load_settings
 from schemas.messages import JobsReceived, Message, decode
 from schemas.outcomes import Backoff, Retry
 
