@@ -244,7 +244,7 @@ def matched_since(database: Database, drain: Mapping[str, Any], site: str) -> in
 @pytest.mark.timeout(400)
 def test_a_drain_of_each_kind_under_load_ends_as_it_says(system: System, database: Database) -> None:
     guests = of_guests(system)
-    load = [campaign(system, 60, LOAD), campaign(guests, 40, LOAD)]
+    load = [campaign(system, 40, LOAD), campaign(guests, 20, LOAD)]
     eventually(lambda: all(on_pilots(states(database, one)) for one in load), within=60.0)
 
     # a process, and a queue: those who served it end, of other queues too; one that comes later serves it
@@ -258,7 +258,7 @@ def test_a_drain_of_each_kind_under_load_ends_as_it_says(system: System, databas
     system.start("consume", *QUEUES)
 
     # a VO: its jobs wait, the other's go on
-    mine, theirs = campaign(system, 90, LOAD), campaign(guests, 50, LOAD)
+    mine, theirs = campaign(system, 75, LOAD), campaign(guests, 35, LOAD)
     load += [mine, theirs]
     eventually(lambda: on_pilots(states(database, mine)) and on_pilots(states(database, theirs)), within=60.0)
     drained = follow(guests, database, "--vo", "guests", of="guests")
@@ -271,7 +271,7 @@ def test_a_drain_of_each_kind_under_load_ends_as_it_says(system: System, databas
 
     # everything, waited out: what runs goes on to its end, the rest waits
     guests.run("undrain", "--vo", "guests")
-    load += [campaign(system, 20, "sleep 3"), campaign(guests, 20, "sleep 3")]
+    load += [campaign(system, 15, "sleep 3"), campaign(guests, 15, "sleep 3")]
     eventually(lambda: len(those(database, JobState.RUNNING, *load)) >= 6, within=60.0)
     begun = those(database, JobState.RUNNING, *load)
     drained = follow(system, database, "--all")
@@ -279,7 +279,7 @@ def test_a_drain_of_each_kind_under_load_ends_as_it_says(system: System, databas
     assert begun <= those(database, JobState.DONE, *load)
     assert those(database, JobState.WAITING, *load)
     system.run("undrain", "--all")
-    eventually(lambda: states(database, *load) == {"done": 280}, within=120.0)
+    eventually(lambda: states(database, *load) == {"done": 200}, within=120.0)
     assert matched_since(database, site_a, "A") == 0
 
     # a deadline that passes: 1, and what is left is told; everything, killed at the deadline: its jobs start again
