@@ -43,7 +43,8 @@ def run(context: Context) -> list[Message]:
     messages = about_ids(SiteQueuesDue, sorted(queue_ids), now=database.now(), size=1) if queue_ids else []
     news = database.read(drains.news)
     messages += _wake(context, [drain for drain in news if drain.state is DrainState.LIFTED])
-    database.transact(partial(drains.note_told, news=news))  # last: who is killed before does it all again
+    if news:
+        database.transact(partial(drains.note_told, news=news))  # last: who is killed before does it all again
     for drain in news:
         say = _log.warning if drain.state is DrainState.OVERDUE else _log.info
         say(_EVENTS[drain.state], **_about(drain), left=left.get(drain.id, 0))

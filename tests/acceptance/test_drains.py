@@ -201,7 +201,7 @@ def follow(
         return process.poll() is not None
 
     try:
-        eventually(is_over, within=60.0, every=0.2)
+        eventually(is_over, within=150.0, every=0.2)
     except AssertionError as late:
         late.add_note(str(in_one_moment(database, drain_id)[0]))
         raise
