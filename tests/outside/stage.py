@@ -66,11 +66,15 @@ class Stage:
         return process
 
     def close(self) -> None:
-        """End everything."""
+        """End everything, workers that were stopped too: they would not notice that their consumer is gone."""
+        workers = self.all_workers()
         for process in self._processes:
             if process.poll() is None:
                 process.kill()
             process.wait()
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
         self.transport.purge(self.queue)
         self.transport.close()
         self.database.close()
